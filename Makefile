@@ -1,0 +1,33 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install lint test test-all cost clean
+help:
+	@echo "make install   create $(VENV) and install vitscope with its development tools"
+	@echo "make test      lint, types, and the test suite with its coverage"
+	@echo "make test-all  the same, with the slow tests"
+	@echo "make cost      what each method costs, in forwards (benchmarks/cost.py)"
+
+install: $(VENV)/.installed
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -m "not slow" --cov --cov-report=term --cov-fail-under=90
+
+test-all: lint
+	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90
+
+cost: install
+	$(BIN)/python benchmarks/cost.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage out

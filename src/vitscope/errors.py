@@ -1,0 +1,36 @@
+"""The errors that vitscope raises: each names what is wrong and ends with the next action."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class VitscopeError(Exception):
+    """Any failure that a user can mend; its text is one line."""
+
+
+class ImageError(VitscopeError):
+    """An input picture cannot be read, or has a form that is not understood."""
+
+
+class ModelError(VitscopeError):
+    """A model or its weights cannot be loaded, understood or traced."""
+
+
+class MethodError(VitscopeError):
+    """A method is unknown, wrongly configured, or not defined for this model."""
+
+
+class TargetError(VitscopeError):
+    """What shall be explained does not exist, or does not fit the batch or the method."""
+
+
+class FlatMapError(VitscopeError):
+    """A map came out constant or not finite, so it would show nothing, or something false."""
+
+
+def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
+    """A clause that offers the known names nearest to `word`, or an empty string."""
+    matches = difflib.get_close_matches(word.lower(), {name.lower(): name for name in known}, n=count, cutoff=0.5)
+    return f"; did you mean {', '.join(matches)}?" if matches else ""

@@ -1,0 +1,23 @@
+"""One formula a file: each method is a pure function of the trace, with its options as fields."""
+
+from vitscope.methods.agcam import AGCAM
+from vitscope.methods.attention import Attention
+from vitscope.methods.base import Facts, Maps, Method
+from vitscope.methods.cdam import CDAM
+from vitscope.methods.daam import DAAM
+from vitscope.methods.registry import as_method, as_methods, list_methods, options_of, register_method
+
+__all__ = [
+    "AGCAM",
+    "CDAM",
+    "DAAM",
+    "Attention",
+    "Facts",
+    "Maps",
+    "Method",
+    "as_method",
+    "as_methods",
+    "list_methods",
+    "options_of",
+    "register_method",
+]

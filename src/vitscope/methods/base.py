@@ -1,0 +1,65 @@
+"""What a method is: facts, options, needs, and one pure function of the trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from vitscope.trace import Needs, Trace
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a method before it runs.
+
+    Attributes:
+        name: the name that users type.
+        title: the name in full.
+        paper: where it comes from.
+        year: of its publication.
+        signed: whether negative values mean evidence against the target.
+        class_specific: whether the map depends on the target.
+        cost: forwards of the same model that it costs by itself, as benchmarks/cost.py measures it on ViT-Ti.
+        caution: one sentence on what its map does not say.
+    """
+
+    name: str
+    title: str
+    paper: str
+    year: int
+    signed: bool
+    class_specific: bool
+    cost: str
+    caution: str
+
+
+@dataclass(frozen=True)
+class Maps:
+    """A method's result on the patch grid, raw.
+
+    Attributes:
+        values: (b rows cols).
+        blocks: each block's own map, (b blocks rows cols), where the method has one a block.
+        heads: each head's own map, (b heads rows cols), where the method has one a head.
+    """
+
+    values: Tensor
+    blocks: Tensor | None = None
+    heads: Tensor | None = None
+
+
+class Method(Protocol):
+    """A frozen dataclass whose fields are the method's options."""
+
+    facts: ClassVar[Facts]
+
+    @property
+    def needs(self) -> Needs:
+        """What the trace must record."""
+        ...
+
+    def __call__(self, trace: Trace) -> Maps:
+        """The maps of every image of the trace."""
+        ...

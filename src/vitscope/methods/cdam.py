@@ -1,0 +1,52 @@
+"""CDAM: Class-Discriminative Attention Map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vitscope.methods.base import Facts, Maps
+from vitscope.methods.registry import register_method
+from vitscope.trace import Blocks, Needs, Trace
+
+
+@register_method
+@dataclass(frozen=True)
+class CDAM:
+    """CDAM (Brocki, Binda, Chung; arXiv 2312.02364), by its closed form.
+
+        S[n] = sum_j t_B[n, j] dY/dt_B[n, j],   t_B the output of the last block's LN1
+
+    Token n reaches the class row of the last block through its key and its value only. With dv_n and ds_n the change
+    of its value and its class-row score along t_n, its effect on T is a[n] (dv_n + ds_n (v_n - T)), hence
+
+        S[n] = sum_h a^h[n] ( <g^h, dv_n^h> + ds_n^h <g^h, v_n^h - T^h> ),   g = dY/dT_B
+
+    which equals the autograd definition and needs no backward pass. Signed: negative values speak against the target.
+    """
+
+    facts: ClassVar[Facts] = Facts(
+        name="cdam",
+        title="Class-Discriminative Attention Map",
+        paper="arXiv 2312.02364",
+        year=2023,
+        signed=True,
+        class_specific=True,
+        cost="about 1",
+        caution="Looks at the last block's tokens only, which may have moved information between patches before.",
+    )
+
+    @property
+    def needs(self) -> Needs:
+        """The last block's class row, its gradient, and each token's effect on it."""
+        last = Blocks.LAST
+        return Needs(attention=last, values=last, sensitivity=last, skip_gradient=last)
+
+    def __call__(self, trace: Trace) -> Maps:
+        """The signed map."""
+        block = trace.blocks[-1]
+        gradient = block.skip_gradient.unsqueeze(-1)  # b h d 1
+        through_value = (block.value_change @ gradient).squeeze(-1)
+        through_score = ((block.values - block.output.unsqueeze(-2)) @ gradient).squeeze(-1)
+        effect = block.attention * (through_value + block.score_change * through_score)  # b h n
+        return Maps(values=trace.to_grid(effect.sum(dim=1)))

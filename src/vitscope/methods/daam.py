@@ -1,0 +1,59 @@
+"""DAAM: Dynamic Accumulated Attention Map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from vitscope.methods.base import Facts, Maps
+from vitscope.methods.registry import register_method
+from vitscope.trace import Blocks, Needs, Trace
+
+
+@register_method
+@dataclass(frozen=True)
+class DAAM:
+    """DAAM, supervised (Liao, Gao, Zhang; arXiv 2503.14640, Eqs. 7 to 12).
+
+        S_b[n] = a_b^h[n] v_b^h[n], heads concatenated          (b h n d)
+        C_b    = dY / dT_b                                      (b h d)
+        L_b[n] = ReLU( sum_d ReLU(C_b)_d S_b[n, d] )            (b n)
+        map    = sum_b L_b
+
+    `blocks` holds the L_b; `values` is their sum.
+
+    Attributes:
+        path: how the gradient reaches T_b: "full" back-propagation as in the official implementation, or "skip",
+            along the residual stream and the MLPs only (an open question of the paper; costs no backward pass).
+    """
+
+    path: Literal["full", "skip"] = "full"
+
+    facts: ClassVar[Facts] = Facts(
+        name="daam",
+        title="Dynamic Accumulated Attention Map",
+        paper="arXiv 2503.14640",
+        year=2025,
+        signed=False,
+        class_specific=True,
+        cost="about 2",
+        caution="Evidence against the class is cut off by two ReLUs; early blocks add context as well as evidence.",
+    )
+
+    @property
+    def needs(self) -> Needs:
+        """Class-row attention, values and the gradient at T_b of every block."""
+        full, skip = (Blocks.ALL, Blocks.NONE) if self.path == "full" else (Blocks.NONE, Blocks.ALL)
+        return Needs(attention=Blocks.ALL, values=Blocks.ALL, full_gradient=full, skip_gradient=skip)
+
+    def __call__(self, trace: Trace) -> Maps:
+        """The accumulated map and each block's own."""
+        per_block = []
+        for block in trace.blocks:
+            importance = block.gradient(self.path).relu()
+            weighted = (block.values @ importance.unsqueeze(-1)).squeeze(-1)  # b h n
+            per_block.append((block.attention * weighted).sum(dim=1).relu())
+        blocks = trace.to_grid(torch.stack(per_block, dim=1))
+        return Maps(values=blocks.sum(dim=1), blocks=blocks)

@@ -1,0 +1,75 @@
+"""What is where in a transformer: the record that an adapter hands to the trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Block:
+    """One transformer block, seen from its tokens `x_b` of shape (b n D).
+
+    The adapter's claim, which `vitscope.trace.verify` holds against the model's own numbers:
+
+        t = norm(x);  k, v = keys_values(t);  T = attention's output before `projection`, heads concatenated
+        e = x + projection(T);  x_next = e + feedforward(e)
+
+    Attributes:
+        name: dotted name in the model, for messages.
+        norm: the module whose output t_b enters the attention.
+        attention: the module inside whose call queries, keys and values meet.
+        heads: number of attention heads h; D = h * d.
+        projection: row-wise map (b p D) -> (b p D), from T_b to what is added to the residual stream.
+        feedforward: row-wise map (b p D) -> (b p D), from e_b to what is added to the residual stream.
+        feedforward_site: the first module of `feedforward`; its input is e_b.
+        keys_values: (b n D) -> keys, values, each (b h n d).
+        affine_keys: whether `keys_values` is affine in t, so that its derivative along t is f(t) - f(0).
+    """
+
+    name: str
+    norm: nn.Module
+    attention: nn.Module
+    heads: int
+    projection: Callable[[Tensor], Tensor]
+    feedforward: Callable[[Tensor], Tensor]
+    feedforward_site: nn.Module
+    keys_values: Callable[[Tensor], tuple[Tensor, Tensor]]
+    affine_keys: bool
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A vision transformer as vitscope sees it.
+
+    Attributes:
+        family: the adapter's name, e.g. "timm VisionTransformer".
+        name: the model's name for people.
+        model: the model itself, never changed.
+        prefix: names of the tokens before the patch tokens, in order; the class token is first where there is one.
+        blocks: the blocks in the order of the forward pass.
+        final_site: the module whose input is the last block's output x_{B+1}, (b n D).
+        tail: x_{B+1} of the PREFIX rows only, (b p D) -> the model's output (b c).
+        patch: height and width of a patch in pixels.
+        grid: picture size (height, width) in pixels -> patch grid (rows, cols).
+        input_size: the picture size (height, width) that the model was built for.
+        flexible_size: whether other sizes are taken.
+        outputs: number of outputs c of the head, 0 where there is no head.
+        no_class_row: why class-row methods are not defined, or "" where they are.
+    """
+
+    family: str
+    name: str
+    model: nn.Module
+    prefix: tuple[str, ...]
+    blocks: tuple[Block, ...]
+    final_site: nn.Module
+    tail: Callable[[Tensor], Tensor]
+    patch: tuple[int, int]
+    grid: Callable[[tuple[int, int]], tuple[int, int]]
+    input_size: tuple[int, int]
+    flexible_size: bool
+    outputs: int
+    no_class_row: str = ""

@@ -1,0 +1,69 @@
+"""From a name such as "timm/vit_tiny_patch16_224" to a model."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import timm
+from torch import nn
+
+from vitscope.errors import ModelError, nearest
+from vitscope.models.weights import outputs_in, put_weights, read_weights
+
+_TIMM_FILES = ("vision_transformer", "deit")
+
+
+def list_models(pattern: str = "") -> list[str]:
+    """Names that `load_model` takes and whose family has an adapter, those that contain `pattern`.
+
+    Not every one has a class token that its head reads; `vitscope.describe` tells for each.
+    """
+    names = {f"timm/{name}" for file in _TIMM_FILES for name in timm.list_models(module=file)}
+    return sorted(name for name in names if pattern.lower() in name.lower())
+
+
+def load_model(
+    name: str,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    pretrained: bool = True,
+    image_size: tuple[int, int] | None = None,
+) -> nn.Module:
+    """Build the model `name`, in evaluation mode, on the CPU.
+
+    Args:
+        name: "timm/NAME" (the prefix may be left out).
+        weights: a .safetensors or .pth file; the number of classes is taken from it.
+        pretrained: where no file is given, fetch the published weights from the hub; False leaves random weights.
+        image_size: (height, width) in pixels, where it shall differ from the model's own.
+
+    Raises:
+        ModelError: unknown name, unreadable or ill-fitting weights, or no hub within reach.
+    """
+    library, _, architecture = name.partition("/") if "/" in name else ("timm", "/", name)
+    if library != "timm":
+        raise ModelError(f"{name}: models of '{library}' cannot be loaded yet; use timm/NAME or pass an nn.Module")
+    if not timm.is_model(architecture.split(".")[0]):
+        hint = nearest(architecture, timm.list_models())
+        raise ModelError(f"{name}: timm has no such model{hint or '; see vitscope models'}")
+    options: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+    if weights is not None:
+        tensors = read_weights(weights)
+        outputs = outputs_in(tensors)
+        if outputs is not None:
+            options["num_classes"] = outputs
+        model = _create(architecture, pretrained=False, **options)
+        put_weights(model, tensors, str(weights), name)
+        return model
+    return _create(architecture, pretrained=pretrained, **options)
+
+
+def _create(architecture: str, *, pretrained: bool, **options: Any) -> nn.Module:
+    try:
+        model: nn.Module = timm.create_model(architecture, pretrained=pretrained, **options)
+    except Exception as error:  # timm and the hub raise many kinds; each becomes one line with the cause kept
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        action = "pass --weights FILE, or connect to the hub" if pretrained else "check the name and the image size"
+        raise ModelError(f"timm/{architecture}: cannot be built ({reason}); {action}") from error
+    return model.eval()

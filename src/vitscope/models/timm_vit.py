@@ -1,0 +1,137 @@
+"""timm's VisionTransformer: ViT, DeiT (also distilled), DeiT-3, DINO, DINOv2 with registers, MAE, CLIP towers.
+
+Bound to timm's classes and to the roles of their parts, so that names of checkpoints do not matter; every claim
+made here is held against the model's own numbers by `vitscope.trace.verify` before a map is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import Attention, VisionTransformer
+from timm.models.vision_transformer import Block as TimmBlock
+from torch import Tensor, nn
+
+from vitscope.errors import ModelError
+from vitscope.models.anatomy import Anatomy, Block
+from vitscope.models.registry import register_adapter
+
+
+@register_adapter("timm VisionTransformer")
+def describe_timm_vit(model: nn.Module) -> Anatomy | None:
+    """Describe a timm VisionTransformer; None for another class.
+
+    Raises:
+        ModelError: blocks or attention of a kind whose class row has no description yet.
+    """
+    if not isinstance(model, VisionTransformer):
+        return None
+    if model.grad_checkpointing:
+        raise ModelError(
+            "the model recomputes its blocks in the backward pass; call model.set_grad_checkpointing(False) first"
+        )
+
+    def tail(rows: Tensor) -> Tensor:
+        output: Tensor = model.forward_head(model.norm(rows))
+        return output
+
+    return Anatomy(
+        family="timm VisionTransformer",
+        name=str((model.pretrained_cfg or {}).get("architecture") or type(model).__name__),
+        model=model,
+        prefix=_prefix(model),
+        blocks=tuple(_block(f"blocks.{index}", block) for index, block in enumerate(model.blocks)),
+        final_site=model.norm,
+        tail=tail,
+        patch=tuple(model.patch_embed.patch_size),
+        grid=_grid(model),
+        input_size=tuple(model.patch_embed.img_size),
+        flexible_size=bool(model.dynamic_img_size),
+        outputs=0 if isinstance(model.head, nn.Identity) else int(model.num_classes),
+        no_class_row=_no_class_row(model),
+    )
+
+
+def _prefix(model: VisionTransformer) -> tuple[str, ...]:
+    """Names of the tokens before the patch tokens."""
+    names = ["class"] if model.cls_token is not None else []
+    if getattr(model, "dist_token", None) is not None:
+        names.append("distillation")
+    names += [f"register {index + 1}" for index in range(model.num_prefix_tokens - len(names))]
+    return tuple(names)
+
+
+def _no_class_row(model: VisionTransformer) -> str:
+    """Why the class row does not decide the output, or "" where it does."""
+    if model.cls_token is None:
+        return "it has no class token"
+    if isinstance(model, VisionTransformerDistilled):
+        return ""  # its head reads the class and the distillation token
+    if model.attn_pool is not None:
+        return "its head pools all tokens by attention and does not read the class token alone"
+    if model.global_pool != "token":
+        return f"its head reads the '{model.global_pool or 'unpooled'}' tokens, not the class token"
+    return ""
+
+
+def _grid(model: VisionTransformer) -> Callable[[tuple[int, int]], tuple[int, int]]:
+    """Picture size in pixels -> patch grid, as the patch embedding will make it."""
+
+    def grid(size: tuple[int, int]) -> tuple[int, int]:
+        embed = model.patch_embed
+        if model.dynamic_img_size:
+            rows, cols = embed.dynamic_feat_size(size)
+            if rows < 1 or cols < 1:
+                raise ModelError(f"pictures of {size[0]} x {size[1]} are smaller than one patch; use larger ones")
+        elif size != tuple(embed.img_size):
+            raise ModelError(
+                f"the model takes pictures of {embed.img_size[0]} x {embed.img_size[1]} pixels, got "
+                f"{size[0]} x {size[1]}; resize them, or build the model with dynamic_img_size=True"
+            )
+        else:
+            rows, cols = embed.grid_size
+        return int(rows), int(cols)
+
+    return grid
+
+
+def _block(name: str, block: nn.Module) -> Block:
+    """Describe one pre-norm block; refuses the parallel, post-norm and gated kinds by name."""
+    attention = getattr(block, "attn", None)
+    if type(block) is not TimmBlock or type(attention) is not Attention:
+        kind = type(block).__name__ if type(block) is not TimmBlock else type(attention).__name__
+        raise ModelError(
+            f"{name} is a {kind}, whose class row vitscope cannot follow yet; use a model built of timm's "
+            "Block and Attention (ViT, DeiT, DINO, DINOv2, MAE)"
+        )
+    if attention.gate is not None:
+        raise ModelError(f"{name} gates its attention output by its input; gated attention is not supported yet")
+
+    def projection(rows: Tensor) -> Tensor:
+        added: Tensor = block.ls1(attention.proj(attention.norm(rows)))
+        return added
+
+    def feedforward(rows: Tensor) -> Tensor:
+        added: Tensor = block.ls2(block.mlp(block.norm2(rows)))
+        return added
+
+    def keys_values(tokens: Tensor) -> tuple[Tensor, Tensor]:
+        width = attention.attn_dim
+        bias = None if attention.qkv.bias is None else attention.qkv.bias[width:]
+        joint = nn.functional.linear(tokens, attention.qkv.weight[width:], bias)
+        keys, values = joint.unflatten(-1, (2, attention.num_heads, attention.head_dim)).permute(2, 0, 3, 1, 4)
+        return attention.k_norm(keys), values
+
+    return Block(
+        name=name,
+        norm=block.norm1,
+        attention=attention,
+        heads=int(attention.num_heads),
+        projection=projection,
+        feedforward=feedforward,
+        feedforward_site=block.norm2,
+        keys_values=keys_values,
+        affine_keys=isinstance(attention.k_norm, nn.Identity),
+    )
+

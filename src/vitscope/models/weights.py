@@ -1,0 +1,109 @@
+"""Reading a file of weights, safely, and putting it into a model with an answer that helps when it does not fit."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor, nn
+
+from vitscope.errors import ModelError
+
+_WRAPPERS = ("state_dict", "model", "model_ema", "teacher", "student", "module")
+_PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a weights file by name.
+
+    `.safetensors` is read as such; anything else by `torch.load(weights_only=True)`, so that no code in the file runs.
+    Checkpoints that wrap their tensors ("state_dict", "model", "teacher", ...) or prefix all names ("module.") are
+    unwrapped.
+
+    Raises:
+        ModelError: the file is missing, damaged, holds code, or holds no tensors.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ModelError(f"{file}: no such weights file; check --weights")
+    try:
+        if file.suffix == ".safetensors":
+            return dict(safetensors.torch.load_file(file))
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{file}: refused, it is damaged or holds Python objects beside tensors; "
+            "save its state_dict alone, best as .safetensors"
+        ) from error
+    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise ModelError(f"{file}: not a readable weights file ({reason}); download or save it again") from error
+    return _unwrap(content, file)
+
+
+def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors:
+        raise ModelError(f"{file}: holds no tensors by name; save the model's state_dict")
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def outputs_in(weights: Mapping[str, Tensor]) -> int | None:
+    """Number of outputs of the classifier in a file of weights; 0 where it has none, None where unknown."""
+    for name in ("head.weight", "fc.weight", "classifier.weight"):
+        if name in weights and weights[name].ndim == 2:
+            return int(weights[name].shape[0])
+    return 0 if any(name.startswith("blocks.") for name in weights) else None
+
+
+def put_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str, name: str) -> None:
+    """Load `weights` into `model`, strictly, after timm's renaming of the official checkpoints where it is needed.
+
+    Raises:
+        ModelError: the names or shapes differ; the text shows the first differences.
+    """
+    fitting: Mapping[str, Tensor] = weights
+    if _differences(model, fitting):
+        try:
+            fitting = checkpoint_filter_fn(dict(weights), model, adapt_layer_scale=True)
+        except (AttributeError, KeyError, RuntimeError, ValueError, AssertionError):
+            fitting = weights  # not an official layout that timm knows: report the differences as they are
+    differences = _differences(model, fitting)
+    if differences:
+        raise ModelError(
+            f"{source}: these are not weights of {name}: {'; '.join(differences)}; "
+            "check that --model and --weights belong together"
+        )
+    model.load_state_dict(dict(fitting), strict=True)
+
+
+def _differences(model: nn.Module, weights: Mapping[str, Tensor], shown: int = 2) -> list[str]:
+    """Clauses such as "12 missing (head.weight, head.bias, ...)", empty where everything fits."""
+    wanted = model.state_dict()
+    missing = [name for name in wanted if name not in weights]
+    extra = [name for name in weights if name not in wanted]
+    shapes = [
+        f"{name} {tuple(weights[name].shape)} for {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in weights and weights[name].shape != wanted[name].shape
+    ]
+    return [
+        f"{len(found)} {what} ({', '.join(found[:shown])}{', ...' if len(found) > shown else ''})"
+        for what, found in (("missing", missing), ("unknown", extra), ("of another shape", shapes))
+        if found
+    ]

@@ -1,0 +1,6 @@
+"""What is explained: a function of the model's output that gives one value an image."""
+
+from vitscope.targets.names import ClassNames
+from vitscope.targets.target import Class, Custom, Predicted, Target, as_target
+
+__all__ = ["Class", "ClassNames", "Custom", "Predicted", "Target", "as_target"]

@@ -1,0 +1,131 @@
+"""Targets: the predicted class, given classes, or any function of the model's output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from vitscope.errors import TargetError
+from vitscope.targets.names import ClassNames
+
+
+@runtime_checkable
+class Target(Protocol):
+    """What is explained."""
+
+    def score(self, output: Tensor) -> Tensor:
+        """From the model's output (b c), with its graph, to the explained value of every image (b)."""
+        ...
+
+    def classes(self, output: Tensor) -> Tensor | None:
+        """The explained class of every image (b), or None where the target is no class."""
+        ...
+
+    def describe(self) -> str:
+        """A short text for people and manifests."""
+        ...
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The class with the highest logit, image by image."""
+
+    def score(self, output: Tensor) -> Tensor:
+        """The highest logit of every image, (b)."""
+        return _pick(output, self.classes(output))
+
+    def classes(self, output: Tensor) -> Tensor:
+        """The predicted classes, (b)."""
+        return output.detach().argmax(dim=1)
+
+    def describe(self) -> str:
+        """The target in words."""
+        return "the predicted class"
+
+
+@dataclass(frozen=True)
+class Class:
+    """The logit of a class: one index for all images, or one an image."""
+
+    index: int | tuple[int, ...]
+
+    def score(self, output: Tensor) -> Tensor:
+        """The class's logit of every image, (b)."""
+        return _pick(output, self.classes(output))
+
+    def classes(self, output: Tensor) -> Tensor:
+        """The asked classes, (b).
+
+        Raises:
+            TargetError: an index that the model's output does not have, or another number of indices than images.
+        """
+        indices = [self.index] * len(output) if isinstance(self.index, int) else list(self.index)
+        if len(indices) != len(output):
+            raise TargetError(f"{len(indices)} targets for {len(output)} images; give one target, or one an image")
+        for index in indices:
+            if not 0 <= index < output.shape[1]:
+                raise TargetError(f"class {index} is out of range: the model has outputs 0 to {output.shape[1] - 1}")
+        return torch.tensor(indices, device=output.device)
+
+    def describe(self) -> str:
+        """The target in words."""
+        return f"class {self.index}" if isinstance(self.index, int) else f"classes {', '.join(map(str, self.index))}"
+
+
+@dataclass(frozen=True)
+class Custom:
+    """Any differentiable function of the model's output (b c) that gives (b)."""
+
+    function: Callable[[Tensor], Tensor]
+
+    def score(self, output: Tensor) -> Tensor:
+        """The function's value of every image, (b)."""
+        return self.function(output)
+
+    def classes(self, output: Tensor) -> None:
+        """None: it is no class."""
+        return
+
+    def describe(self) -> str:
+        """The target in words."""
+        return f"the function {getattr(self.function, '__name__', type(self.function).__name__)}"
+
+
+TargetLike = None | int | str | Sequence[int | str] | Target | Callable[[Tensor], Tensor]
+
+
+def as_target(target: TargetLike, names: ClassNames) -> Target:
+    """The target that a user's words mean: None, an index, a class name, one of these an image, or a callable.
+
+    Raises:
+        TargetError: an unknown class name, or a form that is not understood.
+    """
+    if target is None:
+        return Predicted()
+    if isinstance(target, Target):
+        return target
+    if callable(target):
+        return Custom(target)
+    if isinstance(target, str):
+        return Class(_class_index(target, names))
+    if isinstance(target, Tensor):
+        target = target.tolist()
+    if isinstance(target, Sequence):
+        return Class(tuple(_class_index(entry, names) for entry in target))
+    return Class(_class_index(target, names))
+
+
+def _class_index(entry: int | str, names: ClassNames) -> int:
+    if isinstance(entry, str):
+        return int(entry) if entry.strip().lstrip("-").isdigit() else names.index(entry)
+    if isinstance(entry, bool) or not hasattr(entry, "__index__"):
+        raise TargetError(f"{entry!r} is no target; give a class index, a class name, one an image, or a function")
+    return entry.__index__()
+
+
+def _pick(output: Tensor, classes: Tensor) -> Tensor:
+    return output.gather(1, classes[:, None])[:, 0]

@@ -1,0 +1,237 @@
+"""One forward pass, watched: the only place with hooks and function modes.
+
+Attention is seen where its kernel is called (`scaled_dot_product_attention`), so the model's fused kernel keeps
+running and no N x N matrix is made; an attention written out as matmul, softmax, matmul is seen there. Only the class
+row's quantities are kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.overrides import TorchFunctionMode
+
+from vitscope.errors import ModelError
+from vitscope.models import Anatomy
+from vitscope.trace.needs import Blocks, Needs
+
+_SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
+_MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
+_DROPOUT = {F.dropout, torch.dropout}
+
+
+@dataclass
+class BlockCapture:
+    """What one block showed of itself in the pass; `output` carries the graph where gradients are wanted."""
+
+    query: Tensor | None = None  # (b h d), class row, times the attention's scale
+    keys: Tensor | None = None  # (b h n d)
+    values: Tensor | None = None  # (b h n d)
+    scores: Tensor | None = None  # (b h n)
+    rows: Tensor | None = None  # (b h p d), attention output of the prefix tokens
+    residual: Tensor | None = None  # (b p D), e_b of the prefix tokens
+    tokens: Tensor | None = None  # (b n D), t_b, where the keys are not affine in it
+    output: Tensor | None = None  # (b h n d), where a backward pass will be made
+    incoming: Tensor | None = None  # (b p D), x_b of the prefix tokens with its graph: the last block's, likewise
+
+
+@dataclass
+class ForwardCapture:
+    """The whole pass: its output (b c), the prefix rows of x_{B+1} (b p D), and every block's record."""
+
+    logits: Tensor
+    final: Tensor
+    blocks: list[BlockCapture] = field(default_factory=list)
+
+
+class _AttentionWatch(TorchFunctionMode):
+    """Sees the attention of the block that is being run and keeps its class row.
+
+    With `graph`, weights enter every function as frozen views, so that neither their gradients nor the activations
+    for these are kept and the model's own `requires_grad` flags are never touched; the graph starts at the first
+    block's attention output and ends at the last one's: what lies behind acts on the prefix rows alone, by closed form.
+    """
+
+    def __init__(self, anatomy: Anatomy, needs: Needs, records: list[BlockCapture]) -> None:
+        super().__init__()
+        self.current: int | None = None
+        self._records = records
+        self._prefix = len(anatomy.prefix)
+        self._needs = needs
+        self._graph = needs.full_gradient == Blocks.ALL
+        self._frozen: dict[int, Tensor] = {}
+        self._product: tuple[Tensor, Tensor] | None = None  # the queries and keys of a written-out attention
+        self._matrix: Tensor | None = None  # its softmax
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._graph:
+            args = tuple(self._freeze(arg) for arg in args)
+            kwargs = {key: self._freeze(value) for key, value in kwargs.items()}
+        result = func(*args, **kwargs)
+        if self.current is None:
+            return result
+        if func is F.scaled_dot_product_attention:
+            query, key, value, mask, scale = _sdpa_arguments(*args, **kwargs)
+            return self._keep(query[..., 0, :] * scale, key, value, mask, result)
+        if func in _SOFTMAX and result.ndim == 4 and self._product is not None:
+            self._matrix = result
+        elif func in _DROPOUT and args and args[0] is self._matrix:
+            self._matrix = result
+        elif func in _MATMUL and result.ndim == 4:
+            if self._matrix is not None and args[0] is self._matrix:
+                assert self._product is not None
+                query, key = self._product
+                self._matrix = self._product = None
+                return self._keep(query[..., 0, :], key.transpose(-2, -1), args[1], None, result)
+            self._product = (args[0], args[1])
+        return result
+
+    def _freeze(self, value: Any) -> Any:
+        if isinstance(value, nn.Parameter) and value.requires_grad:
+            return self._frozen.setdefault(id(value), value.detach())
+        return value
+
+    def _keep(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, output: Tensor) -> Tensor:
+        """Keep one block's class row; returns the output that the model shall go on with."""
+        assert self.current is not None
+        record = self._records[self.current]
+        if record.rows is not None:
+            raise ModelError(f"block {self.current} computed attention more than once; its adapter does not fit it")
+        last = self.current == len(self._records) - 1
+        detached_query, detached_key = query.detach(), key.detach()
+        level = Blocks.LAST if last else Blocks.ALL
+        record.rows = output.detach()[..., : max(self._prefix, 1), :]
+        if max(self._needs.attention, self._needs.sensitivity) >= level:
+            record.query = detached_query
+            scores = (detached_key @ detached_query.unsqueeze(-1)).squeeze(-1)
+            if mask is not None:
+                row = mask[..., 0, :]
+                scores = scores.masked_fill(~row, float("-inf")) if row.dtype == torch.bool else scores + row
+            record.scores = scores
+        if max(self._needs.values, self._needs.sensitivity) >= level:
+            record.values = value.detach()
+        if self._needs.sensitivity >= level:
+            record.keys = detached_key
+        if not self._graph:
+            return output
+        if self.current == 0:
+            output = output.detach().requires_grad_()
+        record.output = output
+        return output.detach() if last else output
+
+
+def _sdpa_arguments(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float]:
+    """The arguments of torch's scaled_dot_product_attention, by its own signature."""
+    if is_causal or enable_gqa:
+        raise ModelError("causal or grouped-query attention is not supported; use a plain vision transformer")
+    return query, key, value, attn_mask, query.shape[-1] ** -0.5 if scale is None else scale
+
+
+def forward(anatomy: Anatomy, images: Tensor, needs: Needs) -> ForwardCapture:
+    """Run the model once on `images` (b 3 H W) and keep what `needs` names.
+
+    Raises:
+        ModelError: the model's output is not (b c) and finite, or a block's attention was not seen.
+    """
+    records = [BlockCapture() for _ in anatomy.blocks]
+    watch = _AttentionWatch(anatomy, needs, records)
+    final: list[Tensor] = []
+    prefix = len(anatomy.prefix)
+    deepest = 0 if needs.skip_gradient == Blocks.ALL else len(records) - 1
+    with _hooks() as hook, watch:
+        for index, block in enumerate(anatomy.blocks):
+            hook.before(block.attention, lambda _, index=index: setattr(watch, "current", index))
+            hook.after(block.attention, lambda _: setattr(watch, "current", None))
+            if index >= deepest:
+                hook.before(
+                    block.feedforward_site,
+                    lambda x, record=records[index]: setattr(record, "residual", x.detach()[:, : max(prefix, 1)]),
+                )
+            if not block.affine_keys and needs.sensitivity >= (Blocks.LAST if index + 1 == len(records) else 2):
+                hook.after(block.norm, lambda x, record=records[index]: setattr(record, "tokens", x.detach()))
+        if needs.full_gradient == Blocks.ALL:
+            hook.before(
+                anatomy.blocks[-1].norm, lambda x: setattr(records[-1], "incoming", x[:, : max(prefix, 1)])
+            )
+        hook.before(anatomy.final_site, lambda x: final.append(x.detach()[:, : max(prefix, 1)]))
+        with torch.enable_grad() if needs.full_gradient == Blocks.ALL else torch.no_grad():
+            logits = anatomy.model(images)
+    unseen = [block.name for block, record in zip(anatomy.blocks, records, strict=True) if record.rows is None]
+    if unseen:
+        raise ModelError(
+            f"the attention of {', '.join(unseen[:3])} was not seen: it uses a kernel that torch does not show; "
+            "switch the model to torch's scaled_dot_product_attention"
+        )
+    _check_output(logits, images)
+    return ForwardCapture(logits.detach(), final[0], records)
+
+
+def check_tokens(anatomy: Anatomy, seen: ForwardCapture, grid: tuple[int, int]) -> None:
+    """Hold the number of tokens that attention worked on against prefix and grid.
+
+    Raises:
+        ModelError: they differ.
+    """
+    expected = len(anatomy.prefix) + grid[0] * grid[1]
+    for block, row in zip(anatomy.blocks, seen.blocks, strict=True):
+        if row.scores is not None and row.scores.shape[-1] != expected:
+            raise ModelError(
+                f"{block.name} works on {row.scores.shape[-1]} tokens where {len(anatomy.prefix)} prefix tokens and "
+                f"{grid[0]} x {grid[1]} patches make {expected}; its adapter does not fit the model"
+            )
+
+
+def _check_output(logits: Any, images: Tensor) -> None:
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"the model's output must be a tensor (images, outputs), got {found}; wrap the model")
+    if not torch.isfinite(logits).all():
+        index = int((~torch.isfinite(logits)).any(dim=1).nonzero()[0])
+        raise ModelError(f"the model's output for image {index} is not finite; check its weights and its input")
+
+
+class _Hooks:
+    """Adds hooks that act in the present thread only, and takes each away again."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._thread = threading.get_ident()
+
+    def before(self, module: nn.Module, see: Callable[[Tensor], None]) -> None:
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if threading.get_ident() == self._thread:
+                see(inputs[0])
+
+        self._stack.callback(module.register_forward_pre_hook(hook).remove)
+
+    def after(self, module: nn.Module, see: Callable[[Tensor], None]) -> None:
+        def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            if threading.get_ident() == self._thread:
+                see(output)
+
+        self._stack.callback(module.register_forward_hook(hook).remove)
+
+
+@contextmanager
+def _hooks() -> Iterator[_Hooks]:
+    with ExitStack() as stack:
+        yield _Hooks(stack)

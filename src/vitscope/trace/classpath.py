@@ -1,0 +1,146 @@
+"""The class row's own way through the model: J^T and J products of one token, never of the whole picture.
+
+After block b's attention the prefix rows travel by themselves: T_b -> projection, LayerScale, residual -> e_b ->
+LN2, MLP, LayerScale, residual -> x_{b+1}, and after the last block through the final norm and the head. Along this
+skip path (gradient that never passes a later attention) the chain rule needs Jacobians of p rows only, p the number
+of prefix tokens, so it costs a few per cent of a forward pass. The Jacobian products are taken through the model's own
+modules on those rows: any norm, any MLP (GELU, SwiGLU), any LayerScale, nothing re-implemented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from vitscope.models import Anatomy, Block
+from vitscope.trace.capture import BlockCapture, ForwardCapture
+
+RowMap = Callable[[Tensor], Tensor]
+
+
+def pull_back(function: RowMap, at: Tensor, cotangent: Tensor) -> Tensor:
+    """J^T product: the gradient of <cotangent, function(x)> at x = `at`, of `at`'s shape."""
+    with torch.enable_grad():
+        point = at.detach().requires_grad_()
+        value = function(point)
+        (gradient,) = torch.autograd.grad(value, point, cotangent.to(value.dtype))
+    return gradient
+
+
+def push_forward(function: RowMap, at: Tensor, tangents: Tensor) -> Tensor:
+    """J product: directional derivatives of `function` at `at` (...), along `tangents` (m ...), stacked (m ...)."""
+    with torch.no_grad():
+        derivative: Tensor = vmap(lambda tangent: jvp(function, (at,), (tangent,))[1])(tangents)
+    return derivative
+
+
+def merge_heads(rows: Tensor) -> Tensor:
+    """(b h p d) -> (b p D), heads concatenated."""
+    return rows.transpose(1, 2).flatten(2)
+
+
+def split_heads(rows: Tensor, heads: int) -> Tensor:
+    """(b p D) -> (b h p d)."""
+    return rows.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def skip_gradients(
+    anatomy: Anatomy, capture: ForwardCapture, seed: Tensor, last_only: bool = False
+) -> tuple[dict[int, Tensor], Tensor]:
+    """Gradient of the target at every T_b along the skip path (AG-CAM's; exact for the last block).
+
+    g = J_tail(x_{B+1})^T seed; for b = B..1: g += J_{ff}(e_b)^T g; gT_b = J_{proj}(T_b)^T g.
+
+    Args:
+        anatomy: the model's description.
+        capture: the recorded pass.
+        seed: gradient of the target at the model's output, (b c).
+        last_only: stop after the last block.
+
+    Returns:
+        block index -> (b h p d), of all prefix rows (row 0 is the class token's); and the gradient at the last
+        block's e_B, (b p D).
+    """
+    gradients = {}
+    last = len(anatomy.blocks) - 1
+    flow = pull_back(anatomy.tail, capture.final, seed)
+    for index in reversed(range(len(anatomy.blocks))):
+        block, record = anatomy.blocks[index], capture.blocks[index]
+        assert record.residual is not None
+        assert record.rows is not None
+        flow = flow + pull_back(block.feedforward, record.residual, flow)
+        gradient = pull_back(block.projection, merge_heads(record.rows), flow)
+        gradients[index] = split_heads(gradient, block.heads)
+        if index == last:
+            at_last = flow
+        if last_only:
+            break
+    return gradients, at_last
+
+
+def full_gradients(capture: ForwardCapture, last: Tensor, residual: Tensor) -> dict[int, Tensor]:
+    """Gradient of the target at every T_b by full back-propagation, in one backward pass.
+
+    It starts where the last block's attention and residual stream meet, with the closed form's gradients there: what
+    lies behind acts on the prefix rows alone, so no patch row is pushed back through the last projection and MLP.
+
+    Args:
+        capture: the recorded pass, with its graph.
+        last: gradient at the last block's T_B, (b h p d).
+        residual: gradient at its e_B, which is also that at x_B along the residual stream, (b p D).
+
+    Returns:
+        block index -> (b h p d).
+    """
+    outputs = [record.output for record in capture.blocks if record.output is not None]
+    if len(outputs) == 1:
+        return {0: last}
+    incoming = capture.blocks[-1].incoming
+    assert incoming is not None
+    prefix = last.shape[-2]
+    cotangent = torch.zeros_like(outputs[-1])
+    cotangent[..., :prefix, :] = last
+    earlier = torch.autograd.grad([outputs[-1], incoming], outputs[:-1], [cotangent, residual])
+    return dict(enumerate([*(gradient[..., :prefix, :] for gradient in earlier), last]))
+
+
+def token_sensitivity(block: Block, record: BlockCapture) -> tuple[Tensor, Tensor]:
+    """How each token's own direction t_n moves its value and its class-row score (CDAM's closed form).
+
+    dv_n = d values / dt . t_n and ds_n = <q_0, d keys / dt . t_n> / sqrt(d); without a norm on the keys these are
+    the values and scores less what the biases give.
+
+    Returns:
+        value_change (b h n d) and score_change (b h n).
+    """
+    assert record.keys is not None
+    assert record.values is not None
+    assert record.query is not None
+    assert record.residual is not None
+    if block.affine_keys:
+        with torch.no_grad():
+            key_bias, value_bias = block.keys_values(record.residual.new_zeros(1, 1, record.residual.shape[-1]))
+        keys, values = record.keys - key_bias, record.values - value_bias
+    else:
+        assert record.tokens is not None
+        with torch.no_grad():
+            keys, values = jvp(block.keys_values, (record.tokens,), (record.tokens,))[1]
+    return values, (keys @ record.query.unsqueeze(-1)).squeeze(-1)
+
+
+def feature_map(anatomy: Anatomy, capture: ForwardCapture) -> RowMap:
+    """The way from the last block's T (b p D) to the model's output (b c), for Jacobian products."""
+    block, record = anatomy.blocks[-1], capture.blocks[-1]
+    assert record.residual is not None
+    assert record.rows is not None
+    with torch.no_grad():
+        incoming = record.residual - block.projection(merge_heads(record.rows))
+
+    def features(rows: Tensor) -> Tensor:
+        after = incoming + block.projection(rows)
+        return anatomy.tail(after + block.feedforward(after))
+
+    return features

@@ -1,0 +1,47 @@
+"""What makes a pass leave the model as it was found."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from vitscope.errors import ModelError
+
+_locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+_locks_guard = threading.Lock()
+
+
+@contextmanager
+def left_as_found(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, for one thread at a time, also where the caller is under inference mode.
+
+    Every module's own training flag comes back, also after an exception.
+
+    Raises:
+        ModelError: the model's parameters are inference tensors, which no gradient can pass.
+    """
+    with _locks_guard:
+        lock = _locks.setdefault(model, threading.RLock())
+    with lock, torch.inference_mode(False):
+        if any(parameter.is_inference() for parameter in model.parameters()):
+            raise ModelError("the model was built under torch.inference_mode; build or load it outside of it")
+        training = [module for module in model.modules() if module.training]
+        try:
+            for module in training:
+                module.training = False
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+def fitted(images: Tensor, model: nn.Module) -> Tensor:
+    """The images without their graph, an ordinary tensor, on the model's device and of its dtype."""
+    parameter = next(model.parameters())
+    images = images.clone() if images.is_inference() else images.detach()
+    return images.to(parameter.device, parameter.dtype)

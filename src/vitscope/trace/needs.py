@@ -1,0 +1,43 @@
+"""What a method needs of a pass, so that one pass records the union and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Blocks(IntEnum):
+    """Of which blocks a quantity is needed."""
+
+    NONE = 0
+    LAST = 1
+    ALL = 2
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The quantities of the class row that a method reads, each of no, the last, or all blocks.
+
+    Attributes:
+        attention: scores z (before softmax) and attention a, each (b h n).
+        values: values v, (b h n d).
+        sensitivity: each token's own effect on keys and values: value_change (b h n d) and score_change (b h n).
+        skip_gradient: gradient of the target at T_b along the skip path, (b h d); closed form.
+        full_gradient: gradient of the target at T_b by full back-propagation, (b h d); one backward pass for all.
+    """
+
+    attention: Blocks = Blocks.NONE
+    values: Blocks = Blocks.NONE
+    sensitivity: Blocks = Blocks.NONE
+    skip_gradient: Blocks = Blocks.NONE
+    full_gradient: Blocks = Blocks.NONE
+
+    def __or__(self, other: Needs) -> Needs:
+        """The union: what serves both."""
+        return Needs(
+            attention=max(self.attention, other.attention),
+            values=max(self.values, other.values),
+            sensitivity=max(self.sensitivity, other.sensitivity),
+            skip_gradient=max(self.skip_gradient, other.skip_gradient),
+            full_gradient=max(self.full_gradient, other.full_gradient),
+        )

@@ -1,0 +1,156 @@
+"""The trace: one forward and at most one backward pass, for all methods and the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitscope.errors import MethodError, TargetError
+from vitscope.models import Anatomy
+from vitscope.trace import capture as watching
+from vitscope.trace.classpath import full_gradients, skip_gradients, token_sensitivity
+from vitscope.trace.guard import fitted, left_as_found
+from vitscope.trace.needs import Blocks, Needs
+
+Score = Callable[[Tensor], Tensor]
+
+
+class BlockTrace:
+    """The class row of one block, patch tokens and prefix tokens alike on axis n, in the model's own dtype or better.
+
+    scores z (b h n), attention a (b h n), values v (b h n d), output T (b h d), skip_gradient and full_gradient
+    of the target at T (b h d), value_change (b h n d), score_change (b h n). Reading what no method declared in its
+    needs is a MethodError.
+    """
+
+    scores: Tensor
+    attention: Tensor
+    values: Tensor
+    output: Tensor
+    skip_gradient: Tensor
+    full_gradient: Tensor
+    value_change: Tensor
+    score_change: Tensor
+
+    def __init__(self, quantities: dict[str, Tensor]) -> None:
+        self.__dict__.update(quantities)
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise MethodError(f"'{name}' was not recorded for this block; declare it in the method's needs")
+
+    def gradient(self, path: str) -> Tensor:
+        """The target's gradient at T (b h d) along `path`: "skip" or "full"."""
+        return self.skip_gradient if path == "skip" else self.full_gradient
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What methods read: the output (b c), the target's scores (b), the blocks' class rows, the token layout.
+
+    Attributes:
+        logits: the model's output, (b c).
+        seed: gradient of the target at the output, (b c).
+        blocks: a record a block.
+        prefix: number of tokens before the patch tokens.
+        grid: patch grid (rows, cols).
+    """
+
+    logits: Tensor
+    seed: Tensor
+    blocks: tuple[BlockTrace, ...]
+    prefix: int
+    grid: tuple[int, int]
+
+    def to_grid(self, tokens: Tensor) -> Tensor:
+        """(... n) over all tokens -> (... rows cols) over the patch tokens, in float32."""
+        return tokens[..., self.prefix :].unflatten(-1, self.grid).float()
+
+
+def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Callable[[Tensor], Score]) -> Trace:
+    """Trace the model on `images` (b 3 H W).
+
+    The model is left exactly as found (parameters, gradients, hooks, training flags, requires_grad, random state),
+    also after an exception. A model is traced by one thread at a time; several models may be traced side by side.
+
+    Args:
+        anatomy: the model's description.
+        images: the batch, of the model's dtype and on its device.
+        needs: the union of what the methods read.
+        score: from the model's output (b c) to the target, itself a function of the output with one value an image.
+
+    Raises:
+        ModelError: the model does not fit its description, or its output is not usable.
+        TargetError: the target does not give one differentiable value an image.
+    """
+    grid = anatomy.grid((images.shape[-2], images.shape[-1]))
+    with left_as_found(anatomy.model):
+        seen = watching.forward(anatomy, fitted(images, anatomy.model), needs)
+        watching.check_tokens(anatomy, seen, grid)
+        seed = _seed(score(seen.logits), seen.logits)
+        gradients = _gradients(anatomy, seen, seed, needs)
+        changes = {
+            index: token_sensitivity(block, seen.blocks[index])
+            for index, block in enumerate(anatomy.blocks)
+            if needs.sensitivity >= _level(anatomy, index)
+        }
+    blocks = tuple(
+        BlockTrace(_quantities(row, index, gradients, changes)) for index, row in enumerate(seen.blocks)
+    )
+    return Trace(seen.logits, seed, blocks, len(anatomy.prefix), grid)
+
+
+def _gradients(
+    anatomy: Anatomy, seen: watching.ForwardCapture, seed: Tensor, needs: Needs
+) -> dict[str, dict[int, Tensor]]:
+    """The gradients at T_b that `needs` asks for, of the class row: path -> block -> (b h d)."""
+    found: dict[str, dict[int, Tensor]] = {}
+    if max(needs.skip_gradient, needs.full_gradient) == Blocks.NONE:
+        return found
+    skip, residual = skip_gradients(anatomy, seen, seed, last_only=needs.skip_gradient < Blocks.ALL)
+    last = len(anatomy.blocks) - 1
+    full = full_gradients(seen, skip[last], residual) if needs.full_gradient == Blocks.ALL else {last: skip[last]}
+    for path, rows in (("skip_gradient", skip), ("full_gradient", full)):
+        found[path] = {index: gradient[..., 0, :] for index, gradient in rows.items()}
+    return found
+
+
+def _quantities(
+    row: watching.BlockCapture,
+    index: int,
+    gradients: dict[str, dict[int, Tensor]],
+    changes: dict[int, tuple[Tensor, Tensor]],
+) -> dict[str, Tensor]:
+    assert row.rows is not None
+    quantities = {"output": row.rows[..., 0, :]}
+    if row.scores is not None:
+        quantities |= {"scores": row.scores, "attention": row.scores.softmax(-1)}
+    if row.values is not None:
+        quantities["values"] = row.values
+    quantities |= {path: rows[index] for path, rows in gradients.items() if index in rows}
+    if index in changes:
+        quantities["value_change"], quantities["score_change"] = changes[index]
+    return quantities
+
+
+def _level(anatomy: Anatomy, index: int) -> Blocks:
+    return Blocks.LAST if index + 1 == len(anatomy.blocks) else Blocks.ALL
+
+
+def _seed(score: Score, logits: Tensor) -> Tensor:
+    """The gradient (b c) of the targets' sum at the output."""
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        value = score(leaf)
+        if not isinstance(value, Tensor) or value.shape != leaf.shape[:1]:
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise TargetError(f"a target must give one value an image, ({len(leaf)},), got {found}; return output[:, i]")
+        if not value.requires_grad:
+            raise TargetError("the target does not depend on the output by differentiable steps; avoid argmax, detach")
+        (seed,) = torch.autograd.grad(value.sum(), leaf)
+    return seed
+

@@ -1,0 +1,70 @@
+"""Holds an adapter's claims against the model's own numbers, once, before any map is made."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vitscope.errors import ModelError
+from vitscope.models import Anatomy
+from vitscope.trace import capture as watching
+from vitscope.trace.classpath import merge_heads
+from vitscope.trace.guard import fitted, left_as_found
+from vitscope.trace.needs import Blocks, Needs
+
+_EVERYTHING = Needs(attention=Blocks.ALL, values=Blocks.ALL, sensitivity=Blocks.ALL, skip_gradient=Blocks.ALL)
+
+
+def verify(anatomy: Anatomy, images: Tensor) -> float:
+    """Run `images` (b 3 H W) through the model and compare it with its description.
+
+    Checked: attention of the recorded scores and values gives the recorded output T_b; `keys_values` gives the
+    recorded keys and values; every block's e_b plus its feed-forward is the next block's e less its projection; the
+    tail gives the model's output. Models without a class row have nothing to compare beyond their token count.
+
+    Returns:
+        The largest relative error found.
+
+    Raises:
+        ModelError: a claim does not hold; the text names it.
+    """
+    with left_as_found(anatomy.model), torch.no_grad():
+        batch = fitted(images, anatomy.model)
+        seen = watching.forward(anatomy, batch, _EVERYTHING)
+        watching.check_tokens(anatomy, seen, anatomy.grid((images.shape[-2], images.shape[-1])))
+        if anatomy.no_class_row:
+            return 0.0
+        worst = 0.0
+        for name, claimed, found in _claims(anatomy, seen):
+            error = float((claimed - found).float().norm() / found.float().norm().clamp_min(1e-12))
+            if not error <= _tolerance(batch.dtype):
+                raise ModelError(
+                    f"the description of {anatomy.name} does not fit it: {name} differs by {error:.1e} (relative); "
+                    "the model changes its tokens in a way that its adapter does not know"
+                )
+            worst = max(worst, error)
+    return worst
+
+
+def _claims(anatomy: Anatomy, seen: watching.ForwardCapture) -> list[tuple[str, Tensor, Tensor]]:
+    claims = []
+    flow: Tensor | None = None
+    for block, row in zip(anatomy.blocks, seen.blocks, strict=True):
+        assert row.scores is not None
+        assert row.values is not None
+        assert row.rows is not None
+        assert row.residual is not None
+        pooled = (row.scores.softmax(-1).unsqueeze(-2) @ row.values).squeeze(-2)
+        claims.append((f"{block.name}: attention of the class row", pooled, row.rows[..., 0, :]))
+        before = row.residual - block.projection(merge_heads(row.rows))
+        if flow is not None:
+            claims.append((f"{block.name}: residual stream", flow, before))
+        flow = row.residual + block.feedforward(row.residual)
+    assert flow is not None
+    claims.append(("the last block's output", flow, seen.final))
+    claims.append(("the head", anatomy.tail(seen.final), seen.logits))
+    return claims
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return {torch.float64: 1e-8, torch.float32: 1e-3}.get(dtype, 5e-2)
