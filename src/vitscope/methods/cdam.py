@@ -22,7 +22,8 @@ class CDAM:
 
         S[n] = sum_h a^h[n] ( <g^h, dv_n^h> + ds_n^h <g^h, v_n^h - T^h> ),   g = dY/dT_B
 
-    which equals the autograd definition and needs no backward pass. Signed: negative values speak against the target.
+    which equals the autograd definition and needs no backward pass. Where the head reads more rows than the class
+    token's (a distilled DeiT), S sums over these rows. Signed: negative values speak against the target.
     """
 
     facts: ClassVar[Facts] = Facts(
@@ -45,8 +46,9 @@ class CDAM:
     def __call__(self, trace: Trace) -> Maps:
         """The signed map."""
         block = trace.blocks[-1]
-        gradient = block.skip_gradient.unsqueeze(-1)  # b h d 1
-        through_value = (block.value_change @ gradient).squeeze(-1)
-        through_score = ((block.values - block.output.unsqueeze(-2)) @ gradient).squeeze(-1)
-        effect = block.attention * (through_value + block.score_change * through_score)  # b h n
-        return Maps(values=trace.to_grid(effect.sum(dim=1)))
+        gradient = block.row_gradient  # b h r d
+        through_value = gradient @ block.value_change.transpose(-2, -1)  # b h r n
+        at_output = (gradient * block.row_output).sum(dim=-1, keepdim=True)  # <g, T>
+        through_score = gradient @ block.values.transpose(-2, -1) - at_output
+        effect = block.row_attention * (through_value + block.score_change * through_score)
+        return Maps(values=trace.to_grid(effect.sum(dim=(1, 2))))

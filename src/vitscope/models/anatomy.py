@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Block:
-    """One transformer block, seen from its tokens `x_b` of shape (b n D).
+    """One transformer block, seen from its tokens `x_b` of shape (b n D). Axis r: the rows that the head reads.
 
     The adapter's claim, which `vitscope.trace.verify` holds against the model's own numbers:
 
@@ -22,8 +22,8 @@ class Block:
         norm: the module whose output t_b enters the attention.
         attention: the module inside whose call queries, keys and values meet.
         heads: number of attention heads h; D = h * d.
-        projection: row-wise map (b p D) -> (b p D), from T_b to what is added to the residual stream.
-        feedforward: row-wise map (b p D) -> (b p D), from e_b to what is added to the residual stream.
+        projection: row-wise map (b r D) -> (b r D), from T_b to what is added to the residual stream.
+        feedforward: row-wise map (b r D) -> (b r D), from e_b to what is added to the residual stream.
         feedforward_site: the first module of `feedforward`; its input is e_b.
         keys_values: (b n D) -> keys, values, each (b h n d).
         affine_keys: whether `keys_values` is affine in t, so that its derivative along t is f(t) - f(0).
@@ -51,7 +51,8 @@ class Anatomy:
         prefix: names of the tokens before the patch tokens, in order; the class token is first where there is one.
         blocks: the blocks in the order of the forward pass.
         final_site: the module whose input is the last block's output x_{B+1}, (b n D).
-        tail: x_{B+1} of the PREFIX rows only, (b p D) -> the model's output (b c).
+        rows_read: how many leading prefix tokens the head reads: 1, the class token, or 2 in a distilled DeiT.
+        tail: x_{B+1} of these rows only, (b r D) -> the model's output (b c).
         patch: height and width of a patch in pixels.
         grid: picture size (height, width) in pixels -> patch grid (rows, cols).
         input_size: the picture size (height, width) that the model was built for.
@@ -66,6 +67,7 @@ class Anatomy:
     prefix: tuple[str, ...]
     blocks: tuple[Block, ...]
     final_site: nn.Module
+    rows_read: int
     tail: Callable[[Tensor], Tensor]
     patch: tuple[int, int]
     grid: Callable[[tuple[int, int]], tuple[int, int]]

@@ -38,11 +38,12 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
 
     return Anatomy(
         family="timm VisionTransformer",
-        name=str((model.pretrained_cfg or {}).get("architecture") or type(model).__name__),
+        name=str((getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__),
         model=model,
         prefix=_prefix(model),
         blocks=tuple(_block(f"blocks.{index}", block) for index, block in enumerate(model.blocks)),
         final_site=model.norm,
+        rows_read=2 if isinstance(model, VisionTransformerDistilled) else 1,
         tail=tail,
         patch=tuple(model.patch_embed.patch_size),
         grid=_grid(model),

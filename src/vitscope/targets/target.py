@@ -66,10 +66,14 @@ class Class:
         indices = [self.index] * len(output) if isinstance(self.index, int) else list(self.index)
         if len(indices) != len(output):
             raise TargetError(f"{len(indices)} targets for {len(output)} images; give one target, or one an image")
-        for index in indices:
-            if not 0 <= index < output.shape[1]:
-                raise TargetError(f"class {index} is out of range: the model has outputs 0 to {output.shape[1] - 1}")
+        self.check(output.shape[1])
         return torch.tensor(indices, device=output.device)
+
+    def check(self, outputs: int) -> None:
+        """Raise TargetError where an index lies outside a model's `outputs`."""
+        for index in (self.index,) if isinstance(self.index, int) else self.index:
+            if not 0 <= index < outputs:
+                raise TargetError(f"class {index} is out of range: the model has outputs 0 to {outputs - 1}")
 
     def describe(self) -> str:
         """The target in words."""

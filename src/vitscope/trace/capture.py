@@ -1,8 +1,8 @@
 """One forward pass, watched: the only place with hooks and function modes.
 
 Attention is seen where its kernel is called (`scaled_dot_product_attention`), so the model's fused kernel keeps
-running and no N x N matrix is made; an attention written out as matmul, softmax, matmul is seen there. Only the class
-row's quantities are kept.
+running and no N x N matrix is made; an attention written out as matmul, softmax, matmul is seen there. Only the
+rows that the head reads are kept: the class token's, in a distilled DeiT the distillation token's too.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _DROPOUT = {F.dropout, torch.dropout}
 
 @dataclass
 class BlockCapture:
-    """What one block showed of itself in the pass; `output` carries the graph where gradients are wanted."""
+    """What one block showed of itself in the pass; axis r holds the rows that the head reads, the class token first."""
 
-    query: Tensor | None = None  # (b h d), class row, times the attention's scale
+    query: Tensor | None = None  # (b h r d), times the attention's scale
     keys: Tensor | None = None  # (b h n d)
     values: Tensor | None = None  # (b h n d)
-    scores: Tensor | None = None  # (b h n)
-    rows: Tensor | None = None  # (b h p d), attention output of the prefix tokens
-    residual: Tensor | None = None  # (b p D), e_b of the prefix tokens
+    scores: Tensor | None = None  # (b h r n)
+    rows: Tensor | None = None  # (b h r d), T_b
+    residual: Tensor | None = None  # (b r D), e_b
     tokens: Tensor | None = None  # (b n D), t_b, where the keys are not affine in it
     output: Tensor | None = None  # (b h n d), where a backward pass will be made
-    incoming: Tensor | None = None  # (b p D), x_b of the prefix tokens with its graph: the last block's, likewise
+    incoming: Tensor | None = None  # (b r D), x_b with its graph: the last block's, likewise
 
 
 @dataclass
 class ForwardCapture:
-    """The whole pass: its output (b c), the prefix rows of x_{B+1} (b p D), and every block's record."""
+    """The whole pass: its output (b c), the rows of x_{B+1} that the head reads (b r D), and every block's record."""
 
     logits: Tensor
     final: Tensor
@@ -56,14 +56,14 @@ class _AttentionWatch(TorchFunctionMode):
 
     With `graph`, weights enter every function as frozen views, so that neither their gradients nor the activations
     for these are kept and the model's own `requires_grad` flags are never touched; the graph starts at the first
-    block's attention output and ends at the last one's: what lies behind acts on the prefix rows alone, by closed form.
+    block's attention output and ends at the last one's: what lies behind acts on the rows that the head reads, by closed form.
     """
 
     def __init__(self, anatomy: Anatomy, needs: Needs, records: list[BlockCapture]) -> None:
         super().__init__()
         self.current: int | None = None
         self._records = records
-        self._prefix = len(anatomy.prefix)
+        self._rows = anatomy.rows_read
         self._needs = needs
         self._graph = needs.full_gradient == Blocks.ALL
         self._frozen: dict[int, Tensor] = {}
@@ -82,7 +82,7 @@ class _AttentionWatch(TorchFunctionMode):
             return result
         if func is F.scaled_dot_product_attention:
             query, key, value, mask, scale = _sdpa_arguments(*args, **kwargs)
-            return self._keep(query[..., 0, :] * scale, key, value, mask, result)
+            return self._keep(query[..., : self._rows, :] * scale, key, value, mask, result)
         if func in _SOFTMAX and result.ndim == 4 and self._product is not None:
             self._matrix = result
         elif func in _DROPOUT and args and args[0] is self._matrix:
@@ -92,7 +92,7 @@ class _AttentionWatch(TorchFunctionMode):
                 assert self._product is not None
                 query, key = self._product
                 self._matrix = self._product = None
-                return self._keep(query[..., 0, :], key.transpose(-2, -1), args[1], None, result)
+                return self._keep(query[..., : self._rows, :], key.transpose(-2, -1), args[1], None, result)
             self._product = (args[0], args[1])
         return result
 
@@ -110,12 +110,12 @@ class _AttentionWatch(TorchFunctionMode):
         last = self.current == len(self._records) - 1
         detached_query, detached_key = query.detach(), key.detach()
         level = Blocks.LAST if last else Blocks.ALL
-        record.rows = output.detach()[..., : max(self._prefix, 1), :]
+        record.rows = output.detach()[..., : self._rows, :]
         if max(self._needs.attention, self._needs.sensitivity) >= level:
             record.query = detached_query
-            scores = (detached_key @ detached_query.unsqueeze(-1)).squeeze(-1)
+            scores = detached_query @ detached_key.transpose(-2, -1)
             if mask is not None:
-                row = mask[..., 0, :]
+                row = mask[..., : self._rows, :]
                 scores = scores.masked_fill(~row, float("-inf")) if row.dtype == torch.bool else scores + row
             record.scores = scores
         if max(self._needs.values, self._needs.sensitivity) >= level:
@@ -155,7 +155,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs) -> ForwardCapture:
     records = [BlockCapture() for _ in anatomy.blocks]
     watch = _AttentionWatch(anatomy, needs, records)
     final: list[Tensor] = []
-    prefix = len(anatomy.prefix)
+    rows = anatomy.rows_read
     deepest = 0 if needs.skip_gradient == Blocks.ALL else len(records) - 1
     with _hooks() as hook, watch:
         for index, block in enumerate(anatomy.blocks):
@@ -164,15 +164,15 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs) -> ForwardCapture:
             if index >= deepest:
                 hook.before(
                     block.feedforward_site,
-                    lambda x, record=records[index]: setattr(record, "residual", x.detach()[:, : max(prefix, 1)]),
+                    lambda x, record=records[index]: setattr(record, "residual", x.detach()[:, :rows]),
                 )
             if not block.affine_keys and needs.sensitivity >= (Blocks.LAST if index + 1 == len(records) else 2):
                 hook.after(block.norm, lambda x, record=records[index]: setattr(record, "tokens", x.detach()))
         if needs.full_gradient == Blocks.ALL:
             hook.before(
-                anatomy.blocks[-1].norm, lambda x: setattr(records[-1], "incoming", x[:, : max(prefix, 1)])
+                anatomy.blocks[-1].norm, lambda x: setattr(records[-1], "incoming", x[:, :rows])
             )
-        hook.before(anatomy.final_site, lambda x: final.append(x.detach()[:, : max(prefix, 1)]))
+        hook.before(anatomy.final_site, lambda x: final.append(x.detach()[:, :rows]))
         with torch.enable_grad() if needs.full_gradient == Blocks.ALL else torch.no_grad():
             logits = anatomy.model(images)
     unseen = [block.name for block, record in zip(anatomy.blocks, records, strict=True) if record.rows is None]

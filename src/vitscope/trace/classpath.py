@@ -1,9 +1,9 @@
 """The class row's own way through the model: J^T and J products of one token, never of the whole picture.
 
-After block b's attention the prefix rows travel by themselves: T_b -> projection, LayerScale, residual -> e_b ->
+After block b's attention the rows that the head reads travel by themselves: T_b -> projection, LayerScale, residual -> e_b ->
 LN2, MLP, LayerScale, residual -> x_{b+1}, and after the last block through the final norm and the head. Along this
-skip path (gradient that never passes a later attention) the chain rule needs Jacobians of p rows only, p the number
-of prefix tokens, so it costs a few per cent of a forward pass. The Jacobian products are taken through the model's own
+skip path (gradient that never passes a later attention) the chain rule needs Jacobians of these r rows only (the
+class token, in a distilled DeiT the distillation token too), so it costs a few per cent of a forward pass. The Jacobian products are taken through the model's own
 modules on those rows: any norm, any MLP (GELU, SwiGLU), any LayerScale, nothing re-implemented.
 """
 
@@ -38,12 +38,12 @@ def push_forward(function: RowMap, at: Tensor, tangents: Tensor) -> Tensor:
 
 
 def merge_heads(rows: Tensor) -> Tensor:
-    """(b h p d) -> (b p D), heads concatenated."""
+    """(b h r d) -> (b r D), heads concatenated."""
     return rows.transpose(1, 2).flatten(2)
 
 
 def split_heads(rows: Tensor, heads: int) -> Tensor:
-    """(b p D) -> (b h p d)."""
+    """(b r D) -> (b h r d)."""
     return rows.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
@@ -61,8 +61,8 @@ def skip_gradients(
         last_only: stop after the last block.
 
     Returns:
-        block index -> (b h p d), of all prefix rows (row 0 is the class token's); and the gradient at the last
-        block's e_B, (b p D).
+        block index -> (b h r d) (row 0 is the class token's); and the gradient at the last
+        block's e_B, (b r D).
     """
     gradients = {}
     last = len(anatomy.blocks) - 1
@@ -85,36 +85,36 @@ def full_gradients(capture: ForwardCapture, last: Tensor, residual: Tensor) -> d
     """Gradient of the target at every T_b by full back-propagation, in one backward pass.
 
     It starts where the last block's attention and residual stream meet, with the closed form's gradients there: what
-    lies behind acts on the prefix rows alone, so no patch row is pushed back through the last projection and MLP.
+    lies behind acts on the rows that the head reads alone, so no patch row is pushed back through the last projection and MLP.
 
     Args:
         capture: the recorded pass, with its graph.
-        last: gradient at the last block's T_B, (b h p d).
-        residual: gradient at its e_B, which is also that at x_B along the residual stream, (b p D).
+        last: gradient at the last block's T_B, (b h r d).
+        residual: gradient at its e_B, which is also that at x_B along the residual stream, (b r D).
 
     Returns:
-        block index -> (b h p d).
+        block index -> (b h r d).
     """
     outputs = [record.output for record in capture.blocks if record.output is not None]
     if len(outputs) == 1:
         return {0: last}
     incoming = capture.blocks[-1].incoming
     assert incoming is not None
-    prefix = last.shape[-2]
+    rows = last.shape[-2]
     cotangent = torch.zeros_like(outputs[-1])
-    cotangent[..., :prefix, :] = last
+    cotangent[..., :rows, :] = last
     earlier = torch.autograd.grad([outputs[-1], incoming], outputs[:-1], [cotangent, residual])
-    return dict(enumerate([*(gradient[..., :prefix, :] for gradient in earlier), last]))
+    return dict(enumerate([*(gradient[..., :rows, :] for gradient in earlier), last]))
 
 
 def token_sensitivity(block: Block, record: BlockCapture) -> tuple[Tensor, Tensor]:
     """How each token's own direction t_n moves its value and its class-row score (CDAM's closed form).
 
-    dv_n = d values / dt . t_n and ds_n = <q_0, d keys / dt . t_n> / sqrt(d); without a norm on the keys these are
+    dv_n = d values / dt . t_n and ds_r[n] = <q_r, d keys / dt . t_n> / sqrt(d); without a norm on the keys these are
     the values and scores less what the biases give.
 
     Returns:
-        value_change (b h n d) and score_change (b h n).
+        value_change (b h n d) and score_change (b h r n).
     """
     assert record.keys is not None
     assert record.values is not None
@@ -128,11 +128,11 @@ def token_sensitivity(block: Block, record: BlockCapture) -> tuple[Tensor, Tenso
         assert record.tokens is not None
         with torch.no_grad():
             keys, values = jvp(block.keys_values, (record.tokens,), (record.tokens,))[1]
-    return values, (keys @ record.query.unsqueeze(-1)).squeeze(-1)
+    return values, record.query @ keys.transpose(-2, -1)
 
 
 def feature_map(anatomy: Anatomy, capture: ForwardCapture) -> RowMap:
-    """The way from the last block's T (b p D) to the model's output (b c), for Jacobian products."""
+    """The way from the last block's T (b r D) to the model's output (b c), for Jacobian products."""
     block, record = anatomy.blocks[-1], capture.blocks[-1]
     assert record.residual is not None
     assert record.rows is not None

@@ -21,7 +21,8 @@ class Needs:
     Attributes:
         attention: scores z (before softmax) and attention a, each (b h n).
         values: values v, (b h n d).
-        sensitivity: each token's own effect on keys and values: value_change (b h n d) and score_change (b h n).
+        sensitivity: each token's own effect on its value and its scores, and the rows that the head reads:
+            value_change (b h n d), score_change, row_attention (b h r n), row_output, row_gradient (b h r d).
         skip_gradient: gradient of the target at T_b along the skip path, (b h d); closed form.
         full_gradient: gradient of the target at T_b by full back-propagation, (b h d); one backward pass for all.
     """

@@ -19,11 +19,13 @@ Score = Callable[[Tensor], Tensor]
 
 
 class BlockTrace:
-    """The class row of one block, patch tokens and prefix tokens alike on axis n, in the model's own dtype or better.
+    """One block's record, patch tokens and prefix tokens alike on axis n, in the model's dtype.
 
-    scores z (b h n), attention a (b h n), values v (b h n d), output T (b h d), skip_gradient and full_gradient
-    of the target at T (b h d), value_change (b h n d), score_change (b h n). Reading what no method declared in its
-    needs is a MethodError.
+    Of the class row: scores z (b h n), attention a (b h n), output T (b h d), skip_gradient and full_gradient of the
+    target at T (b h d); values v (b h n d). Where `sensitivity` is needed, of each row r that the head reads (the class
+    token; in a distilled DeiT the distillation token too): row_attention (b h r n), row_output (b h r d), row_gradient
+    along the skip path (b h r d), score_change (b h r n); and value_change (b h n d). Reading what no method declared
+    in its needs is a MethodError.
     """
 
     scores: Tensor
@@ -32,6 +34,9 @@ class BlockTrace:
     output: Tensor
     skip_gradient: Tensor
     full_gradient: Tensor
+    row_attention: Tensor
+    row_output: Tensor
+    row_gradient: Tensor
     value_change: Tensor
     score_change: Tensor
 
@@ -42,6 +47,10 @@ class BlockTrace:
         if name.startswith("__"):
             raise AttributeError(name)
         raise MethodError(f"'{name}' was not recorded for this block; declare it in the method's needs")
+
+    def has(self, name: str) -> bool:
+        """Whether the quantity was recorded."""
+        return name in self.__dict__
 
     def gradient(self, path: str) -> Tensor:
         """The target's gradient at T (b h d) along `path`: "skip" or "full"."""
@@ -107,16 +116,13 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Callable[[Tens
 def _gradients(
     anatomy: Anatomy, seen: watching.ForwardCapture, seed: Tensor, needs: Needs
 ) -> dict[str, dict[int, Tensor]]:
-    """The gradients at T_b that `needs` asks for, of the class row: path -> block -> (b h d)."""
-    found: dict[str, dict[int, Tensor]] = {}
+    """The gradients at T_b that `needs` asks for: path -> block -> (b h r d)."""
     if max(needs.skip_gradient, needs.full_gradient) == Blocks.NONE:
-        return found
+        return {}
     skip, residual = skip_gradients(anatomy, seen, seed, last_only=needs.skip_gradient < Blocks.ALL)
     last = len(anatomy.blocks) - 1
     full = full_gradients(seen, skip[last], residual) if needs.full_gradient == Blocks.ALL else {last: skip[last]}
-    for path, rows in (("skip_gradient", skip), ("full_gradient", full)):
-        found[path] = {index: gradient[..., 0, :] for index, gradient in rows.items()}
-    return found
+    return {"skip_gradient": skip, "full_gradient": full}
 
 
 def _quantities(
@@ -128,12 +134,16 @@ def _quantities(
     assert row.rows is not None
     quantities = {"output": row.rows[..., 0, :]}
     if row.scores is not None:
-        quantities |= {"scores": row.scores, "attention": row.scores.softmax(-1)}
+        attention = row.scores.softmax(-1)
+        quantities |= {"scores": row.scores[..., 0, :], "attention": attention[..., 0, :]}
     if row.values is not None:
         quantities["values"] = row.values
-    quantities |= {path: rows[index] for path, rows in gradients.items() if index in rows}
+    quantities |= {path: rows[index][..., 0, :] for path, rows in gradients.items() if index in rows}
     if index in changes:
         quantities["value_change"], quantities["score_change"] = changes[index]
+        quantities |= {"row_attention": attention, "row_output": row.rows}
+        if index in gradients.get("skip_gradient", {}):
+            quantities["row_gradient"] = gradients["skip_gradient"][index]
     return quantities
 
 

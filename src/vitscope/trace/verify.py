@@ -54,8 +54,7 @@ def _claims(anatomy: Anatomy, seen: watching.ForwardCapture) -> list[tuple[str, 
         assert row.values is not None
         assert row.rows is not None
         assert row.residual is not None
-        pooled = (row.scores.softmax(-1).unsqueeze(-2) @ row.values).squeeze(-2)
-        claims.append((f"{block.name}: attention of the class row", pooled, row.rows[..., 0, :]))
+        claims.append((f"{block.name}: attention of the class row", row.scores.softmax(-1) @ row.values, row.rows))
         before = row.residual - block.projection(merge_heads(row.rows))
         if flow is not None:
             claims.append((f"{block.name}: residual stream", flow, before))

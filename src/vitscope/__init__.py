@@ -1,0 +1,36 @@
+"""vitscope shows where and how a vision transformer looks, and how far each picture of that can be trusted."""
+
+from importlib.metadata import version
+
+from vitscope import methods, targets
+from vitscope.attribution import Attribution, Explanation
+from vitscope.description import Description, describe
+from vitscope.errors import FlatMapError, ImageError, MethodError, ModelError, TargetError, VitscopeError
+from vitscope.explainer import Explainer, explain
+from vitscope.images import Preprocessing
+from vitscope.methods import list_methods
+from vitscope.models import list_models
+from vitscope.targets import ClassNames
+
+__version__ = version("vitscope")
+
+__all__ = [
+    "Attribution",
+    "ClassNames",
+    "Description",
+    "Explainer",
+    "Explanation",
+    "FlatMapError",
+    "ImageError",
+    "MethodError",
+    "ModelError",
+    "Preprocessing",
+    "TargetError",
+    "VitscopeError",
+    "describe",
+    "explain",
+    "list_methods",
+    "list_models",
+    "methods",
+    "targets",
+]

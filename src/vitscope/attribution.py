@@ -1,0 +1,176 @@
+"""The results: raw maps with all that is needed to read, draw and repeat them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from vitscope.errors import MethodError, nearest
+from vitscope.images import Batch, Geometry
+from vitscope.methods import Facts
+from vitscope.targets import ClassNames
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was explained: shared by all methods of one pass.
+
+    Attributes:
+        batch: the images.
+        geometries: where the patch grid lies on each original image.
+        logits: the model's output, (b c).
+        target: the explained class of every image, (b); None where the target is no class.
+        asked: the target in words.
+        names: names of the outputs.
+        provenance: versions, model, preprocessing, ready for JSON.
+    """
+
+    batch: Batch
+    geometries: tuple[Geometry, ...]
+    logits: Tensor
+    target: Tensor | None
+    asked: str
+    names: ClassNames
+    provenance: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def class_of(self, image: int) -> dict[str, Any] | None:
+        """Index, name, logit and softmax probability of the explained class of one image; None for another target."""
+        return None if self.target is None else self._class(image, int(self.target[image]))
+
+    def prediction(self, image: int) -> dict[str, Any]:
+        """Index, name, logit and softmax probability of the class with the highest logit of one image."""
+        return self._class(image, int(self.logits[image].argmax()))
+
+    def _class(self, image: int, index: int) -> dict[str, Any]:
+        row = self.logits[image].double()
+        return {
+            "index": index,
+            "name": self.names[index],
+            "logit": float(row[index]),
+            "probability": float(row.softmax(0)[index]),
+        }
+
+    def title(self, image: int) -> str:
+        """One line: what the model predicts and, where it is something else, what was explained."""
+        predicted, asked = self.prediction(image), self.class_of(image)
+        line = "predicted: {name} ({index}) · p = {probability:.2f}".format(**predicted)
+        if asked is None:
+            return f"{line} — explained: {self.asked}"
+        if asked["index"] == predicted["index"]:
+            return line
+        return f"{line} — explained: " + "{name} ({index}) · p = {probability:.2g}".format(**asked)
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """One method's maps for a batch of images; raw values, never normalised or clipped.
+
+    Attributes:
+        label: the method with its options, as the user named it.
+        facts: what is known of the method: paper, signed, class-specific, ...
+        options: the method's options with their values.
+        values: (b rows cols) float32, signed where the method is.
+        blocks: each block's own map, (b blocks rows cols) float32, or None.
+        heads: each head's own map, (b heads rows cols) float32, or None.
+        subject: what was explained.
+    """
+
+    label: str
+    facts: Facts
+    options: Mapping[str, Any]
+    values: Tensor
+    blocks: Tensor | None
+    heads: Tensor | None
+    subject: Subject
+
+    @property
+    def signed(self) -> bool:
+        """Whether negative values are evidence against the target."""
+        return self.facts.signed
+
+    @property
+    def flow(self) -> Tensor | None:
+        """The map accumulated over blocks, (b blocks rows cols): entry i is what blocks 0..i gave; or None."""
+        return None if self.blocks is None else self.blocks.cumsum(dim=1)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Versions, model, preprocessing, target, method and options, ready for JSON."""
+        method = {"label": self.label, "name": self.facts.name, "paper": self.facts.paper, "options": dict(self.options)}
+        return {**self.subject.provenance, "target": self.subject.asked, "method": method}
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def to_pixels(self, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor | list[Tensor]:
+        """The maps on the pixels of the ORIGINAL images, NaN where the model's crop cut the image off.
+
+        Args:
+            mode: "bilinear" interpolates between patch centres; "nearest" shows the patches as they are.
+
+        Returns:
+            (b H W) float32 where all images have one size, else a list with an (H W) map an image.
+        """
+        maps = [g.to_original(m, mode=mode) for g, m in zip(self.subject.geometries, self.values, strict=True)]
+        return torch.stack(maps) if len({m.shape for m in maps}) == 1 else maps
+
+    def save(self, folder: str | os.PathLike[str]) -> list[str]:
+        """Write this method's part of `Explanation.save`: values, overlays, evolution, manifest, a folder an image."""
+        return Explanation(self.subject, {self.label: self}, {}).save(folder)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `Explainer` gives: every method's attribution of one batch, from one pass.
+
+    Attributes:
+        subject: what was explained.
+        attributions: label -> Attribution, in the order asked for.
+        failures: label -> why there is none; empty unless `strict=False` was asked for.
+    """
+
+    subject: Subject
+    attributions: Mapping[str, Attribution]
+    failures: Mapping[str, str]
+
+    @property
+    def logits(self) -> Tensor:
+        """The model's output, (b c)."""
+        return self.subject.logits
+
+    @property
+    def target(self) -> Tensor | None:
+        """The explained class of every image, (b); None where the target is no class."""
+        return self.subject.target
+
+    def __getitem__(self, label: str) -> Attribution:
+        if label in self.attributions:
+            return self.attributions[label]
+        if label in self.failures:
+            raise MethodError(self.failures[label])
+        there = ", ".join(self.attributions) or "none"
+        raise MethodError(f"'{label}' was not asked for{nearest(label, self.attributions)}; there is {there}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.attributions)
+
+    def __len__(self) -> int:
+        return len(self.subject)
+
+    def save(self, folder: str | os.PathLike[str]) -> list[str]:
+        """Write a folder an image: an overlay a method, evolution, sheet, `values.npz` and `manifest.json`.
+
+        Returns:
+            The folders, one an image.
+        """
+        from vitscope.view.save import save_explanation  # here, since pictures lie behind results
+
+        return [str(path) for path in save_explanation(self, folder)]

@@ -1,0 +1,40 @@
+"""The command line: one command a file.
+
+Exit codes: 0 on success, 1 where some inputs failed (each named, the others done), 2 on wrong use.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from vitscope.cli import compare, describe, doctor, explain, methods, models
+from vitscope.cli.common import say
+from vitscope.errors import VitscopeError
+
+app = typer.Typer(
+    name="vitscope",
+    help="Shows where and how a vision transformer looks, and how far each picture of that can be trusted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("explain")(explain.explain)
+app.command("compare")(compare.compare)
+app.command("describe")(describe.describe)
+app.command("models")(models.models)
+app.command("methods")(methods.methods)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on the error stream, never a traceback."""
+    try:
+        app()
+    except VitscopeError as error:
+        say(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say("interrupted; what was written is complete")
+        sys.exit(130)

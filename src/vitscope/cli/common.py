@@ -1,0 +1,171 @@
+"""What several commands share: options, the explainer they ask for, and the way through many images."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vitscope.attribution import Explanation
+from vitscope.errors import ImageError, VitscopeError
+from vitscope.explainer import Explainer
+from vitscope.images import Batch, prepare
+from vitscope.methods import as_methods
+from vitscope.targets import Class, Target, as_target
+
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+
+Images = Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.", show_default=False)]
+Model = Annotated[str, typer.Option("--model", "-m", help="A model's name, e.g. timm/vit_tiny_patch16_224.")]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", "-w", help="A .safetensors or .pth file; otherwise the published weights.")
+]
+Methods = Annotated[
+    str, typer.Option("--methods", help="Names with commas between, options after a colon: daam,agcam:scores=softmax.")
+]
+TargetOption = Annotated[
+    str | None, typer.Option("--target", "-t", help="A class's index or name; otherwise the predicted class.")
+]
+Labels = Annotated[
+    Path | None, typer.Option("--labels", help="Class names: one a line, an ImageNet synset file, or JSON.")
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures in one pass.")]
+Size = Annotated[str | None, typer.Option("--size", help="Instead of the model's own input size: 384, or 256x384 (height x width).")]
+CropPct = Annotated[float | None, typer.Option("--crop-pct", help="Share of the resized picture's side that the crop keeps.")]
+CropMode = Annotated[str | None, typer.Option("--crop-mode", help="center, squash or border, as in timm.")]
+Interpolation = Annotated[str | None, typer.Option("--interpolation", help="bilinear, bicubic ...")]
+Mean = Annotated[str | None, typer.Option("--mean", help="Three numbers with commas between.")]
+Std = Annotated[str | None, typer.Option("--std", help="Three numbers with commas between.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def say(message: str) -> None:
+    """One line on the error stream."""
+    print(f"vitscope: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+
+
+def tell(text: str) -> None:
+    """A line on the output stream, as it is."""
+    print(text)  # noqa: T201
+
+
+def tell_json(content: Any) -> None:
+    """JSON on the output stream."""
+    tell(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def preprocessing_fields(
+    size: str | None,
+    crop_pct: float | None,
+    crop_mode: str | None,
+    interpolation: str | None,
+    mean: str | None,
+    std: str | None,
+) -> dict[str, Any]:
+    """The overrides that were given, in the form that `Preprocessing.of_model` takes."""
+    fields = {
+        "size": None if size is None else _numbers(size.lower(), "x", (1, 2), int, "--size"),
+        "crop_pct": crop_pct,
+        "crop_mode": crop_mode,
+        "interpolation": interpolation,
+        "mean": None if mean is None else _numbers(mean, ",", (3,), float, "--mean"),
+        "std": None if std is None else _numbers(std, ",", (3,), float, "--std"),
+    }
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _numbers(text: str, separator: str, counts: Sequence[int], kind: type, option: str) -> tuple[Any, ...]:
+    try:
+        numbers = tuple(kind(part) for part in text.split(separator))
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in counts:
+        raise VitscopeError(f"{option} {text}: give {' or '.join(map(str, counts))} numbers separated by '{separator}'")
+    return numbers * 2 if counts == (1, 2) and len(numbers) == 1 else numbers
+
+
+def check_use(explainer: Explainer, methods: str, target: str | None) -> Target:
+    """Hold methods and target against the model before the first picture is opened.
+
+    Raises:
+        VitscopeError: an unknown method or class, or no method that is defined for the model.
+    """
+    chosen = as_methods(methods)
+    reasons = [explainer.why_not(label, method) for label, method in chosen.items()]
+    if all(reasons):
+        raise VitscopeError(reasons[0])
+    aim = as_target(target, explainer.names)
+    if isinstance(aim, Class) and explainer.anatomy.outputs:
+        aim.check(explainer.anatomy.outputs)
+    return aim
+
+
+def find_pictures(images: Sequence[str]) -> list[str]:
+    """The pictures named, with every folder replaced by the pictures in it."""
+    found: list[str] = []
+    for image in images:
+        if Path(image).is_dir():
+            inside = sorted(str(p) for p in Path(image).iterdir() if p.suffix.lower() in PICTURES)
+            found += inside or [image]  # an empty folder stays, to be named as unreadable
+        else:
+            found.append(image)
+    return found
+
+
+def run_over(
+    explainer: Explainer, images: Sequence[str], methods: str, target: Target, batch_size: int, failed: dict[str, str]
+) -> Iterator[tuple[list[str], Explanation]]:
+    """Explain the pictures in batches, with a progress bar; those that fail are named in `failed` and passed over.
+
+    Yields:
+        The pictures' paths and their explanation. Where a batch fails as a whole or in one method, its pictures are
+        explained one by one, so that each failure is its own picture's.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=len(images) < 2) as progress:
+        task = progress.add_task("explaining", total=len(images))
+        for start in range(0, len(images), batch_size):
+            ready: list[tuple[str, Batch]] = []
+            for path in images[start : start + batch_size]:
+                try:
+                    ready.append((path, prepare(path, explainer.preprocessing)))
+                except ImageError as error:
+                    _fail(failed, path, str(error))
+            yield from _explain_group(explainer, ready, methods, target, failed)
+            progress.advance(task, min(batch_size, len(images) - start))
+
+
+def _explain_group(
+    explainer: Explainer, ready: list[tuple[str, Batch]], methods: str, target: Target, failed: dict[str, str]
+) -> Iterator[tuple[list[str], Explanation]]:
+    if not ready:
+        return
+    paths = [path for path, _ in ready]
+    try:
+        explanation = explainer(Batch.join([batch for _, batch in ready]), methods, target, strict=False)
+    except VitscopeError as error:
+        if len(ready) == 1:
+            _fail(failed, paths[0], f"{paths[0]}: {error}")
+            return
+        explanation = None
+    if len(ready) > 1 and (explanation is None or explanation.failures):
+        for entry in ready:
+            yield from _explain_group(explainer, [entry], methods, target, failed)
+        return
+    assert explanation is not None
+    for reason in explanation.failures.values():
+        _fail(failed, paths[0], f"{paths[0]}: {reason}")
+    yield paths, explanation
+
+
+def _fail(failed: dict[str, str], path: str, reason: str) -> None:
+    failed[path] = f"{failed[path]}; {reason}" if path in failed else reason
+    say(reason)

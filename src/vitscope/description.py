@@ -1,0 +1,73 @@
+"""What was found where in a model, and which methods apply: `vitscope.describe(model)`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from vitscope.explainer import Explainer
+from vitscope.methods import as_method, list_methods
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model's parts as vitscope sees them; its text is what `repr` and `print` show.
+
+    Attributes:
+        facts: name, family, tokens, grid, blocks, head, preprocessing, ready for JSON.
+        methods: method -> "" where it applies, else why it does not.
+    """
+
+    facts: dict[str, Any]
+    methods: dict[str, str]
+
+    def __str__(self) -> str:
+        width = max(map(len, (*self.facts, "methods")))
+        lines = [f"{key.replace('_', ' '):<{width}}  {_text(value)}" for key, value in self.facts.items()]
+        for index, (name, reason) in enumerate(self.methods.items()):
+            head = "methods" if index == 0 else ""
+            lines.append(f"{head:<{width}}  {name:<12} {'no: ' + reason if reason else 'yes'}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def describe(model: nn.Module | str | Explainer, weights: str | os.PathLike[str] | None = None) -> Description:
+    """Describe a model: tokens, grid, blocks, head, preprocessing, and which methods apply or why not.
+
+    A model given by name without weights is built with random ones; nothing is downloaded. The description is held
+    against one pass over a random picture; `self_check` is the largest relative error found.
+
+    Raises:
+        ModelError: no adapter knows the model, or its description does not fit it.
+    """
+    explainer = model if isinstance(model, Explainer) else Explainer(model, weights, pretrained=False)
+    anatomy = explainer.anatomy
+    rows, cols = anatomy.grid(anatomy.input_size)
+    block = anatomy.blocks[0]
+    facts = {
+        "model": anatomy.name,
+        "family": anatomy.family,
+        "input": f"{anatomy.input_size[0]} x {anatomy.input_size[1]} pixels"
+        + (", other sizes too" if anatomy.flexible_size else ""),
+        "patches": f"{rows} x {cols} of {anatomy.patch[0]} x {anatomy.patch[1]} pixels",
+        "prefix_tokens": list(anatomy.prefix),
+        "blocks": f"{len(anatomy.blocks)} of {block.heads} heads ({block.name} to {anatomy.blocks[-1].name})",
+        "outputs": anatomy.outputs,
+        "class_row": anatomy.no_class_row or "read by the head",
+        "preprocessing": explainer.preprocessing.describe(),
+        "self_check": f"{explainer.description_error:.1e} relative error against the model's own numbers",
+    }
+    reasons = {f.name: explainer.why_not(f.name, as_method(f.name)) for f in list_methods()}
+    return Description(facts, reasons)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(entry)}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value)) or "none"
+    return str(value)

@@ -1,0 +1,214 @@
+"""The story in one page: images in, Explanation out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitscope.attribution import Attribution, Explanation, Subject
+from vitscope.errors import FlatMapError, MethodError, TargetError, VitscopeError
+from vitscope.images import Batch, Geometry, Preprocessing, prepare
+from vitscope.methods import Maps, Method, as_methods
+from vitscope.models import Anatomy, anatomy_of, load_model
+from vitscope.targets import ClassNames, Predicted, Target, as_target
+from vitscope.targets.target import TargetLike
+from vitscope.trace import Needs, Trace, record, verify
+
+Methods = str | Method | Sequence[str | Method]
+
+
+class Explainer:
+    """Explains what a vision transformer's output rests on.
+
+    Example:
+        >>> explainer = Explainer("timm/vit_tiny_patch16_224")          # doctest: +SKIP
+        >>> ex = explainer("photo.jpg", methods=["daam", "agcam"])      # doctest: +SKIP
+        >>> ex["daam"].values.shape                                     # doctest: +SKIP
+        torch.Size([1, 14, 14])
+
+    Attributes:
+        anatomy: what was found where in the model.
+        preprocessing: how pictures become the model's input.
+        names: the names of the model's outputs.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | str,
+        weights: str | os.PathLike[str] | None = None,
+        *,
+        pretrained: bool = True,
+        labels: ClassNames | str | os.PathLike[str] | None = None,
+        preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        """Understand the model, and hold what was understood against one pass over a random picture.
+
+        Args:
+            model: an nn.Module, or a name such as "timm/vit_tiny_patch16_224".
+            weights: for a name: a .safetensors or .pth file.
+            pretrained: for a name without weights: fetch the published ones from the hub.
+            labels: names of the outputs, or a labels file; ImageNet's for a model of 1000 outputs.
+            preprocessing: instead of the model's own, or some of its fields (`{"crop_pct": 1.0}`).
+            device: where a model given by name shall run; an nn.Module stays where it is.
+
+        Raises:
+            ModelError: the model cannot be loaded, or is not understood.
+            TargetError: the labels cannot be read, or are not as many as the outputs.
+        """
+        self.source = {"model": model if isinstance(model, str) else None, "weights": weights and str(weights)}
+        if isinstance(model, str):
+            model = load_model(model, weights, pretrained=pretrained).to(device or "cpu")
+        self.anatomy: Anatomy = anatomy_of(model)
+        self.preprocessing = (
+            preprocessing
+            if isinstance(preprocessing, Preprocessing)
+            else Preprocessing.of_model(model, **(preprocessing or {}))
+        )
+        self.names = _names(labels, self.anatomy.outputs)
+        self.description_error = verify(self.anatomy, _random_picture(self.preprocessing.size))
+
+    def __call__(
+        self, images: Any, methods: Methods = "daam,agcam,cdam", target: TargetLike = None, *, strict: bool = True
+    ) -> Explanation:
+        """Explain `images` by all `methods` in one pass.
+
+        Args:
+            images: a path, PIL image or uint8 array, or a list of these, through the model's own preprocessing; or a
+                float tensor (b 3 H W), taken as already normalised.
+            methods: names ("daam", "agcam:scores=softmax"), methods, or a list of these.
+            target: None for the predicted class, a class index, a class name, one an image, a Target, or a function
+                of the output.
+            strict: raise where a method fails; otherwise keep the reason in `failures` and go on with the others.
+
+        Raises:
+            ImageError: an image cannot be read.
+            MethodError: an unknown method, or one that is not defined for this model.
+            TargetError: a target that does not exist, does not fit the batch, or that a class-agnostic method ignores.
+            FlatMapError: a map is constant or not finite.
+        """
+        chosen = as_methods(methods)
+        aim = as_target(target, self.names)
+        if isinstance(aim, Predicted) and not self.anatomy.outputs:
+            raise TargetError(
+                "the model has no classifier head, so no class is predicted; give weights with a head, or a target "
+                "that is a function of the features"
+            )
+        failures = {label: reason for label, method in chosen.items() if (reason := self.why_not(label, method))}
+        if failures and (strict or len(failures) == len(chosen)):
+            raise MethodError(next(iter(failures.values())))
+        batch = prepare(images, self.preprocessing)
+        running = {label: method for label, method in chosen.items() if label not in failures}
+        needs = reduce(Needs.__or__, (method.needs for method in running.values()))
+        trace = record(self.anatomy, batch.tensor, needs, _scorer(aim))
+        subject = self._subject(batch, trace, aim)
+        attributions = {}
+        for label, method in running.items():
+            try:
+                attributions[label] = _attribute(label, method, trace, aim, subject)
+            except VitscopeError as error:
+                if strict:
+                    raise
+                failures[label] = str(error)
+        return Explanation(subject, attributions, failures)
+
+    def why_not(self, label: str, method: Method) -> str:
+        """Why `method` is not defined for this model, or "" where it is."""
+        if self.anatomy.no_class_row and method.needs != Needs():
+            return (
+                f"{label} is not defined for {self.anatomy.name}: {self.anatomy.no_class_row}, and {label} reads the "
+                "class token's row; use a model with a class token (vitscope describe tells)"
+            )
+        return ""
+
+    def _subject(self, batch: Batch, trace: Trace, target: Target) -> Subject:
+        height, width = (cells * side for cells, side in zip(trace.grid, self.anatomy.patch, strict=True))
+        covered = tuple(_covering(geometry, height, width) for geometry in batch.geometries)
+        provenance = {
+            "versions": {name: version(name) for name in ("vitscope", "torch", "timm")},
+            "python": platform.python_version(),
+            "model": {**self.source, "name": self.anatomy.name, "family": self.anatomy.family},
+            "grid": list(trace.grid),
+            "prefix_tokens": list(self.anatomy.prefix),
+            "preprocessing": self.preprocessing.describe(),
+        }
+        return Subject(
+            batch, covered, trace.logits, target.classes(trace.logits), target.describe(), self.names, provenance
+        )
+
+
+def explain(model: nn.Module | str, images: Any, method: str | Method = "daam", target: TargetLike = None,
+            weights: str | os.PathLike[str] | None = None) -> Attribution:
+    """Explain `images` by one method: one line, one Attribution; see `Explainer`."""
+    explanation = Explainer(model, weights)(images, methods=[method], target=target)
+    return next(iter(explanation.attributions.values()))
+
+
+def _names(labels: ClassNames | str | os.PathLike[str] | None, outputs: int) -> ClassNames:
+    if labels is None:
+        return ClassNames.of_imagenet() if outputs == 1000 else ClassNames()
+    names = labels if isinstance(labels, ClassNames) else ClassNames.read(labels)
+    if outputs and len(names) != outputs:
+        raise TargetError(f"{len(names)} labels for a model of {outputs} outputs; give the labels of this model")
+    return names
+
+
+def _scorer(target: Target) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
+    """Hold the target against the output before anything is computed from it, then score by it."""
+
+    def scorer(output: Tensor) -> Callable[[Tensor], Tensor]:
+        target.classes(output)
+        return target.score
+
+    return scorer
+
+
+def _attribute(label: str, method: Method, trace: Trace, target: Target, subject: Subject) -> Attribution:
+    if not method.facts.class_specific and not isinstance(target, Predicted):
+        predicted = trace.logits.argmax(dim=1)
+        if subject.target is None or not torch.equal(subject.target, predicted):
+            raise TargetError(
+                f"{label} is class-agnostic: it gives the same map for {subject.asked} as for any other; leave the "
+                "target out, or use a class-specific method"
+            )
+    maps = method(trace)
+    _refuse_flat(label, maps, trace)
+    options = dataclasses.asdict(method)  # type: ignore[call-overload]
+    blocks, heads = (None if m is None else m.float() for m in (maps.blocks, maps.heads))
+    return Attribution(label, method.facts, options, maps.values.float(), blocks, heads, subject)
+
+
+def _refuse_flat(label: str, maps: Maps, trace: Trace) -> None:
+    """Raise FlatMapError where a map is not finite or constant, and say why."""
+    last = trace.blocks[-1]
+    for image, values in enumerate(maps.values):
+        if not torch.isfinite(values).all():
+            raise FlatMapError(f"the {label} map of image {image} is not finite; run the model in float32")
+        if values.numel() > 1 and values.min() == values.max():
+            if not trace.seed[image].any():
+                cause = "the target's gradient at the model's output is zero; explain another target"
+            elif last.has("skip_gradient") and not last.skip_gradient[image].any():
+                cause = "no gradient reaches the class token, as with a head whose weights are zero; load trained weights"
+            else:
+                cause = "after its ReLUs no patch speaks for the target; explain another target, or use a signed method"
+            raise FlatMapError(f"the {label} map of image {image} is flat (every value {float(values.min()):g}): {cause}")
+
+
+def _covering(geometry: Geometry, height: int, width: int) -> Geometry:
+    """The geometry of the pixels that the patch grid covers, where it leaves out a rest at the lower right."""
+    top, left, crop_height, crop_width = geometry.crop
+    if (crop_height, crop_width) == (height, width):
+        return geometry
+    return dataclasses.replace(geometry, crop=(top, left, height, width))
+
+
+def _random_picture(size: tuple[int, int]) -> Tensor:
+    return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))

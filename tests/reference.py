@@ -1,0 +1,91 @@
+"""The methods a second time, written from their definitions: whole attention matrices, hooks, autograd, float64.
+
+Nothing here uses vitscope, its closed forms, or its way of seeing attention.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WrittenOut:
+    """Runs timm attention written out, keeping scores, attention, values and T of every block with their graph."""
+
+    def __init__(self, model: nn.Module, detach_inputs: bool = False) -> None:
+        self.model, self.detach_inputs = model, detach_inputs
+        self.scores: list[Tensor] = []
+        self.attention: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+        self.tokens: list[Tensor] = []
+
+    def attend(self, module: nn.Module, x: Tensor) -> Tensor:
+        if self.detach_inputs:
+            x = x.detach()
+        x = x.requires_grad_() if not x.requires_grad else x
+        self.tokens.append(x)
+        b, n, _ = x.shape
+        q, k, v = module.qkv(x).reshape(b, n, 3, module.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = module.q_norm(q), module.k_norm(k)
+        scores = q @ k.transpose(-1, -2) * module.scale
+        attention = scores.softmax(-1)
+        attention.retain_grad()
+        out = attention @ v
+        self.scores.append(scores)
+        self.attention.append(attention)
+        self.values.append(v)
+        self.outputs.append(out)
+        return module.proj(module.norm(out.transpose(1, 2).flatten(2)))
+
+    @contextmanager
+    def installed(self):
+        attentions = [block.attn for block in self.model.blocks]
+        for attention in attentions:
+            attention.forward = lambda x, *_, a=attention, **__: self.attend(a, x)
+        try:
+            yield self
+        finally:
+            for attention in attentions:
+                del attention.forward
+
+
+def forward(model: nn.Module, images: Tensor, detach_inputs: bool = False) -> tuple[Tensor, WrittenOut]:
+    run = WrittenOut(model, detach_inputs)
+    with run.installed(), torch.enable_grad():
+        return model(images), run
+
+
+def gradients_at_outputs(model: nn.Module, images: Tensor, classes: Tensor, path: str) -> list[Tensor]:
+    """Class row of dY/dT_b, (b h d) a block; the skip path detaches every attention's input."""
+    logits, run = forward(model, images, detach_inputs=path == "skip")
+    score = logits.gather(1, classes[:, None]).sum()
+    return [g[:, :, 0] for g in torch.autograd.grad(score, run.outputs)]
+
+
+def daam_blocks(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """(b blocks n), every token."""
+    _, run = forward(model, images)
+    maps = []
+    for attention, value, gradient in zip(
+        run.attention, run.values, gradients_at_outputs(model, images, classes, "full"), strict=True
+    ):
+        s = attention[:, :, 0, :, None] * value
+        maps.append((gradient.relu()[:, :, None] * s).sum((1, 3)).relu())
+    return torch.stack(maps, 1)
+
+
+def agcam(model: nn.Module, images: Tensor, classes: Tensor, path: str = "skip") -> Tensor:
+    """(b n), by the gradient at the whole attention matrix."""
+    logits, run = forward(model, images, detach_inputs=path == "skip")
+    grads = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), run.attention)
+    return sum((g[:, :, 0].relu() * s[:, :, 0].sigmoid()).sum(1) for g, s in zip(grads, run.scores, strict=True))
+
+
+def cdam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """(b n), t_B times the gradient at t_B."""
+    logits, run = forward(model, images)
+    (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), run.tokens[-1:])
+    return (run.tokens[-1] * gradient).sum(-1)

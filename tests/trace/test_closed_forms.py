@@ -1,0 +1,102 @@
+"""The closed-form class path against autograd through written-out attention, in float64, on every layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests import reference
+from tests.conftest import build, pictures
+from vitscope.models import anatomy_of
+from vitscope.trace import Blocks, Needs, record, verify
+from vitscope.trace import capture as watching
+from vitscope.trace.classpath import feature_map, merge_heads, push_forward
+
+ALL = Blocks.ALL
+EVERYTHING = Needs(attention=ALL, values=ALL, sensitivity=ALL, skip_gradient=ALL, full_gradient=ALL)
+
+
+def traced(model, images, classes, needs=EVERYTHING):
+    return record(anatomy_of(model), images, needs, lambda _: lambda y: y.gather(1, classes[:, None])[:, 0])
+
+
+def effect_on_rows(block) -> torch.Tensor:
+    """(b h r n d): what token n's own direction does to each row's T."""
+    moved = block.values[:, :, None] - block.row_output[:, :, :, None]
+    return block.row_attention[..., None] * (block.value_change[:, :, None] + block.score_change[..., None] * moved)
+
+
+def close(found: torch.Tensor, wanted: torch.Tensor, bound: float = 1e-10) -> bool:
+    return float((found - wanted).detach().norm() / wanted.detach().norm()) < bound
+
+
+@pytest.mark.parametrize("path", ["skip", "full"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_gradients_at_every_block(layout, path, fused):
+    model = build(layout, dtype=torch.float64, fused=fused)
+    images, classes = pictures(model, 3, dtype=torch.float64), torch.tensor([0, 5, 2])
+    trace = traced(model, images, classes)
+    for block, wanted in zip(trace.blocks, reference.gradients_at_outputs(model, images, classes, path), strict=True):
+        assert close(block.gradient(path), wanted)
+
+
+def test_scores_attention_values_output(layout):
+    model = build(layout, dtype=torch.float64)
+    images = pictures(model, dtype=torch.float64)
+    trace = traced(model, images, torch.tensor([1, 2]))
+    logits, run = reference.forward(model, images)
+    assert close(trace.logits, logits)
+    for block, z, a, v, out in zip(trace.blocks, run.scores, run.attention, run.values, run.outputs, strict=True):
+        assert close(block.scores, z[:, :, 0])
+        assert close(block.attention, a[:, :, 0])
+        assert close(block.values, v)
+        assert close(block.output, out[:, :, 0])
+
+
+def test_sensitivity_is_the_derivative_along_each_token(layout):
+    """dT/dt_n . t_n = a (dv + ds (v - T)), by a finite difference of one token."""
+    model = build(layout, dtype=torch.float64)
+    images = pictures(model, 1, dtype=torch.float64)
+    trace = traced(model, images, torch.tensor([1]))
+    block, last = trace.blocks[-1], model.blocks[-1].attn
+    effect = effect_on_rows(block)
+    _, run = reference.forward(model, images)
+    tokens = run.tokens[-1].detach()
+    step = 1e-5
+    for n in (trace.prefix, tokens.shape[1] - 1):
+        ends = []
+        for sign in (1, -1):
+            moved = tokens.clone()
+            moved[:, n] *= 1 + sign * step
+            again = reference.WrittenOut(model)
+            again.attend(last, moved)
+            ends.append(again.outputs[0][:, :, : effect.shape[2]].detach())
+        assert close(effect[:, :, :, n], (ends[0] - ends[1]) / (2 * step), 1e-7)
+
+
+def test_push_forward_agrees_with_pull_back(layout):
+    """<J x, y> through autograd's reverse mode, and CDAM of every class through forward mode."""
+    model = build(layout, dtype=torch.float64)
+    images = pictures(model, 2, dtype=torch.float64)
+    anatomy = anatomy_of(model)
+    trace = traced(model, images, torch.tensor([1, 2]))
+    seen = watching.forward(anatomy, images, EVERYTHING)
+    block = trace.blocks[-1]
+    effect = effect_on_rows(block)
+    tangents = effect.permute(3, 0, 2, 1, 4).flatten(3)  # n b r D
+    every_class = push_forward(feature_map(anatomy, seen), merge_heads(seen.blocks[-1].rows), tangents)  # n b c
+    for c in range(every_class.shape[-1]):
+        wanted = reference.cdam(model, images, torch.tensor([c, c]))
+        patches = slice(trace.prefix, None)
+        assert close(every_class[patches, :, c].T, wanted[:, patches])
+
+
+def test_feature_map_is_the_models_own_output(layout):
+    model = build(layout, dtype=torch.float64)
+    images = pictures(model, 2, dtype=torch.float64)
+    seen = watching.forward(anatomy_of(model), images, EVERYTHING)
+    assert close(feature_map(anatomy_of(model), seen)(merge_heads(seen.blocks[-1].rows)), model(images))
+
+
+def test_verify_finds_nothing_wrong(layout):
+    model = build(layout, dtype=torch.float64)
+    assert verify(anatomy_of(model), pictures(model, 1, dtype=torch.float64)) < 1e-12
