@@ -9,7 +9,8 @@ from tests.conftest import build, pictures
 from vitscope.models import anatomy_of
 from vitscope.trace import Blocks, Needs, record, verify
 from vitscope.trace import capture as watching
-from vitscope.trace.classpath import feature_map, merge_heads, push_forward
+from vitscope.trace.classpath import feature_map, push_forward
+from vitscope.trace.heads import merge_heads
 
 ALL = Blocks.ALL
 EVERYTHING = Needs(attention=ALL, values=ALL, sensitivity=ALL, skip_gradient=ALL, full_gradient=ALL)

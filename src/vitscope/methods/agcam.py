@@ -9,7 +9,7 @@ import torch
 
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
-from vitscope.trace import Blocks, Needs, Trace
+from vitscope.trace import Blocks, Needs, Trace, head_products
 
 
 @register_method
@@ -54,7 +54,7 @@ class AGCAM:
         """The map summed over blocks and heads, and each block's share of it."""
         per_block = []
         for block in trace.blocks:
-            gradient = (block.values @ block.gradient(self.path).unsqueeze(-1)).squeeze(-1)  # b h n
+            gradient = head_products(block.gradient(self.path).unsqueeze(2), block.values).squeeze(2)  # b h n
             guide = block.scores.sigmoid() if self.scores == "sigmoid" else block.attention
             per_block.append((gradient.relu() * guide).sum(dim=1))
         blocks = trace.to_grid(torch.stack(per_block, dim=1))

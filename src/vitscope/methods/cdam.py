@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
-from vitscope.trace import Blocks, Needs, Trace
+from vitscope.trace import Blocks, Needs, Trace, head_products
 
 
 @register_method
@@ -47,8 +47,8 @@ class CDAM:
         """The signed map."""
         block = trace.blocks[-1]
         gradient = block.row_gradient  # b h r d
-        through_value = gradient @ block.value_change.transpose(-2, -1)  # b h r n
+        through_value = head_products(gradient, block.value_change)  # b h r n
         at_output = (gradient * block.row_output).sum(dim=-1, keepdim=True)  # <g, T>
-        through_score = gradient @ block.values.transpose(-2, -1) - at_output
+        through_score = head_products(gradient, block.values) - at_output
         effect = block.row_attention * (through_value + block.score_change * through_score)
         return Maps(values=trace.to_grid(effect.sum(dim=(1, 2))))

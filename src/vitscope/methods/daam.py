@@ -9,7 +9,7 @@ import torch
 
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
-from vitscope.trace import Blocks, Needs, Trace
+from vitscope.trace import Blocks, Needs, Trace, head_products
 
 
 @register_method
@@ -52,8 +52,8 @@ class DAAM:
         """The accumulated map and each block's own."""
         per_block = []
         for block in trace.blocks:
-            importance = block.gradient(self.path).relu()
-            weighted = (block.values @ importance.unsqueeze(-1)).squeeze(-1)  # b h n
+            importance = block.gradient(self.path).relu()  # b h d
+            weighted = head_products(importance.unsqueeze(2), block.values).squeeze(2)  # b h n
             per_block.append((block.attention * weighted).sum(dim=1).relu())
         blocks = trace.to_grid(torch.stack(per_block, dim=1))
         return Maps(values=blocks.sum(dim=1), blocks=blocks)

@@ -19,7 +19,8 @@ class Block:
 
     Attributes:
         name: dotted name in the model, for messages.
-        norm: the module whose output t_b enters the attention.
+        module: the block itself; its first input is x_b.
+        norm: the module from x_b to t_b, the tokens that enter the attention.
         attention: the module inside whose call queries, keys and values meet.
         heads: number of attention heads h; D = h * d.
         projection: row-wise map (b r D) -> (b r D), from T_b to what is added to the residual stream.
@@ -30,6 +31,7 @@ class Block:
     """
 
     name: str
+    module: nn.Module
     norm: nn.Module
     attention: nn.Module
     heads: int

@@ -126,6 +126,7 @@ def _block(name: str, block: nn.Module) -> Block:
 
     return Block(
         name=name,
+        module=block,
         norm=block.norm1,
         attention=attention,
         heads=int(attention.num_heads),

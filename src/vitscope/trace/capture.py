@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy
+from vitscope.trace.heads import head_products
 from vitscope.trace.needs import Blocks, Needs
 
 _SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
@@ -32,14 +33,13 @@ class BlockCapture:
     """What one block showed of itself in the pass; axis r holds the rows that the head reads, the class token first."""
 
     query: Tensor | None = None  # (b h r d), times the attention's scale
-    keys: Tensor | None = None  # (b h n d)
     values: Tensor | None = None  # (b h n d)
     scores: Tensor | None = None  # (b h r n)
     rows: Tensor | None = None  # (b h r d), T_b
     residual: Tensor | None = None  # (b r D), e_b
     tokens: Tensor | None = None  # (b n D), t_b, where the keys are not affine in it
     output: Tensor | None = None  # (b h n d), where a backward pass will be made
-    incoming: Tensor | None = None  # (b r D), x_b with its graph: the last block's, likewise
+    incoming: Tensor | None = None  # (b r D), x_B with its graph: the last block's, likewise
 
 
 @dataclass
@@ -48,6 +48,7 @@ class ForwardCapture:
 
     logits: Tensor
     final: Tensor
+    start: Tensor | None = None  # (b n D), the second block's input, where a backward pass ends
     blocks: list[BlockCapture] = field(default_factory=list)
 
 
@@ -55,8 +56,9 @@ class _AttentionWatch(TorchFunctionMode):
     """Sees the attention of the block that is being run and keeps its class row.
 
     With `graph`, weights enter every function as frozen views, so that neither their gradients nor the activations
-    for these are kept and the model's own `requires_grad` flags are never touched; the graph starts at the first
-    block's attention output and ends at the last one's: what lies behind acts on the rows that the head reads, by closed form.
+    for these are kept and the model's own `requires_grad` flags are never touched; the graph starts at the
+    second block's input and ends at the last one's attention output: what lies before and behind is left to the
+    closed form of the rows that the head reads.
     """
 
     def __init__(self, anatomy: Anatomy, needs: Needs, records: list[BlockCapture]) -> None:
@@ -65,7 +67,7 @@ class _AttentionWatch(TorchFunctionMode):
         self._records = records
         self._rows = anatomy.rows_read
         self._needs = needs
-        self._graph = needs.full_gradient == Blocks.ALL
+        self.graph = needs.full_gradient == Blocks.ALL and len(records) > 1
         self._frozen: dict[int, Tensor] = {}
         self._product: tuple[Tensor, Tensor] | None = None  # the queries and keys of a written-out attention
         self._matrix: Tensor | None = None  # its softmax
@@ -74,7 +76,7 @@ class _AttentionWatch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._graph:
+        if self.graph:
             args = tuple(self._freeze(arg) for arg in args)
             kwargs = {key: self._freeze(value) for key, value in kwargs.items()}
         result = func(*args, **kwargs)
@@ -113,19 +115,15 @@ class _AttentionWatch(TorchFunctionMode):
         record.rows = output.detach()[..., : self._rows, :]
         if max(self._needs.attention, self._needs.sensitivity) >= level:
             record.query = detached_query
-            scores = detached_query @ detached_key.transpose(-2, -1)
+            scores = head_products(detached_query, detached_key)
             if mask is not None:
                 row = mask[..., : self._rows, :]
                 scores = scores.masked_fill(~row, float("-inf")) if row.dtype == torch.bool else scores + row
             record.scores = scores
         if max(self._needs.values, self._needs.sensitivity) >= level:
             record.values = value.detach()
-        if self._needs.sensitivity >= level:
-            record.keys = detached_key
-        if not self._graph:
+        if not self.graph:
             return output
-        if self.current == 0:
-            output = output.detach().requires_grad_()
         record.output = output
         return output.detach() if last else output
 
@@ -156,24 +154,32 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs) -> ForwardCapture:
     watch = _AttentionWatch(anatomy, needs, records)
     final: list[Tensor] = []
     rows = anatomy.rows_read
+    graph = watch.graph
+    start: list[Tensor] = []
+
+    def begin(tokens: Tensor) -> Tensor:
+        start.append(tokens.detach().requires_grad_())
+        return start[0]
+
     deepest = 0 if needs.skip_gradient == Blocks.ALL else len(records) - 1
     with _hooks() as hook, watch:
         for index, block in enumerate(anatomy.blocks):
             hook.before(block.attention, lambda _, index=index: setattr(watch, "current", index))
             hook.after(block.attention, lambda _: setattr(watch, "current", None))
-            if index >= deepest:
+            if index >= deepest or (graph and index == 0):
                 hook.before(
                     block.feedforward_site,
                     lambda x, record=records[index]: setattr(record, "residual", x.detach()[:, :rows]),
                 )
             if not block.affine_keys and needs.sensitivity >= (Blocks.LAST if index + 1 == len(records) else 2):
                 hook.after(block.norm, lambda x, record=records[index]: setattr(record, "tokens", x.detach()))
-        if needs.full_gradient == Blocks.ALL:
+        if graph:
+            hook.replace_input(anatomy.blocks[1].module, begin)
             hook.before(
                 anatomy.blocks[-1].norm, lambda x: setattr(records[-1], "incoming", x[:, :rows])
             )
         hook.before(anatomy.final_site, lambda x: final.append(x.detach()[:, :rows]))
-        with torch.enable_grad() if needs.full_gradient == Blocks.ALL else torch.no_grad():
+        with torch.enable_grad() if graph else torch.no_grad():
             logits = anatomy.model(images)
     unseen = [block.name for block, record in zip(anatomy.blocks, records, strict=True) if record.rows is None]
     if unseen:
@@ -182,7 +188,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs) -> ForwardCapture:
             "switch the model to torch's scaled_dot_product_attention"
         )
     _check_output(logits, images)
-    return ForwardCapture(logits.detach(), final[0], records)
+    return ForwardCapture(logits.detach(), final[0], start[0] if graph else None, records)
 
 
 def check_tokens(anatomy: Anatomy, seen: ForwardCapture, grid: tuple[int, int]) -> None:
@@ -217,13 +223,25 @@ class _Hooks:
         self._thread = threading.get_ident()
 
     def before(self, module: nn.Module, see: Callable[[Tensor], None]) -> None:
+        """Show `module`'s first input."""
+
         def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
             if threading.get_ident() == self._thread:
                 see(inputs[0])
 
         self._stack.callback(module.register_forward_pre_hook(hook).remove)
 
+    def replace_input(self, module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
+        """Give `module` make(x) in place of its first input x."""
+
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            return (make(inputs[0]), *inputs[1:]) if threading.get_ident() == self._thread else None
+
+        self._stack.callback(module.register_forward_pre_hook(hook).remove)
+
     def after(self, module: nn.Module, see: Callable[[Tensor], None]) -> None:
+        """Show `module`'s output."""
+
         def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
             if threading.get_ident() == self._thread:
                 see(output)

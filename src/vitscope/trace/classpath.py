@@ -17,6 +17,7 @@ from torch.func import jvp, vmap
 
 from vitscope.models import Anatomy, Block
 from vitscope.trace.capture import BlockCapture, ForwardCapture
+from vitscope.trace.heads import head_products, merge_heads, split_heads
 
 RowMap = Callable[[Tensor], Tensor]
 
@@ -35,16 +36,6 @@ def push_forward(function: RowMap, at: Tensor, tangents: Tensor) -> Tensor:
     with torch.no_grad():
         derivative: Tensor = vmap(lambda tangent: jvp(function, (at,), (tangent,))[1])(tangents)
     return derivative
-
-
-def merge_heads(rows: Tensor) -> Tensor:
-    """(b h r d) -> (b r D), heads concatenated."""
-    return rows.transpose(1, 2).flatten(2)
-
-
-def split_heads(rows: Tensor, heads: int) -> Tensor:
-    """(b r D) -> (b h r d)."""
-    return rows.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def skip_gradients(
@@ -81,13 +72,15 @@ def skip_gradients(
     return gradients, at_last
 
 
-def full_gradients(capture: ForwardCapture, last: Tensor, residual: Tensor) -> dict[int, Tensor]:
+def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, residual: Tensor) -> dict[int, Tensor]:
     """Gradient of the target at every T_b by full back-propagation, in one backward pass.
 
     It starts where the last block's attention and residual stream meet, with the closed form's gradients there: what
-    lies behind acts on the rows that the head reads alone, so no patch row is pushed back through the last projection and MLP.
+    lies behind acts on the rows that the head reads alone, so no patch row is pushed back through the last projection
+    and MLP. It ends at the second block's input, whose class row is all that the first block's T needs.
 
     Args:
+        anatomy: the model's description.
         capture: the recorded pass, with its graph.
         last: gradient at the last block's T_B, (b h r d).
         residual: gradient at its e_B, which is also that at x_B along the residual stream, (b r D).
@@ -95,16 +88,23 @@ def full_gradients(capture: ForwardCapture, last: Tensor, residual: Tensor) -> d
     Returns:
         block index -> (b h r d).
     """
-    outputs = [record.output for record in capture.blocks if record.output is not None]
-    if len(outputs) == 1:
-        return {0: last}
-    incoming = capture.blocks[-1].incoming
-    assert incoming is not None
+    first, *middle, end = capture.blocks
+    start = capture.start
+    assert start is not None
+    assert end.output is not None
+    assert end.incoming is not None
+    assert first.residual is not None
+    assert first.rows is not None
     rows = last.shape[-2]
-    cotangent = torch.zeros_like(outputs[-1])
+    cotangent = torch.zeros_like(end.output)
     cotangent[..., :rows, :] = last
-    earlier = torch.autograd.grad([outputs[-1], incoming], outputs[:-1], [cotangent, residual])
-    return dict(enumerate([*(gradient[..., :rows, :] for gradient in earlier), last]))
+    outputs = [start, *(record.output for record in middle if record.output is not None)]
+    at_start, *inner = torch.autograd.grad([end.output, end.incoming], outputs, [cotangent, residual])
+    flow = at_start[:, :rows]
+    flow = flow + pull_back(anatomy.blocks[0].feedforward, first.residual, flow)
+    at_first = pull_back(anatomy.blocks[0].projection, merge_heads(first.rows), flow)
+    found = [split_heads(at_first, anatomy.blocks[0].heads), *(gradient[..., :rows, :] for gradient in inner), last]
+    return dict(enumerate(found))
 
 
 def token_sensitivity(block: Block, record: BlockCapture) -> tuple[Tensor, Tensor]:
@@ -116,19 +116,18 @@ def token_sensitivity(block: Block, record: BlockCapture) -> tuple[Tensor, Tenso
     Returns:
         value_change (b h n d) and score_change (b h r n).
     """
-    assert record.keys is not None
+    assert record.scores is not None
     assert record.values is not None
     assert record.query is not None
     assert record.residual is not None
     if block.affine_keys:
         with torch.no_grad():
             key_bias, value_bias = block.keys_values(record.residual.new_zeros(1, 1, record.residual.shape[-1]))
-        keys, values = record.keys - key_bias, record.values - value_bias
-    else:
-        assert record.tokens is not None
-        with torch.no_grad():
-            keys, values = jvp(block.keys_values, (record.tokens,), (record.tokens,))[1]
-    return values, record.query @ keys.transpose(-2, -1)
+        return record.values - value_bias, record.scores - head_products(record.query, key_bias)
+    assert record.tokens is not None
+    with torch.no_grad():
+        keys, values = jvp(block.keys_values, (record.tokens,), (record.tokens,))[1]
+    return values, head_products(record.query, keys)
 
 
 def feature_map(anatomy: Anatomy, capture: ForwardCapture) -> RowMap:

@@ -121,7 +121,9 @@ def _gradients(
         return {}
     skip, residual = skip_gradients(anatomy, seen, seed, last_only=needs.skip_gradient < Blocks.ALL)
     last = len(anatomy.blocks) - 1
-    full = full_gradients(seen, skip[last], residual) if needs.full_gradient == Blocks.ALL else {last: skip[last]}
+    full = {last: skip[last]}
+    if needs.full_gradient == Blocks.ALL and last > 0:
+        full = full_gradients(anatomy, seen, skip[last], residual)
     return {"skip_gradient": skip, "full_gradient": full}
 
 

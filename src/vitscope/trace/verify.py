@@ -8,7 +8,7 @@ from torch import Tensor
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy
 from vitscope.trace import capture as watching
-from vitscope.trace.classpath import merge_heads
+from vitscope.trace.heads import merge_heads
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.needs import Blocks, Needs
 

@@ -1,0 +1,89 @@
+"""What each method costs, in forwards of the same model: `make cost`, or `python benchmarks/cost.py --help`.
+
+Each round runs the plain forward (inference mode) and every set of methods once, in an order shuffled by the round's
+number, so that a slow moment of the machine meets all alike; a method's cost is the median over rounds of its time
+over the same round's forward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from functools import reduce
+
+import timm
+import torch
+
+from vitscope.methods import as_methods
+from vitscope.models import anatomy_of
+from vitscope.targets import Predicted
+from vitscope.trace import Needs, record
+
+SETS = ("attention", "cdam", "agcam", "daam", "daam,agcam,cdam", "daam,agcam,cdam,attention")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vit_tiny_patch16_224")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", type=int, help="input size in pixels, where it differs from the model's own")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    options = {"img_size": arguments.size} if arguments.size else {}
+    model = timm.create_model(arguments.model, **options).eval().to(arguments.device)
+    anatomy = anatomy_of(model)
+    images = torch.randn(arguments.batch, 3, *anatomy.input_size, device=arguments.device)
+
+    def plain() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    def run(names: str):
+        methods = as_methods(names).values()
+        needs = reduce(Needs.__or__, (method.needs for method in methods))
+
+        def explain() -> None:
+            trace = record(anatomy, images, needs, lambda _: Predicted().score)
+            for method in methods:
+                method(trace)
+
+        return explain
+
+    jobs = {"forward": plain} | {names: run(names) for names in SETS}
+    times = {name: [] for name in jobs}
+    for job in jobs.values():
+        job()
+    for number in range(arguments.rounds):
+        order = list(jobs)
+        random.Random(number).shuffle(order)
+        for name in order:
+            start = time.perf_counter()
+            jobs[name]()
+            if arguments.device.startswith("cuda"):
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
+
+    table = {}
+    for name in SETS:
+        ratios = sorted(t / f for t, f in zip(times[name], times["forward"], strict=True))
+        quartile = len(ratios) // 4
+        table[name] = {"forwards": statistics.median(ratios), "low": ratios[quartile], "high": ratios[-1 - quartile]}
+    if arguments.json:
+        print(json.dumps({"setting": vars(arguments), "forward_s": statistics.median(times["forward"]), "cost": table}))
+        return
+    print(f"{arguments.model}, batch {arguments.batch}, {arguments.threads} threads, {arguments.device}: "
+          f"one forward {1e3 * statistics.median(times['forward']):.1f} ms; {arguments.rounds} rounds")
+    print(f"{'methods':<28} {'forwards':>8}   quartiles")
+    for name, row in table.items():
+        print(f"{name:<28} {row['forwards']:>8.2f}   {row['low']:.2f} to {row['high']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
