@@ -96,10 +96,8 @@ def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, resi
     assert first.residual is not None
     assert first.rows is not None
     rows = last.shape[-2]
-    cotangent = torch.zeros_like(end.output)
-    cotangent[..., :rows, :] = last
     outputs = [start, *(record.output for record in middle if record.output is not None)]
-    at_start, *inner = torch.autograd.grad([end.output, end.incoming], outputs, [cotangent, residual])
+    at_start, *inner = torch.autograd.grad([end.output, end.incoming], outputs, [last, residual])
     flow = at_start[:, :rows]
     flow = flow + pull_back(anatomy.blocks[0].feedforward, first.residual, flow)
     at_first = pull_back(anatomy.blocks[0].projection, merge_heads(first.rows), flow)

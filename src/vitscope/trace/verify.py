@@ -30,7 +30,7 @@ def verify(anatomy: Anatomy, images: Tensor) -> float:
     """
     with left_as_found(anatomy.model), torch.no_grad():
         batch = fitted(images, anatomy.model)
-        seen = watching.forward(anatomy, batch, _EVERYTHING)
+        seen = watching.forward(anatomy, batch, _EVERYTHING, lean=False)
         watching.check_tokens(anatomy, seen, anatomy.grid((images.shape[-2], images.shape[-1])))
         if anatomy.no_class_row:
             return 0.0

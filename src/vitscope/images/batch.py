@@ -1,0 +1,106 @@
+"""Any kind of pictures to one batch that remembers where it came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vitscope.errors import ImageError
+from vitscope.images.geometry import Geometry
+from vitscope.images.load import load_image
+from vitscope.images.preprocess import Preprocessing
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A model's input and its originals.
+
+    Attributes:
+        tensor: (b 3 h w), normalised.
+        geometries: where each input lies on its original.
+        originals: the pictures for display, upright RGB.
+        names: the files' names, or "image-0", "image-1", ...
+    """
+
+    tensor: Tensor
+    geometries: tuple[Geometry, ...]
+    originals: tuple[Image.Image, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def join(cls, batches: Sequence[Batch]) -> Batch:
+        """One batch of several, of one input size."""
+        return cls(
+            torch.cat([batch.tensor for batch in batches]),
+            tuple(geometry for batch in batches for geometry in batch.geometries),
+            tuple(original for batch in batches for original in batch.originals),
+            tuple(name for batch in batches for name in batch.names),
+        )
+
+
+def prepare(images: Any, preprocessing: Preprocessing) -> Batch:
+    """Make a batch.
+
+    Args:
+        images: a Batch, which stays as it is; a path, PIL image or uint8 array (H W C) or (b H W C), or a list of
+            these, which go through `preprocessing`; or a float tensor (b 3 H W) or (3 H W), or a list of (3 H W),
+            taken as already normalised and explained as it is.
+        preprocessing: the model's.
+
+    Raises:
+        ImageError: nothing to explain, a picture that cannot be read, or a tensor that is no picture.
+    """
+    if isinstance(images, Batch):
+        return images
+    if isinstance(images, Tensor):
+        return _from_tensor(images, preprocessing)
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = list(images)
+    if isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
+        images = [images]
+    if not isinstance(images, Sequence):
+        raise ImageError(f"{type(images).__name__} is no picture; give paths, PIL images, uint8 arrays or a tensor")
+    if not images:
+        raise ImageError("there is no picture to explain; give at least one")
+    if all(isinstance(image, Tensor) for image in images):
+        if len({image.shape for image in images}) > 1:
+            raise ImageError("tensors of different shapes make no batch; give tensors of one shape")
+        return _from_tensor(torch.stack(list(images)), preprocessing)
+    originals = tuple(load_image(image) for image in images)
+    inputs, geometries = zip(*(preprocessing(original) for original in originals), strict=True)
+    return Batch(torch.stack(inputs), geometries, originals, _names(images))
+
+
+def _from_tensor(images: Tensor, preprocessing: Preprocessing) -> Batch:
+    if images.ndim == 3:
+        images = images[None]
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ImageError(f"a tensor of shape {tuple(images.shape)} is no batch of pictures; pass (B, 3, H, W)")
+    if images.dtype == torch.uint8:
+        return prepare(images.permute(0, 2, 3, 1).cpu().numpy(), preprocessing)
+    if not images.is_floating_point():
+        raise ImageError(f"a tensor of {images.dtype} is ambiguous; pass a normalised float tensor, or uint8 pixels")
+    finite = torch.isfinite(images).flatten(1).all(dim=1)
+    if not finite.all():
+        raise ImageError(f"image {int((~finite).nonzero()[0])} of the tensor is not finite; check its preprocessing")
+    height, width = images.shape[-2:]
+    originals = tuple(Image.fromarray(preprocessing.denormalise(image)) for image in images)
+    return Batch(images, (Geometry.identity(height, width),) * len(images), originals, _names([None] * len(images)))
+
+
+def _names(images: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(
+        Path(image).name if isinstance(image, str | os.PathLike) else f"image-{index}"
+        for index, image in enumerate(images)
+    )

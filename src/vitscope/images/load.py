@@ -1,0 +1,89 @@
+"""From a file, a PIL image or an array to an upright 8-bit RGB picture."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vitscope.errors import ImageError
+
+Source = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
+
+
+def load_image(source: Source) -> Image.Image:
+    """Read a picture as upright RGB of 8 bits.
+
+    EXIF orientation is applied; transparency is laid over white; 16-bit greys are scaled to 8 bits, not clipped; CMYK,
+    palette, greyscale and 1-bit pictures are converted.
+
+    Args:
+        source: a path, a PIL image, or a uint8 array (H W), (H W 1), (H W 3) or (H W 4).
+
+    Raises:
+        ImageError: no such file, not a picture, truncated, too large to be safe, or another kind of array.
+    """
+    if isinstance(source, Image.Image):
+        return _to_rgb(source, "the picture")
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if not isinstance(source, str | os.PathLike):
+        raise ImageError(f"{type(source).__name__} is no picture; give a path, a PIL image, a uint8 array or a tensor")
+    path = Path(source)
+    if path.is_dir():
+        raise ImageError(f"{path}: a folder with no pictures in it; name a picture")
+    if not path.is_file():
+        raise ImageError(f"{path}: no such file; check the path")
+    if path.stat().st_size == 0:
+        raise ImageError(f"{path}: the file is empty; copy or download it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return _to_rgb(image, str(path))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{path}: too many pixels to open safely; scale it down first") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path}: not a picture in a format that Pillow reads; save it as PNG or JPEG") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{path}: the file is damaged or truncated ({reason}); copy or download it again") from error
+
+
+def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
+    if array.dtype != np.uint8:
+        raise ImageError(
+            f"an array of {array.dtype} is ambiguous; pass a uint8 array (0 to 255), or a torch float tensor "
+            "(B, 3, H, W) already normalised"
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise ImageError(f"an array of shape {array.shape} is no picture; pass (H, W), (H, W, 3) or (H, W, 4)")
+    return _to_rgb(Image.fromarray(array), "the array")
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_deep(image, name)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        picture = image.convert("RGBA")
+        ground = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(ground, picture).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_deep(image: Image.Image, name: str) -> Image.Image:
+    """Greys of more than 8 bits: 16-bit integers by 65535, floats as 0 to 1."""
+    values = np.asarray(image, dtype=np.float64)
+    top = 1.0 if image.mode == "F" else 65535.0
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
+        raise ImageError(f"{name}: grey values outside 0 to {top:g}; scale them into that range first")
+    grey = np.rint(values * (255.0 / top)).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")

@@ -1,0 +1,34 @@
+"""Pictures of raw maps: normalised, coloured and laid over the photograph, each step by a named function.
+
+`scale` holds the normalisations, `palette` the colours, `overlay` one map on its photograph, `sheet` all methods
+side by side with their colour bars, `evolution` the growth from block to block as a strip or an animation. Nothing
+here knows of models; raw values come in, pictures go out, and what the model did not see is shown as unseen.
+"""
+
+from .evolution import animation, filmstrip
+from .overlay import OPACITY, blend, fit, overlay
+from .palette import DIVERGING, SEQUENTIAL, colour
+from .scale import daam_display, daam_frames, global_max, limits, minmax, symmetric
+from .sheet import Panel, colour_bar, contact, sheet
+
+__all__ = [
+    "DIVERGING",
+    "OPACITY",
+    "SEQUENTIAL",
+    "Panel",
+    "animation",
+    "blend",
+    "colour",
+    "colour_bar",
+    "contact",
+    "daam_display",
+    "daam_frames",
+    "filmstrip",
+    "fit",
+    "global_max",
+    "limits",
+    "minmax",
+    "overlay",
+    "sheet",
+    "symmetric",
+]

@@ -1,0 +1,167 @@
+"""How a map grows: the frames of all blocks (or heads) as a strip, or as an animation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ..errors import ImageError
+from . import text
+from .overlay import blend, fit
+from .sheet import colour_bar, picture_size
+
+LONGEST = 512
+"""The longest side of an animation, in pixels."""
+
+COLUMNS = 6
+"""At most so many frames in a line of a filmstrip."""
+
+_TILE = 224
+_GAP = 12
+_FOOT = 26  # an animation's footer: the label and the progress bar
+_PROGRESS = 4
+_HOLD = 4  # the last frame stays so many times longer
+_COLOURS = 255  # one entry of the 256 is left for "unchanged", which keeps the file small
+
+
+def filmstrip(
+    photo: Image.Image, frames: Tensor, labels: Sequence[str], signed: bool = False, palette: str | None = None
+) -> Image.Image:
+    """Set frames that share one scale side by side, each under its label.
+
+    Args:
+        photo: the original picture.
+        frames: (blocks, H, W), or one frame a head, on the photograph's pixels: globally normalised to [0, 1]
+            (to [-1, 1] where signed), NaN outside the crop.
+        labels: one a frame, such as "block 1" or "head 3".
+        signed: whether zero is the centre of the scale.
+        palette: a matplotlib palette's name; None takes the house palettes.
+
+    Returns:
+        An RGB picture with one colour bar for all frames.
+
+    Raises:
+        ImageError: no frames, as many labels as frames are not given, or the sizes do not agree.
+    """
+    pictures = _pictures(photo, frames, labels, _TILE, signed, palette)
+    columns = min(len(pictures), COLUMNS)
+    face = text.font(13, bold=True)
+    captions = [text.wrap(label, face, _TILE, 2) for label in labels]
+    high = max(1, *(len(caption) for caption in captions)) * text.pitch(face) + 4
+    step_x, step_y = _TILE + _GAP, pictures[0].height + high + _GAP
+    lines = -(-len(pictures) // columns)
+    strip = Image.new("RGB", (_GAP + columns * step_x, _GAP + lines * step_y + 30), text.PAPER)
+    draw = ImageDraw.Draw(strip)
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        left, top = _GAP + number % columns * step_x, _GAP + number // columns * step_y
+        text.write(draw, (left, top), caption, face, text.INK)
+        strip.paste(picture, (left, top + high))
+    _legend(strip, (_GAP, _GAP + lines * step_y), signed, palette)
+    return strip
+
+
+def animation(
+    photo: Image.Image,
+    frames: Tensor,
+    labels: Sequence[str],
+    path: Path | str,
+    milliseconds: int = 400,
+    signed: bool = False,
+    palette: str | None = None,
+) -> Path:
+    """Write the frames as a looping GIF: the label and a progress bar in each, the last one held longer.
+
+    Args:
+        photo: the original picture.
+        frames: as for `filmstrip`.
+        labels: one a frame.
+        path: the file to write; its folder must exist.
+        milliseconds: how long a frame stays, at least 20; GIF keeps hundredths of a second.
+        signed: whether zero is the centre of the scale.
+        palette: a matplotlib palette's name; None takes the house palettes.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ImageError: as for `filmstrip`, or the time is too short.
+        OSError: the file cannot be written.
+    """
+    if milliseconds < 20:
+        raise ImageError(f"{milliseconds} ms a frame is too fast for a GIF; choose at least 20")
+    width, height = picture_size(photo, LONGEST)
+    longest = LONGEST if height + _FOOT <= LONGEST else round(LONGEST * (LONGEST - _FOOT) / LONGEST)
+    pictures = _pictures(photo, frames, labels, longest, signed, palette)
+    cards = [
+        _card(picture, label, (number + 1) / len(labels))
+        for number, (picture, label) in enumerate(zip(pictures, labels, strict=True))
+    ]
+    shared = _shared_palette(cards)
+    coded = [card.quantize(palette=shared, dither=Image.Dither.NONE) for card in cards]
+    times = [milliseconds] * (len(coded) - 1) + [milliseconds * _HOLD]
+    coded[0].save(
+        path, format="GIF", save_all=True, append_images=coded[1:], duration=times, loop=0, optimize=False
+    )
+    return Path(path)
+
+
+def _pictures(
+    photo: Image.Image, frames: Tensor, labels: Sequence[str], longest: int, signed: bool, palette: str | None
+) -> list[Image.Image]:
+    """Every frame over its photograph, at the size it is shown in, nothing rescaled."""
+    if frames.ndim != 3 or frames.shape[0] == 0:
+        raise ImageError(f"frames are {tuple(frames.shape)}; pass (blocks, H, W) with at least one block")
+    if len(labels) != frames.shape[0]:
+        raise ImageError(f"{len(labels)} labels for {frames.shape[0]} frames; pass one label a frame")
+    if tuple(frames.shape[1:]) != (photo.height, photo.width):
+        raise ImageError(
+            f"the frames are {tuple(frames.shape[1:])} and the photograph {(photo.height, photo.width)} "
+            "(rows, columns); bring them to the photograph's pixels with Geometry.to_pixels()"
+        )
+    size = picture_size(photo, longest)
+    small = photo.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    return [blend(small, fit(frame, (size[1], size[0])), signed, palette=palette) for frame in frames]
+
+
+def _card(picture: Image.Image, label: str, share: float) -> Image.Image:
+    """A picture with a footer: a progress bar filled to `share`, and the label beneath it."""
+    width = max(picture.width, 96)  # so that the label of a very narrow picture can be read
+    card = Image.new("RGB", (width, picture.height + _FOOT), (24, 25, 28))
+    card.paste(picture, ((width - picture.width) // 2, 0))
+    draw = ImageDraw.Draw(card)
+    top = picture.height
+    draw.rectangle([0, top, width - 1, top + _PROGRESS - 1], fill=(64, 66, 72))
+    draw.rectangle([0, top, max(1, round(width * share)) - 1, top + _PROGRESS - 1], fill=(250, 176, 48))
+    face = text.font(14)
+    line = text.wrap(label, face, width - 16, 1)
+    text.write(draw, (8, top + _PROGRESS + 2), line, face, (240, 240, 240))
+    return card
+
+
+def _shared_palette(cards: Sequence[Image.Image]) -> Image.Image:
+    """One palette for all frames, so that colours do not flicker.
+
+    It is cut through the colours that occur, each counted by the fourth root of how often: counted plainly, a
+    large snowfield would take the entries that the few pixels of strong evidence need.
+    """
+    packed = [np.asarray(card.resize((card.width // 2, card.height // 2), Image.Resampling.BOX)) for card in cards]
+    pixels = np.concatenate([picture.reshape(-1, 3) for picture in packed]) & 0xFC
+    colours, counts = np.unique(pixels, axis=0, return_counts=True)
+    spread = np.repeat(colours | 0x02, np.ceil(counts**0.25).astype(np.int64), axis=0)
+    return Image.fromarray(spread[None]).quantize(_COLOURS, method=Image.Quantize.MEDIANCUT)
+
+
+def _legend(strip: Image.Image, corner: tuple[int, int], signed: bool, palette: str | None) -> None:
+    """One colour bar for all frames: they share their scale."""
+    face = text.font(12)
+    draw = ImageDraw.Draw(strip)
+    left, top = corner
+    low = "−1" if signed else "0"
+    draw.text((left, top), low, font=face, fill=text.INK)
+    left += round(face.getlength(low)) + 6
+    strip.paste(colour_bar((110, 11), signed, palette), (left, top + 2))
+    draw.text((left + 116, top), "1 · one scale", font=face, fill=text.INK)

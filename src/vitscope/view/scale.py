@@ -1,0 +1,150 @@
+"""Named normalisations: raw maps in, numbers that a palette can colour out.
+
+Every function is pure, keeps the shape, ignores NaN (the pixels outside the model's crop, which stay NaN) and
+gives zeros, never NaN, for a flat map. Infinite values are an error that names itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import FlatMapError
+
+DAAM_SLOPE = 5.0
+"""The factor in front of the sigmoid of DAAM's display."""
+
+_UNIT = 2048  # an 8-bit resize in fixed point: the two weights of a pair of neighbours add up to 2048
+
+
+def minmax(m: Tensor) -> Tensor:
+    """Scale a map to [0, 1] by its own smallest and largest value.
+
+    Args:
+        m: raw values of any shape, NaN outside.
+
+    Returns:
+        The same shape in [0, 1]; zeros where the map is flat.
+
+    Raises:
+        FlatMapError: a value is infinite.
+    """
+    low, high = limits(m)
+    return (m - low) / (high - low) if high > low else torch.where(m.isnan(), m, torch.zeros_like(m))
+
+
+def symmetric(m: Tensor) -> Tensor:
+    """Divide a signed map by its largest magnitude: values in [-1, 1], and 0 stays 0.
+
+    Args:
+        m: raw signed values of any shape, NaN outside.
+
+    Returns:
+        The same shape in [-1, 1]; zeros where the map is zero everywhere.
+
+    Raises:
+        FlatMapError: a value is infinite.
+    """
+    low, high = limits(m)
+    peak = max(abs(low), abs(high))
+    return m / peak if peak > 0 else m.clone()
+
+
+def global_max(frames: Tensor) -> Tensor:
+    """Divide all frames by the maximum of the last one, the sum over all blocks, so that frames compare.
+
+    Args:
+        frames: (blocks, h, w) cumulative, non-negative maps, NaN outside.
+
+    Returns:
+        (blocks, h, w), the last frame's maximum being 1; zeros where that maximum is not positive.
+
+    Raises:
+        FlatMapError: a value is infinite.
+    """
+    limits(frames)
+    _, high = limits(frames[-1])
+    return frames / high if high > 0 else torch.where(frames.isnan(), frames, torch.zeros_like(frames))
+
+
+def daam_display(flow: Tensor) -> Tensor:
+    """Show DAAM's flow as its paper does: sigmoid(5 m / gmax) - 0.5, min-max scaled frame by frame.
+
+    gmax is the maximum of the last frame, the full sum, and the same for all. Because each frame is stretched
+    to [0, 1] afterwards, brightness does NOT compare between frames; with `global_max` it does.
+
+    Args:
+        flow: (blocks, rows, cols) cumulative maps on the patch grid.
+
+    Returns:
+        (blocks, rows, cols) in [0, 1].
+
+    Raises:
+        FlatMapError: a value is infinite.
+
+    Source: DAAM, arXiv 2503.14640, and its official implementation.
+    """
+    lifted = torch.sigmoid(DAAM_SLOPE * global_max(flow)) - 0.5
+    return torch.stack([minmax(frame) for frame in lifted])
+
+
+def daam_frames(flow: Tensor, size: tuple[int, int]) -> Tensor:
+    """Render DAAM's flow to the grey frames of its official implementation, grey level for grey level.
+
+    The order matters: `daam_display` on the patch grid, in float64; times 255 and rounded DOWN to whole grey
+    levels, still on the grid; only then enlarged, bilinearly with half-pixel centres in 8-bit fixed point.
+
+    Args:
+        flow: (blocks, rows, cols) cumulative maps on the patch grid, finite.
+        size: (h, w) of the frames in pixels.
+
+    Returns:
+        (blocks, h, w) uint8.
+
+    Raises:
+        FlatMapError: a value is not finite.
+
+    Source: DAAM, arXiv 2503.14640, official display frames.
+    """
+    if not bool(flow.isfinite().all()):
+        raise FlatMapError("the flow holds values that are not finite; pass it on the patch grid, before to_pixels")
+    grey = (daam_display(flow.detach().cpu().double()) * 255).long()
+    return _enlarge(grey, size).to(torch.uint8)
+
+
+def limits(m: Tensor) -> tuple[float, float]:
+    """Find the smallest and the largest value inside the crop, (0, 0) where there is no inside.
+
+    Raises:
+        FlatMapError: a value is infinite.
+    """
+    inside = m[~m.isnan()]
+    if inside.numel() == 0:
+        return 0.0, 0.0
+    low, high = float(inside.min()), float(inside.max())
+    if low == -torch.inf or high == torch.inf:
+        raise FlatMapError("the map holds infinite values; compute it in float32 instead of half precision")
+    return low, high
+
+
+def _enlarge(grey: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize integer maps (b, rows, cols) bilinearly, as image libraries do for 8-bit pictures.
+
+    Weights are multiples of 1/2048; products are shifted right before they are added, which is where the
+    result differs from a float computation, by at most one grey level.
+    """
+    left, right, share_left, share_right = _taps(grey.shape[2], size[1])
+    wide = grey[:, :, left] * share_left + grey[:, :, right] * share_right
+    top, bottom, share_top, share_bottom = (_t[:, None] for _t in _taps(grey.shape[1], size[0]))
+    above = (share_top * (wide[:, top[:, 0]] >> 4)) >> 16
+    below = (share_bottom * (wide[:, bottom[:, 0]] >> 4)) >> 16
+    return (above + below + 2) >> 2
+
+
+def _taps(cells: int, pixels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Find the two neighbouring cells of every pixel along one axis, and their weights out of 2048."""
+    position = (torch.arange(pixels, dtype=torch.float64) + 0.5) * (cells / pixels) - 0.5
+    first = position.floor()
+    weight = ((position - first) * _UNIT).round().long()
+    index = first.long()
+    return index.clamp(0, cells - 1), (index + 1).clamp(0, cells - 1), _UNIT - weight, weight
