@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..errors import ImageError
 from . import text
-from .overlay import blend, fit
+from .overlay import blend, fit, mismatch
 from .sheet import colour_bar, picture_size
 
-LONGEST = 512
+LONGEST = 448
 """The longest side of an animation, in pixels."""
 
 COLUMNS = 6
@@ -25,11 +25,16 @@ _GAP = 12
 _FOOT = 26  # an animation's footer: the label and the progress bar
 _PROGRESS = 4
 _HOLD = 4  # the last frame stays so many times longer
-_COLOURS = 255  # one entry of the 256 is left for "unchanged", which keeps the file small
+_GREYS = 48
+_HUES = 160  # with the greys below 256: one entry is left for "unchanged", which keeps the file small
 
 
 def filmstrip(
-    photo: Image.Image, frames: Tensor, labels: Sequence[str], signed: bool = False, palette: str | None = None
+    photo: Image.Image,
+    frames: Tensor,
+    labels: Sequence[str],
+    signed: bool = False,
+    palette: str | None = None,
 ) -> Image.Image:
     """Set frames that share one scale side by side, each under its label.
 
@@ -93,8 +98,8 @@ def animation(
     """
     if milliseconds < 20:
         raise ImageError(f"{milliseconds} ms a frame is too fast for a GIF; choose at least 20")
-    width, height = picture_size(photo, LONGEST)
-    longest = LONGEST if height + _FOOT <= LONGEST else round(LONGEST * (LONGEST - _FOOT) / LONGEST)
+    _, height = picture_size(photo, LONGEST)
+    longest = LONGEST if height + _FOOT <= LONGEST else LONGEST - _FOOT
     pictures = _pictures(photo, frames, labels, longest, signed, palette)
     cards = [
         _card(picture, label, (number + 1) / len(labels))
@@ -118,10 +123,7 @@ def _pictures(
     if len(labels) != frames.shape[0]:
         raise ImageError(f"{len(labels)} labels for {frames.shape[0]} frames; pass one label a frame")
     if tuple(frames.shape[1:]) != (photo.height, photo.width):
-        raise ImageError(
-            f"the frames are {tuple(frames.shape[1:])} and the photograph {(photo.height, photo.width)} "
-            "(rows, columns); bring them to the photograph's pixels with Geometry.to_pixels()"
-        )
+        raise ImageError(mismatch(frames[0], photo))
     size = picture_size(photo, longest)
     small = photo.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     return [blend(small, fit(frame, (size[1], size[0])), signed, palette=palette) for frame in frames]
@@ -143,16 +145,23 @@ def _card(picture: Image.Image, label: str, share: float) -> Image.Image:
 
 
 def _shared_palette(cards: Sequence[Image.Image]) -> Image.Image:
-    """One palette for all frames, so that colours do not flicker.
+    """One palette for all frames, so that colours do not flicker: even greys, and the hues that occur.
 
-    It is cut through the colours that occur, each counted by the fourth root of how often: counted plainly, a
-    large snowfield would take the entries that the few pixels of strong evidence need.
+    The hues are cut by median, each counted by the fourth root of how often it occurs: counted plainly, a
+    wide meadow would take the entries that the few pixels of strong evidence need.
     """
-    packed = [np.asarray(card.resize((card.width // 2, card.height // 2), Image.Resampling.BOX)) for card in cards]
-    pixels = np.concatenate([picture.reshape(-1, 3) for picture in packed]) & 0xFC
-    colours, counts = np.unique(pixels, axis=0, return_counts=True)
-    spread = np.repeat(colours | 0x02, np.ceil(counts**0.25).astype(np.int64), axis=0)
-    return Image.fromarray(spread[None]).quantize(_COLOURS, method=Image.Quantize.MEDIANCUT)
+    halves = [card.resize((card.width // 2, card.height // 2), Image.Resampling.BOX) for card in cards]
+    pixels = np.concatenate([np.asarray(half).reshape(-1, 3) for half in halves])
+    hues = pixels[np.ptp(pixels, axis=1) > 12] & 0xFC  # 64 levels a channel are enough to choose from
+    entries = [step * 255 // (_GREYS - 1) for step in range(_GREYS) for _ in range(3)]
+    if len(hues):
+        colours, counts = np.unique(hues, axis=0, return_counts=True)
+        spread = np.repeat(colours | 0x02, np.ceil(counts**0.25).astype(np.int64), axis=0)
+        cut = Image.fromarray(spread[None]).quantize(_HUES, method=Image.Quantize.MEDIANCUT)
+        entries += (cut.getpalette() or [])[: 3 * _HUES]
+    shared = Image.new("P", (1, 1))
+    shared.putpalette(entries)
+    return shared
 
 
 def _legend(strip: Image.Image, corner: tuple[int, int], signed: bool, palette: str | None) -> None:

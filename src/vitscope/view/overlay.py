@@ -70,17 +70,16 @@ def blend(
         VitscopeError: no palette has this name, or the opacity is not in 0..1.
     """
     if tuple(shares.shape) != (photo.height, photo.width):
-        raise ImageError(
-            f"the map is {tuple(shares.shape)} and the photograph {(photo.height, photo.width)} (rows, columns); "
-            "bring it to the photograph's pixels with Attribution.to_pixels()"
-        )
+        raise ImageError(mismatch(shares, photo))
     if not 0 <= opacity <= 1:
         raise ImageError(f"opacity is {opacity}; choose a number from 0 to 1")
     base = photo.convert("RGB")
     quiet = Image.blend(base, base.convert("L").convert("RGB"), _GREYING)
     index, outside = level(shares, signed)
     steps = np.linspace(-1.0, 1.0, 257) if signed else np.linspace(0.0, 1.0, 257)
-    cover = np.round(255 * opacity * np.abs(steps) ** (_RISE_SIGNED if signed else _RISE)).astype(np.uint8)[index]
+    cover = np.round(255 * opacity * np.abs(steps) ** (_RISE_SIGNED if signed else _RISE)).astype(np.uint8)[
+        index
+    ]
     painted = Image.fromarray(colour(shares, signed, palette))
     result = Image.composite(painted, quiet, Image.fromarray(cover))
     if outside.any():
@@ -105,9 +104,22 @@ def fit(shares: Tensor, size: tuple[int, int]) -> Tensor:
     inside = (~plain.isnan()).float()
     stacked = torch.stack([plain.nan_to_num(0.0) * inside, inside])[None]
     shrinks = size[0] <= plain.shape[0] and size[1] <= plain.shape[1]
-    small = F.interpolate(stacked, size, mode="area") if shrinks else F.interpolate(stacked, size, mode="bilinear")
+    small = (
+        F.interpolate(stacked, size, mode="area")
+        if shrinks
+        else F.interpolate(stacked, size, mode="bilinear")
+    )
     total, weight = small[0]
     return torch.where(weight >= 0.5, total / weight.clamp(min=1e-6), torch.full_like(total, torch.nan))
+
+
+def mismatch(values: Tensor, photo: Image.Image) -> str:
+    """The words for a map, or frames, of another size than their photograph."""
+    return (
+        f"the map is {' x '.join(map(str, values.shape))} and the photograph {photo.height} x {photo.width} "
+        "(rows, columns); "
+        "bring it to the photograph's pixels with Attribution.to_pixels()"
+    )
 
 
 def _unseen(photo: Image.Image) -> Image.Image:
@@ -126,8 +138,9 @@ def _frame(picture: Image.Image, outside: NDArray[np.bool_]) -> None:
     inside = torch.from_numpy(~outside).float()[None, None]
     line = _line(picture.size)
     grown = F.max_pool2d(inside, (2 * line + 1, 1), stride=1, padding=(line, 0))
-    grown = F.max_pool2d(grown, (1, 2 * line + 1), stride=1, padding=(0, line))[0, 0].numpy() > 0
-    picture.paste((245, 245, 245), mask=_mask(grown & outside))
+    grown = F.max_pool2d(grown, (1, 2 * line + 1), stride=1, padding=(0, line))
+    near: NDArray[np.bool_] = grown[0, 0].numpy() > 0
+    picture.paste((245, 245, 245), mask=_mask(near & outside))
 
 
 def _line(size: tuple[int, int]) -> int:

@@ -107,7 +107,9 @@ def daam_frames(flow: Tensor, size: tuple[int, int]) -> Tensor:
     Source: DAAM, arXiv 2503.14640, official display frames.
     """
     if not bool(flow.isfinite().all()):
-        raise FlatMapError("the flow holds values that are not finite; pass it on the patch grid, before to_pixels")
+        raise FlatMapError(
+            "the flow holds values that are not finite; pass it on the patch grid, before to_pixels"
+        )
     grey = (daam_display(flow.detach().cpu().double()) * 255).long()
     return _enlarge(grey, size).to(torch.uint8)
 
@@ -135,9 +137,9 @@ def _enlarge(grey: Tensor, size: tuple[int, int]) -> Tensor:
     """
     left, right, share_left, share_right = _taps(grey.shape[2], size[1])
     wide = grey[:, :, left] * share_left + grey[:, :, right] * share_right
-    top, bottom, share_top, share_bottom = (_t[:, None] for _t in _taps(grey.shape[1], size[0]))
-    above = (share_top * (wide[:, top[:, 0]] >> 4)) >> 16
-    below = (share_bottom * (wide[:, bottom[:, 0]] >> 4)) >> 16
+    top, bottom, share_top, share_bottom = _taps(grey.shape[1], size[0])
+    above = (share_top[:, None] * (wide[:, top] >> 4)) >> 16
+    below = (share_bottom[:, None] * (wide[:, bottom] >> 4)) >> 16
     return (above + below + 2) >> 2
 
 

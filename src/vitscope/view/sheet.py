@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import ImageError
 from . import text
-from .overlay import blend, fit
+from .overlay import blend, fit, mismatch
 from .palette import colour
 from .scale import limits, minmax, symmetric
 
@@ -31,7 +31,7 @@ class Panel:
 
     Attributes:
         title: the method's name.
-        values: (H, W) raw values on the photograph's pixels, NaN outside the crop; None where there is no map.
+        values: (H, W) raw values on the photograph's pixels, NaN outside; None where there is no map.
         signed: whether the map is signed.
         note: a line under the map, such as "signed · class-discriminative", or why the map is missing.
     """
@@ -166,10 +166,7 @@ def _panel_cell(photo: Image.Image, panel: Panel, tile: int) -> _Cell:
     if panel.values is None:
         return _Cell(panel.title, (_reason(panel.note or "no map", size, tile),), "")
     if tuple(panel.values.shape) != (photo.height, photo.width):
-        raise ImageError(
-            f"{panel.title}: the map is {tuple(panel.values.shape)} and the photograph {(photo.height, photo.width)} "
-            "(rows, columns); bring it to the photograph's pixels with Attribution.to_pixels()"
-        )
+        raise ImageError(f"{panel.title}: {mismatch(panel.values, photo)}")
     values = panel.values.detach().float().cpu()
     shares = symmetric(values) if panel.signed else minmax(values)
     small = photo.convert("RGB").resize(size, Image.Resampling.LANCZOS)

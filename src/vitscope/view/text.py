@@ -56,7 +56,11 @@ def wrap(text: str, face: Font, width: int, lines: int) -> list[str]:
 
 
 def write(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], lines: list[str], face: Font, ink: tuple[int, int, int]
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    lines: list[str],
+    face: Font,
+    ink: tuple[int, int, int],
 ) -> None:
     """Draw lines of text, the first one's top left at `corner` (x, y)."""
     for number, line in enumerate(lines):

@@ -1,0 +1,209 @@
+"""Writing an explanation to a folder: pictures, raw values, manifest; each file appears whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vitscope.errors import VitscopeError
+from vitscope.images import Geometry
+from vitscope.view.evolution import LONGEST, animation, filmstrip
+from vitscope.view.overlay import overlay
+from vitscope.view.scale import global_max
+from vitscope.view.sheet import Panel, sheet
+
+if TYPE_CHECKING:
+    from vitscope.attribution import Attribution, Explanation
+
+SCHEMA_VERSION = 1
+
+
+def save_explanation(
+    explanation: Explanation, folder: str | os.PathLike[str], taken: Collection[str] = ()
+) -> list[Path]:
+    """Write a folder an image under `folder`, named after the image's file.
+
+    In each: METHOD.png, the map over the photograph at its own size; METHOD-evolution.png and .gif, where the method
+    has a map a block; METHOD-heads.png, where it has one a head; sheet.png, all methods side by side; values.npz, the
+    raw maps; and manifest.json, written last.
+
+    Args:
+        explanation: what to write.
+        folder: made where it is missing.
+        taken: names of folders that other images of the same run have.
+
+    Returns:
+        The images' folders.
+
+    Raises:
+        VitscopeError: the folder cannot be written.
+    """
+    root = prepare_folder(folder)
+    names: list[str] = []
+    for index, name in enumerate(explanation.subject.batch.names):
+        stem = re.sub(r"[^\w.=-]+", "-", Path(name).stem) or "image"
+        unique, number = stem, 2
+        while unique in names or unique in taken:
+            unique, number = f"{stem}-{number}", number + 1
+        names.append(unique)
+        _save_image(explanation, index, prepare_folder(root / unique))
+    return [root / name for name in names]
+
+
+def panels_of(explanation: Explanation, index: int) -> list[Panel]:
+    """One panel a method for one image; a method that failed has its reason in place of the map."""
+    panels = []
+    for label, attribution in explanation.attributions.items():
+        facts = attribution.facts
+        note = f"{'signed' if facts.signed else 'unsigned'} · {'for this class' if facts.class_specific else 'no class'}"
+        panels.append(Panel(label, _on_photo(attribution, index), facts.signed, note))
+    return panels + [Panel(label, None, False, reason) for label, reason in explanation.failures.items()]
+
+
+def write_run_manifest(folder: Path, written: Mapping[str, str], failed: Mapping[str, str]) -> None:
+    """List a run's images: path -> folder of its results, path -> why it failed."""
+    content = {"schema_version": SCHEMA_VERSION, "written": dict(written), "failed": dict(failed)}
+    _write(folder / "manifest.json", lambda path: _dump(content, path))
+
+
+def prepare_folder(folder: str | os.PathLike[str]) -> Path:
+    """Make a folder for results.
+
+    Raises:
+        VitscopeError: it cannot be made, or is a file.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VitscopeError(
+            f"{path}: cannot be made a folder for results ({error.strerror}); choose another"
+        ) from error
+    return path
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    prepare_folder(path.parent)
+    _write(path, lambda target: picture.save(target, "PNG"))
+
+
+def _save_image(explanation: Explanation, index: int, folder: Path) -> None:
+    subject = explanation.subject
+    photo = subject.batch.originals[index]
+    files: list[str] = []
+
+    def write(name: str, save: Callable[[Path], None]) -> None:
+        _write(folder / name, save)
+        files.append(name)
+
+    before = _files_of_an_earlier_run(folder)
+    arrays = {"logits": subject.logits[index]}
+    for label, attribution in explanation.attributions.items():
+        name = re.sub(r"[^\w.=-]+", "-", label)
+        arrays[name] = attribution.values[index]
+        picture = overlay(photo, _on_photo(attribution, index), attribution.signed)
+        write(f"{name}.png", lambda path, picture=picture: picture.save(path, "PNG"))
+        if attribution.flow is not None and attribution.blocks is not None:
+            arrays[f"{name}.blocks"] = attribution.blocks[index]
+            labels = [f"block {number + 1}" for number in range(attribution.blocks.shape[1])]
+            view, frames = _small(photo, subject.geometries[index], attribution.flow[index])
+            strip = filmstrip(view, global_max(frames), labels, attribution.signed)
+            write(f"{name}-evolution.png", lambda path, strip=strip: strip.save(path, "PNG"))
+            write(
+                f"{name}-evolution.gif",
+                lambda path, view=view, frames=frames, labels=labels, signed=attribution.signed: animation(
+                    view, global_max(frames), labels, path, signed=signed
+                ),
+            )
+        if attribution.heads is not None:
+            arrays[f"{name}.heads"] = attribution.heads[index]
+            labels = [f"head {number}" for number in range(attribution.heads.shape[1])]
+            view, frames = _small(photo, subject.geometries[index], attribution.heads[index])
+            strip = filmstrip(view, frames / frames.nan_to_num().max(), labels)
+            write(f"{name}-heads.png", lambda path, strip=strip: strip.save(path, "PNG"))
+    page = sheet(photo, panels_of(explanation, index), subject.batch.names[index], subject.title(index))
+    write("sheet.png", lambda path: page.save(path, "PNG"))
+    numbers = {key: array.cpu().float().numpy() for key, array in arrays.items()}
+    write("values.npz", lambda path: _save_arrays(path, numbers))
+    content = {**_manifest(explanation, index), "files": files}
+    _write(folder / "manifest.json", lambda path: _dump(content, path))
+    for stale in before - set(files):
+        (folder / stale).unlink(missing_ok=True)
+
+
+def _manifest(explanation: Explanation, index: int) -> dict[str, Any]:
+    subject = explanation.subject
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **subject.provenance,
+        "image": {
+            "name": subject.batch.names[index],
+            "size": list(subject.geometries[index].original),
+            "geometry": subject.geometries[index].describe(),
+        },
+        "target": subject.asked,
+        "explained": subject.class_of(index),
+        "prediction": subject.prediction(index),
+        "methods": [
+            {**dataclasses.asdict(a.facts), "label": label, "options": dict(a.options)}
+            for label, a in explanation.attributions.items()
+        ],
+        "failed": dict(explanation.failures),
+    }
+
+
+def _on_photo(attribution: Attribution, index: int) -> Tensor:
+    return attribution.subject.geometries[index].to_original(attribution.values[index]).cpu()
+
+
+def _small(photo: Image.Image, geometry: Geometry, maps: Tensor) -> tuple[Image.Image, Tensor]:
+    """The photograph at an animation's size, and the maps (m rows cols) on its pixels (m h w)."""
+    scale = min(1.0, LONGEST / max(photo.size))
+    width, height = (max(1, round(side * scale)) for side in photo.size)
+    small = dataclasses.replace(geometry, original=(height, width))
+    view = photo if scale == 1 else photo.resize((width, height), Image.Resampling.LANCZOS)
+    return view, torch.stack([small.to_original(values) for values in maps]).cpu()
+
+
+def _files_of_an_earlier_run(folder: Path) -> set[str]:
+    """What an earlier run wrote here by its manifest, to be taken away where this run does not write it anew."""
+    try:
+        listed = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+        return {name for name in listed if isinstance(name, str) and Path(name).name == name}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _write(path: Path, save: Callable[[Path], None]) -> None:
+    """Save under a passing name, then move into place."""
+    passing = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        save(passing)
+        passing.replace(path)
+    except OSError as error:
+        raise VitscopeError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder"
+        ) from error
+    finally:
+        passing.unlink(missing_ok=True)
+
+
+def _save_arrays(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def _dump(content: Any, path: Path) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
