@@ -40,7 +40,9 @@ LAYOUTS: dict[str, Callable[..., nn.Module]] = {
 def build(layout: str = "vit", seed: int = 0, dtype: torch.dtype = torch.float32, fused: bool = True, **options):
     """A random model of one layout; all its parameters are moved, so that no scale is 0, 1 or alike by chance."""
     generator = torch.Generator().manual_seed(seed)
-    model = LAYOUTS[layout](**options)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LAYOUTS[layout](**options)
     with torch.no_grad():
         for parameter in model.parameters():
             spread = 0.3 * torch.randn(parameter.shape, generator=generator)

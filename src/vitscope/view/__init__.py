@@ -2,8 +2,8 @@
 
 `scale` holds the normalisations, `palette` the colours, `overlay` one map on its photograph, `sheet` all
 methods side by side with their colour bars, `evolution` the growth from block to block as a strip or an
-animation. Nothing here knows of models; raw values come in, pictures go out, and what the model did not see is
-shown as unseen.
+animation. Nothing here knows of models; raw values come in, pictures go out, and what the model did not see
+is shown as unseen.
 """
 
 from .evolution import animation, filmstrip

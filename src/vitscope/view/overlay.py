@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import ImageError
-from .palette import colour, level
+from .palette import colour
 from .scale import minmax, symmetric
 
 OPACITY = 0.65
@@ -75,11 +75,11 @@ def blend(
         raise ImageError(f"opacity is {opacity}; choose a number from 0 to 1")
     base = photo.convert("RGB")
     quiet = Image.blend(base, base.convert("L").convert("RGB"), _GREYING)
-    index, outside = level(shares, signed)
-    steps = np.linspace(-1.0, 1.0, 257) if signed else np.linspace(0.0, 1.0, 257)
-    cover = np.round(255 * opacity * np.abs(steps) ** (_RISE_SIGNED if signed else _RISE)).astype(np.uint8)[
-        index
-    ]
+    plain = shares.detach().to("cpu", torch.float32)
+    outside = plain.isnan().numpy()
+    rise = _RISE_SIGNED if signed else _RISE
+    share = (plain.abs() if signed else plain).nan_to_num(0.0).clamp(0, 1)
+    cover = (share**rise * (255 * opacity)).round().to(torch.uint8).numpy()
     painted = Image.fromarray(colour(shares, signed, palette))
     result = Image.composite(painted, quiet, Image.fromarray(cover))
     if outside.any():

@@ -40,28 +40,13 @@ def colour(
     Raises:
         VitscopeError: no palette has this name.
     """
-    index, outside = level(values, signed)
-    table = _table(palette or (DIVERGING if signed else SEQUENTIAL))
-    picture: NDArray[np.uint8] = table[index]
-    picture[outside] = OUTSIDE
-    return picture
-
-
-def level(values: Tensor | NDArray[np.floating], signed: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Turn normalised values into indices 0..256 of a palette's table, and the mask of NaN.
-
-    Args:
-        values: (h, w) in [0, 1], or in [-1, 1] where signed.
-        signed: whether zero is the centre of the scale, index 128.
-
-    Returns:
-        (h, w) int64 indices, 0 where NaN, and (h, w) bool, True where NaN.
-    """
     plain = torch.as_tensor(values).detach().to("cpu", torch.float32)
-    outside = plain.isnan()
     share = (plain + 1) / 2 if signed else plain
-    index = (share.nan_to_num(0.0).clamp(0, 1) * (_STEPS - 1)).round().long()
-    return index.numpy(), outside.numpy()
+    index = (share.nan_to_num(0.0).clamp(0, 1) * (_STEPS - 1)).round().to(torch.int16)
+    table = _table(palette or (DIVERGING if signed else SEQUENTIAL))
+    picture: NDArray[np.uint8] = table[index.numpy()]
+    picture[plain.isnan().numpy()] = OUTSIDE
+    return picture
 
 
 @lru_cache(maxsize=16)

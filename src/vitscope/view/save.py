@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
+COLOURS_END = 0.98
+"""Pictures' colours end at this quantile of a map's |values|, so that a few peaks do not hide the rest."""
+
 
 def save_explanation(
     explanation: Explanation, folder: str | os.PathLike[str], taken: Collection[str] = ()
@@ -67,6 +70,7 @@ def panels_of(explanation: Explanation, index: int) -> list[Panel]:
     for label, attribution in explanation.attributions.items():
         facts = attribution.facts
         note = f"{'signed' if facts.signed else 'unsigned'} · {'for this class' if facts.class_specific else 'no class'}"
+        note += f" · colours end at the {100 * COLOURS_END:.0f}th percentile"
         panels.append(Panel(label, _on_photo(attribution, index), facts.signed, note))
     return panels + [Panel(label, None, False, reason) for label, reason in explanation.failures.items()]
 
@@ -119,19 +123,20 @@ def _save_image(explanation: Explanation, index: int, folder: Path) -> None:
             arrays[f"{name}.blocks"] = attribution.blocks[index]
             labels = [f"block {number + 1}" for number in range(attribution.blocks.shape[1])]
             view, frames = _small(photo, subject.geometries[index], attribution.flow[index])
-            strip = filmstrip(view, global_max(frames), labels, attribution.signed)
+            frames = global_max(frames)
+            strip = filmstrip(view, frames, labels, attribution.signed)
             write(f"{name}-evolution.png", lambda path, strip=strip: strip.save(path, "PNG"))
             write(
                 f"{name}-evolution.gif",
                 lambda path, view=view, frames=frames, labels=labels, signed=attribution.signed: animation(
-                    view, global_max(frames), labels, path, signed=signed
+                    view, frames, labels, path, signed=signed
                 ),
             )
         if attribution.heads is not None:
             arrays[f"{name}.heads"] = attribution.heads[index]
             labels = [f"head {number}" for number in range(attribution.heads.shape[1])]
             view, frames = _small(photo, subject.geometries[index], attribution.heads[index])
-            strip = filmstrip(view, frames / frames.nan_to_num().max(), labels)
+            strip = filmstrip(view, frames / frames.nan_to_num().max().clamp_min(1e-12), labels)
             write(f"{name}-heads.png", lambda path, strip=strip: strip.save(path, "PNG"))
     page = sheet(photo, panels_of(explanation, index), subject.batch.names[index], subject.title(index))
     write("sheet.png", lambda path: page.save(path, "PNG"))
@@ -162,11 +167,19 @@ def _manifest(explanation: Explanation, index: int) -> dict[str, Any]:
             for label, a in explanation.attributions.items()
         ],
         "failed": dict(explanation.failures),
+        "display": {"colours_end_at_quantile": COLOURS_END},
     }
 
 
 def _on_photo(attribution: Attribution, index: int) -> Tensor:
-    return attribution.subject.geometries[index].to_original(attribution.values[index]).cpu()
+    values = attribution.values[index]
+    return attribution.subject.geometries[index].to_original(_clipped(values, values)).cpu()
+
+
+def _clipped(maps: Tensor, scale: Tensor) -> Tensor:
+    """`maps` with their peaks cut off at the end of the colours, which `scale` sets; for pictures only."""
+    end = scale.abs().flatten().quantile(COLOURS_END)
+    return maps.clamp(-end, end) if end > 0 else maps
 
 
 def _small(photo: Image.Image, geometry: Geometry, maps: Tensor) -> tuple[Image.Image, Tensor]:
@@ -175,7 +188,7 @@ def _small(photo: Image.Image, geometry: Geometry, maps: Tensor) -> tuple[Image.
     width, height = (max(1, round(side * scale)) for side in photo.size)
     small = dataclasses.replace(geometry, original=(height, width))
     view = photo if scale == 1 else photo.resize((width, height), Image.Resampling.LANCZOS)
-    return view, torch.stack([small.to_original(values) for values in maps]).cpu()
+    return view, torch.stack([small.to_original(values) for values in _clipped(maps, maps[-1])]).cpu()
 
 
 def _files_of_an_earlier_run(folder: Path) -> set[str]:

@@ -1,0 +1,238 @@
+"""What every method must keep, run over the registry: a newcomer is tested before anyone writes a test for it."""
+
+from __future__ import annotations
+
+import copy
+import threading
+
+import pytest
+import torch
+import vitscope
+from tests.conftest import build, pictures
+from torch.utils._python_dispatch import TorchDispatchMode
+from vitscope.methods import as_method, as_methods, list_methods
+
+NAMES = [facts.name for facts in list_methods()]
+LABELS = [*NAMES, "daam:path=skip", "agcam:path=full", "agcam:scores=softmax", "attention:head=1"]
+
+
+def close(a: torch.Tensor, b: torch.Tensor, bound: float = 1e-4) -> bool:
+    return float((a - b).norm() / b.norm()) < bound
+
+
+def target_of(label: str):
+    return [1, 3, 0] if as_method(label).facts.class_specific else None
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_batch_equals_loop(label, layout):
+    explainer = vitscope.Explainer(build(layout))
+    images = pictures(explainer.anatomy.model, 3)
+    together = explainer(images, label, target_of(label))[label]
+    for index in range(3):
+        target = None if target_of(label) is None else target_of(label)[index]
+        alone = explainer(images[index], label, target)[label]
+        assert close(together.values[index], alone.values[0])
+        if alone.blocks is not None:
+            assert close(together.blocks[index], alone.blocks[0])
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_permuting_the_batch_permutes_the_maps(label):
+    explainer = vitscope.Explainer(build())
+    images, order = pictures(explainer.anatomy.model, 3), [2, 0, 1]
+    target = target_of(label)
+    maps = explainer(images, label, target)[label].values
+    permuted = explainer(images[order], label, target and [target[i] for i in order])[label].values
+    assert close(permuted, maps[order])
+    assert not close(maps[0], maps[1], 1e-2)
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_float64_agrees_with_float32_and_is_given_in_float32(label, layout):
+    maps = []
+    for dtype in (torch.float32, torch.float64):
+        explainer = vitscope.Explainer(build(layout, dtype=dtype))
+        images = pictures(explainer.anatomy.model, 3).to(dtype)
+        maps.append(explainer(images, label, target_of(label))[label].values)
+    assert maps[0].dtype == maps[1].dtype == torch.float32
+    assert close(*maps, bound=1e-3)
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_the_same_picture(label, dtype):
+    maps = []
+    for kind in (torch.float32, dtype):
+        explainer = vitscope.Explainer(build(dtype=kind))
+        maps.append(explainer(pictures(explainer.anatomy.model, 2).to(kind), label)[label].values)
+    assert torch.corrcoef(torch.stack([m.flatten() for m in maps]))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_fused_equals_written_out(label, layout):
+    maps = []
+    for fused in (True, False):
+        explainer = vitscope.Explainer(build(layout, fused=fused))
+        maps.append(explainer(pictures(explainer.anatomy.model, 3), label, target_of(label))[label].values)
+    assert close(*maps)
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_shape_signs_and_blocks(label, layout):
+    explainer = vitscope.Explainer(build(layout))
+    images = pictures(explainer.anatomy.model, 2)
+    attribution = explainer(images, label)[label]
+    rows, cols = images.shape[-2] // 8, images.shape[-1] // 8
+    assert attribution.values.shape == (2, rows, cols)
+    assert attribution.signed or attribution.values.min() >= 0
+    if attribution.blocks is not None:
+        assert attribution.blocks.shape == (2, len(explainer.anatomy.blocks), rows, cols)
+        assert close(attribution.flow[:, -1], attribution.values)
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_is_left_as_found(label, training):
+    model = build(drop_path_rate=0.5, proj_drop_rate=0.5)
+    model.train(training)
+    model.blocks[0].eval()
+    model.head.weight.requires_grad_(False)
+    model.norm.weight.grad = torch.ones_like(model.norm.weight)
+    explainer = vitscope.Explainer(model)
+    before = copy.deepcopy(model.state_dict())
+    flags = [m.training for m in model.modules()]
+    wants = [p.requires_grad for p in model.parameters()]
+    random_state = torch.get_rng_state()
+    explainer(pictures(model), label)
+    with pytest.raises(vitscope.TargetError):
+        explainer(pictures(model), "daam", lambda output: output)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert flags == [m.training for m in model.modules()]
+    assert wants == [p.requires_grad for p in model.parameters()]
+    assert [p.grad is not None for p in model.parameters()] == [n == "norm.weight" for n, _ in model.named_parameters()]
+    assert torch.equal(model.norm.weight.grad, torch.ones_like(model.norm.weight))
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
+    assert torch.equal(random_state, torch.get_rng_state())
+
+
+def test_the_model_is_left_as_found_after_its_own_exception():
+    model = build()
+    explainer = vitscope.Explainer(model.train())
+    model.norm.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
+    with pytest.raises(RuntimeError, match="broken"):
+        explainer(pictures(model))
+    assert all(m.training for m in model.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules() if m is not model.norm)
+    assert len(model.norm._forward_hooks) == 1
+    assert not model.norm._forward_pre_hooks
+
+
+@pytest.mark.parametrize("same_model", [False, True])
+def test_two_threads(same_model):
+    models = [build(seed=0), build(seed=5)]
+    if same_model:
+        models[1] = models[0]
+    explainers = [vitscope.Explainer(model) for model in models]
+    images = [pictures(model, seed=seed) for seed, model in enumerate(models)]
+    wanted = [e(x)["daam"].values for e, x in zip(explainers, images, strict=True)]
+    found: list[list[torch.Tensor]] = [[], []]
+
+    def work(which: int) -> None:
+        for _ in range(10):
+            found[which].append(explainers[which](images[which])["daam"].values)
+
+    threads = [threading.Thread(target=work, args=(which,)) for which in (0, 1)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    for which in (0, 1):
+        assert len(found[which]) == 10
+        assert all(torch.allclose(maps, wanted[which], rtol=1e-4, atol=1e-7) for maps in found[which])
+
+
+@pytest.mark.parametrize("label", [n for n in NAMES if as_method(n).facts.class_specific])
+def test_a_zero_head_is_an_error_that_names_the_flat_map(label):
+    model = build()
+    torch.nn.init.zeros_(model.head.weight)
+    with pytest.raises(vitscope.FlatMapError, match=f"the {label} map of image 0 is flat.*head whose weights are zero"):
+        vitscope.Explainer(model)(pictures(model), label)
+
+
+class Largest(TorchDispatchMode):
+    """Counts the tensors that any operation makes with two axes of N."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.tokens, self.found = tokens, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor) and list(tensor.shape).count(self.tokens) >= 2:
+                self.found.append((str(func), tuple(tensor.shape)))
+        return result
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_no_n_by_n_tensor_at_a_thousand_tokens(registers):
+    model = build("dinov2_registers" if registers else "vit", img_size=8 * 33, depth=2)
+    tokens = 33 * 33 + 1 + registers
+    explainer = vitscope.Explainer(model)
+    with Largest(tokens) as seen:
+        explainer(pictures(model, 1), ",".join(NAMES))
+    assert seen.found == []
+    model_written_out = build(fused=False, img_size=8 * 33, depth=2)
+    with Largest(33 * 33 + 1) as seen, torch.no_grad():
+        model_written_out(pictures(model_written_out, 1))
+    assert seen.found, "the counter sees the matrix where there is one"
+
+
+def test_all_methods_in_one_pass_are_each_alone(layout):
+    explainer = vitscope.Explainer(build(layout))
+    images = pictures(explainer.anatomy.model)
+    calls = []
+    explainer.anatomy.model.register_forward_hook(lambda *_: calls.append(1))
+    together = explainer(images, LABELS)
+    assert len(calls) == 1
+    for label in LABELS:
+        assert close(together[label].values, explainer(images, label)[label].values)
+
+
+def test_labels_and_options():
+    assert list(as_methods("daam, agcam:path=full,scores=softmax,cdam")) == ["daam", "agcam:path=full,scores=softmax", "cdam"]
+    assert list(as_methods([vitscope.methods.AGCAM(scores="softmax")])) == ["agcam:scores=softmax"]
+    assert as_method("attention:head=none") == vitscope.methods.Attention()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("dam", "unknown method 'dam'; did you mean .*daam"),
+        ("xyz", "known: agcam, attention, cdam, daam"),
+        ("agcam:score=softmax", "no option 'score'; it takes path, scores"),
+        ("cdam:x=1", "takes no options"),
+        ("agcam:scores=relu", "it takes sigmoid | softmax"),
+        ("attention:head=x", "a whole number or none"),
+        ("daam,daam", "named twice"),
+        ("", "no method is named"),
+    ],
+)
+def test_wrong_words_are_answered(text, says):
+    with pytest.raises(vitscope.MethodError, match=says):
+        as_methods(text)
+
+
+def test_a_head_out_of_range_is_answered():
+    with pytest.raises(vitscope.MethodError, match="heads 0 to 2, not 3"):
+        vitscope.Explainer(build())(pictures(build()), "attention:head=3")
+
+
+def test_reading_an_undeclared_quantity_names_it():
+    from vitscope.models import anatomy_of
+    from vitscope.targets import Predicted
+    from vitscope.trace import Needs, record
+
+    model = build()
+    trace = record(anatomy_of(model), pictures(model), Needs(), lambda _: Predicted().score)
+    with pytest.raises(vitscope.MethodError, match="'values' was not recorded"):
+        _ = trace.blocks[0].values

@@ -1,0 +1,75 @@
+"""The official implementations' outputs on a real network, and the definitions in float64 on random ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import vitscope
+from tests import reference
+from tests.conftest import build, pictures
+from vitscope.models import load_model
+from vitscope.view import daam_frames
+
+
+def relative(found, wanted) -> float:
+    wanted = torch.as_tensor(wanted)
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+@pytest.fixture
+def official(shared, golden):
+    model = load_model("timm/vit_tiny_patch16_224", shared / "weights" / "vit_tiny_patch16_224.safetensors")
+    return vitscope.Explainer(model)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_three_papers(official, golden, rank):
+    classes = golden["classes"][:, rank].tolist()
+    ex = official(torch.from_numpy(golden["images"]), "daam,agcam,cdam", classes)
+    assert relative(ex.logits, golden["logits"]) < 1e-5
+    for image in range(3):
+        assert relative(ex["daam"].blocks[image], golden["daam_blocks"][image, rank]) <= 1e-5
+        assert relative(ex["agcam"].values[image], golden["agcam"][image, rank]) <= 1e-5
+        assert relative(ex["cdam"].values[image], golden["cdam"][image, rank]) <= 1e-5
+
+
+def test_daams_display_frames(official, golden):
+    ex = official(torch.from_numpy(golden["images"][:1]), "daam", int(golden["classes"][0, 0]))
+    frames = daam_frames(ex["daam"].flow[0], (224, 224))
+    wanted = torch.from_numpy(golden["daam_frames_uint8_first"]).int()
+    assert int((torch.as_tensor(frames).int() - wanted).abs().max()) <= 1
+
+
+def test_agcam_follows_the_skip_path_by_default(official, golden):
+    """The trap of methods that back-propagate in full: another map."""
+    classes = golden["classes"][:, 0].tolist()
+    full = official(torch.from_numpy(golden["images"]), "agcam:path=full", classes)["agcam:path=full"]
+    assert relative(full.values, golden["agcam"][:, 0]) > 1e-2
+
+
+def test_against_the_definitions_in_float64(layout):
+    model = build(layout, dtype=torch.float64)
+    images, classes = pictures(model, 3, dtype=torch.float64), torch.tensor([4, 0, 6])
+    ex = vitscope.Explainer(model)(images, "daam,agcam,cdam,agcam:path=full", classes.tolist())
+    prefix = model.num_prefix_tokens
+    for found, wanted in (
+        (ex["daam"].blocks, reference.daam_blocks(model, images, classes)),
+        (ex["agcam"].values, reference.agcam(model, images, classes)),
+        (ex["agcam:path=full"].values, reference.agcam(model, images, classes, "full")),
+        (ex["cdam"].values, reference.cdam(model, images, classes)),
+    ):
+        assert relative(found.flatten(-2), wanted[..., prefix:].detach()) < 1e-6  # given in float32
+
+
+def test_real_labels_of_real_photographs(shared):
+    """Top-1 on the first twenty validation images; the network is right on three in four."""
+    rows = (shared / "imagenet" / "LOC_val_solution.csv").read_text().splitlines()[1:]
+    synsets = [line.split()[0] for line in (shared / "imagenet" / "LOC_synset_mapping.txt").read_text().splitlines()]
+    truth = {row.split(",")[0]: synsets.index(row.split(",")[1].split()[0]) for row in rows}
+    photos = sorted((shared / "imagenet" / "val").iterdir())[:20]
+    explainer = vitscope.Explainer(
+        "timm/vit_tiny_patch16_224", shared / "weights" / "vit_tiny_patch16_224.safetensors"
+    )
+    ex = explainer([str(photo) for photo in photos], "attention")
+    right = sum(int(ex.target[i]) == truth[photo.stem] for i, photo in enumerate(photos))
+    assert right >= 12

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+import torch
+
+from tests.view.scenes import cropped, photo, pixels, smooth
+from vitscope.errors import ImageError, VitscopeError
+from vitscope.view import blend, fit, overlay
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 200), (333, 47), (1, 1), (1600, 1200)])
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_overlay_has_exactly_the_photographs_size(size, signed):
+    width, height = size
+    result = overlay(
+        photo(width, height), cropped(smooth(width, height, signed), width // 5, width // 5), signed
+    )
+    assert result.size == size
+    assert result.mode == "RGB"
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_no_evidence_leaves_the_photograph_and_differs_from_outside(signed):
+    picture = photo()
+    values = torch.zeros(90, 120)
+    values[40, 60] = 1.0
+    seen = pixels(overlay(picture, values, signed))
+    unseen = pixels(overlay(picture, cropped(values), signed))
+    luma = np.asarray(picture.convert("L")).astype(int)
+    calm = np.ones((90, 120), dtype=bool)
+    calm[40, 60] = False
+    assert np.corrcoef(seen[calm].mean(-1), luma[calm])[0, 1] > 0.95
+    assert abs(seen[calm].mean() - pixels(picture)[calm].mean()) < 5
+    hidden = unseen[:, :15]
+    assert hidden.mean() < 0.7 * seen[:, :15].mean()  # dimmed
+    assert np.ptp(hidden, axis=-1).max() == 0  # without colour
+    assert (
+        np.corrcoef(hidden.mean(-1).ravel(), luma[:, :15].ravel())[0, 1] > 0.3
+    )  # yet the photograph is seen
+
+
+def test_zero_in_a_signed_map_is_neutral_and_the_signs_have_their_colours():
+    grey = photo().convert("L").convert("RGB")
+    values = torch.zeros(90, 120)
+    values[:, :40], values[:, 80:] = -1.0, 1.0
+    result = pixels(overlay(grey, values, signed=True))
+    assert np.ptp(result[:, 45:75], axis=-1).max() == 0
+    assert (result[:, 45:75] == pixels(grey)[:, 45:75]).all()
+    assert (result[:, :40, 2] > result[:, :40, 0]).all()
+    assert (result[:, 80:, 0] > result[:, 80:, 2]).all()
+
+
+def test_a_signed_map_is_centred_whatever_its_range():
+    grey = photo().convert("L").convert("RGB")
+    values = torch.full((90, 120), 0.0)
+    values[:10], values[80:] = 5.0, -0.5
+    result = pixels(overlay(grey, values, signed=True))
+    assert (result[20:70] == pixels(grey)[20:70]).all()
+
+
+def test_opacity_grows_with_the_value():
+    picture = photo()
+    ramp = torch.linspace(0, 1, 120).expand(90, 120)
+    white = np.abs(pixels(overlay(picture, ramp, False)) - pixels(overlay(picture, ramp, False, opacity=0.0)))
+    moved = white.mean((0, 2))
+    assert moved[0] == 0
+    assert moved[-10:].mean() > moved[20:30].mean() > 0
+
+
+def test_the_border_is_a_bright_line_outside_the_crop():
+    result = pixels(overlay(photo(), cropped(smooth()), False))
+    assert (result[:, 19] == 245).all()
+    assert (result[:, 100] == 245).all()
+    assert (result[:, 20] != 245).any()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("value", [0.0, 3.0, torch.nan])
+def test_flat_and_empty_maps_give_a_picture(signed, value):
+    assert overlay(photo(), torch.full((90, 120), value), signed).size == (120, 90)
+
+
+def test_half_precision_and_gradients_are_taken():
+    overlay(photo(), smooth().half().requires_grad_(), False)
+
+
+def test_a_map_of_another_size_is_an_error_that_says_what_to_do():
+    with pytest.raises(ImageError, match="to_pixels"):
+        overlay(photo(), torch.zeros(14, 14), False)
+    with pytest.raises(VitscopeError, match="opacity"):
+        blend(photo(), smooth(), False, opacity=2.0)
+
+
+def test_fit_keeps_values_beside_the_outside():
+    shares = cropped(torch.full((90, 120), 0.5))
+    for size in ((30, 40), (180, 240), (45, 200)):
+        small = fit(shares, size)
+        assert small.shape == size
+        assert 0.3 < small.isnan().float().mean() < 0.37
+        assert torch.allclose(small[~small.isnan()], torch.tensor(0.5))

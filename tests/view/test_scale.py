@@ -1,0 +1,96 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vitscope.errors import FlatMapError
+from vitscope.view import daam_display, daam_frames, global_max, limits, minmax, symmetric
+
+SHARED = Path(os.environ.get("VITSCOPE_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
+GOLDEN = SHARED / "golden" / "vit_tiny_imagenet.npz"
+
+
+def with_nan(values):
+    m = torch.tensor(values)
+    m[0, 0] = torch.nan
+    return m
+
+
+def test_minmax_spans_zero_to_one_and_keeps_nan():
+    m = minmax(with_nan([[9.0, 2.0], [4.0, 6.0]]))
+    assert m[0, 0].isnan()
+    assert m[0, 1] == 0
+    assert m[1, 0] == 0.5
+    assert m[1, 1] == 1
+
+
+def test_symmetric_keeps_zero_and_signs():
+    m = symmetric(with_nan([[9.0, 0.0], [-4.0, 1.0]]))
+    assert m[0, 0].isnan()
+    assert m[0, 1] == 0
+    assert m[1, 0] == -1
+    assert m[1, 1] == 0.25
+
+
+def test_global_max_divides_by_the_last_frames_maximum():
+    frames = torch.tensor([[[1.0, 8.0]], [[2.0, 4.0]]])
+    assert torch.equal(global_max(frames), frames / 4)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, -2.0])
+def test_a_flat_map_gives_zeros(value):
+    flat = torch.full((3, 4), value)
+    assert torch.equal(minmax(flat), torch.zeros(3, 4))
+    assert not symmetric(flat).isnan().any()
+    assert torch.equal(symmetric(torch.zeros(3, 4)), torch.zeros(3, 4))
+    assert torch.equal(global_max(torch.zeros(2, 3, 4)), torch.zeros(2, 3, 4))
+    assert torch.equal(daam_display(flat[None].clamp(min=0)), torch.zeros(1, 3, 4))
+    assert daam_frames(flat[None], (8, 8)).sum() == 0
+
+
+def test_an_empty_inside_stays_nan():
+    void = torch.full((3, 4), torch.nan)
+    assert limits(void) == (0.0, 0.0)
+    for scaled in (minmax(void), symmetric(void), global_max(void[None]), daam_display(void[None])):
+        assert scaled.isnan().all()
+
+
+def test_infinity_is_an_error_that_names_itself():
+    m = torch.tensor([[1.0, torch.inf]])
+    for scale in (minmax, symmetric):
+        with pytest.raises(FlatMapError, match="infinite"):
+            scale(m)
+    with pytest.raises(FlatMapError, match="not finite"):
+        daam_frames(torch.full((1, 2, 2), torch.nan), (4, 4))
+
+
+def test_arguments_are_left_alone():
+    m = with_nan([[9.0, 2.0], [-4.0, 6.0]])
+    before = m.clone()
+    minmax(m), symmetric(m), global_max(m[None])
+    assert torch.equal(m.nan_to_num(7.0), before.nan_to_num(7.0))
+
+
+def test_daam_display_stretches_every_frame():
+    display = daam_display(torch.rand(4, 5, 5, generator=torch.Generator().manual_seed(0)).cumsum(0))
+    assert torch.equal(display.amax((1, 2)), torch.ones(4))
+    assert torch.equal(display.amin((1, 2)), torch.zeros(4))
+
+
+def test_daam_frames_have_the_size_asked_for():
+    frames = daam_frames(torch.rand(3, 7, 5), (31, 50))
+    assert frames.shape == (3, 31, 50)
+    assert frames.dtype == torch.uint8
+
+
+def test_daam_frames_equal_the_official_ones():
+    if not GOLDEN.exists():
+        pytest.skip(f"the golden file is absent: {GOLDEN} (set VITSCOPE_SHARED)")
+    with np.load(GOLDEN) as golden:
+        flow = torch.from_numpy(golden["daam_blocks"][0, 0]).cumsum(0)
+        official = golden["daam_frames_uint8_first"].astype(int)
+    difference = np.abs(daam_frames(flow, (224, 224)).numpy().astype(int) - official)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-3  # in fact all but a handful of grey levels are the same
