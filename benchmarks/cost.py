@@ -74,12 +74,18 @@ def main() -> None:
     for name in SETS:
         ratios = sorted(t / f for t, f in zip(times[name], times["forward"], strict=True))
         quartile = len(ratios) // 4
-        table[name] = {"forwards": statistics.median(ratios), "low": ratios[quartile], "high": ratios[-1 - quartile]}
+        table[name] = {
+            "forwards": statistics.median(ratios),
+            "low": ratios[quartile],
+            "high": ratios[-1 - quartile],
+        }
     if arguments.json:
         print(json.dumps({"setting": vars(arguments), "forward_s": statistics.median(times["forward"]), "cost": table}))
         return
-    print(f"{arguments.model}, batch {arguments.batch}, {arguments.threads} threads, {arguments.device}: "
-          f"one forward {1e3 * statistics.median(times['forward']):.1f} ms; {arguments.rounds} rounds")
+    print(
+        f"{arguments.model}, batch {arguments.batch}, {arguments.threads} threads, {arguments.device}: "
+        f"one forward {1e3 * statistics.median(times['forward']):.1f} ms; {arguments.rounds} rounds"
+    )
     print(f"{'methods':<28} {'forwards':>8}   quartiles")
     for name, row in table.items():
         print(f"{name:<28} {row['forwards']:>8.2f}   {row['low']:.2f} to {row['high']:.2f}")

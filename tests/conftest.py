@@ -25,7 +25,14 @@ LAYOUTS: dict[str, Callable[..., nn.Module]] = {
     "distilled": lambda **kw: VisionTransformerDistilled(**{**TINY, **kw}),
     "deit3": lambda **kw: VisionTransformer(**{**TINY, "no_embed_class": True, "init_values": 1e-6, **kw}),
     "dinov2_registers": lambda **kw: VisionTransformer(
-        **{**TINY, "reg_tokens": 4, "no_embed_class": True, "init_values": 1e-5, "mlp_layer": SwiGLUPacked, **kw}
+        **{
+            **TINY,
+            "reg_tokens": 4,
+            "no_embed_class": True,
+            "init_values": 1e-5,
+            "mlp_layer": SwiGLUPacked,
+            **kw,
+        }
     ),
     "clip": lambda **kw: VisionTransformer(**{**TINY, "pre_norm": True, **kw}),
     "qk_norm": lambda **kw: VisionTransformer(**{**TINY, "qk_norm": True, **kw}),

@@ -104,7 +104,12 @@ class Attribution:
     @property
     def provenance(self) -> dict[str, Any]:
         """Versions, model, preprocessing, target, method and options, ready for JSON."""
-        method = {"label": self.label, "name": self.facts.name, "paper": self.facts.paper, "options": dict(self.options)}
+        method = {
+            "label": self.label,
+            "name": self.facts.name,
+            "paper": self.facts.paper,
+            "options": dict(self.options),
+        }
         return {**self.subject.provenance, "target": self.subject.asked, "method": method}
 
     def __len__(self) -> int:

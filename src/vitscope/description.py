@@ -61,7 +61,9 @@ def describe(model: nn.Module | str | Explainer, weights: str | os.PathLike[str]
         "preprocessing": explainer.preprocessing.describe(),
         "self_check": f"{explainer.description_error:.1e} relative error against the model's own numbers",
     }
-    reasons = {f.name: explainer.why_not(f.name, as_method(f.name)) for f in list_methods()}
+    reasons = {
+        f.name: anatomy.no_class_row if explainer.why_not(f.name, as_method(f.name)) else "" for f in list_methods()
+    }
     return Description(facts, reasons)
 
 

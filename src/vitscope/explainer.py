@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope.attribution import Attribution, Explanation, Subject
-from vitscope.errors import FlatMapError, MethodError, TargetError, VitscopeError
+from vitscope.errors import FlatMapError, MethodError, ModelError, TargetError, VitscopeError
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
 from vitscope.methods import Maps, Method, as_methods
 from vitscope.models import Anatomy, anatomy_of, load_model
@@ -64,9 +64,12 @@ class Explainer:
             ModelError: the model cannot be loaded, or is not understood.
             TargetError: the labels cannot be read, or are not as many as the outputs.
         """
-        self.source = {"model": model if isinstance(model, str) else None, "weights": weights and str(weights)}
+        self.source = {
+            "model": model if isinstance(model, str) else None,
+            "weights": weights and str(weights),
+        }
         if isinstance(model, str):
-            model = load_model(model, weights, pretrained=pretrained).to(device or "cpu")
+            model = _load(model, weights, pretrained, preprocessing, device)
         self.anatomy: Anatomy = anatomy_of(model)
         self.preprocessing = (
             preprocessing
@@ -77,7 +80,12 @@ class Explainer:
         self.description_error = verify(self.anatomy, _random_picture(self.preprocessing.size))
 
     def __call__(
-        self, images: Any, methods: Methods = "daam,agcam,cdam", target: TargetLike = None, *, strict: bool = True
+        self,
+        images: Any,
+        methods: Methods = "daam,agcam,cdam",
+        target: TargetLike = None,
+        *,
+        strict: bool = True,
     ) -> Explanation:
         """Explain `images` by all `methods` in one pass.
 
@@ -124,8 +132,8 @@ class Explainer:
         """Why `method` is not defined for this model, or "" where it is."""
         if self.anatomy.no_class_row and method.needs != Needs():
             return (
-                f"{label} is not defined for {self.anatomy.name}: {self.anatomy.no_class_row}, and {label} reads the "
-                "class token's row; use a model with a class token (vitscope describe tells)"
+                f"{label} reads the class token's row and is not defined for {self.anatomy.name}: "
+                f"{self.anatomy.no_class_row}; use a model whose head reads a class token"
             )
         return ""
 
@@ -141,15 +149,45 @@ class Explainer:
             "preprocessing": self.preprocessing.describe(),
         }
         return Subject(
-            batch, covered, trace.logits, target.classes(trace.logits), target.describe(), self.names, provenance
+            batch,
+            covered,
+            trace.logits,
+            target.classes(trace.logits),
+            target.describe(),
+            self.names,
+            provenance,
         )
 
 
-def explain(model: nn.Module | str, images: Any, method: str | Method = "daam", target: TargetLike = None,
-            weights: str | os.PathLike[str] | None = None) -> Attribution:
+def explain(
+    model: nn.Module | str,
+    images: Any,
+    method: str | Method = "daam",
+    target: TargetLike = None,
+    weights: str | os.PathLike[str] | None = None,
+) -> Attribution:
     """Explain `images` by one method: one line, one Attribution; see `Explainer`."""
     explanation = Explainer(model, weights)(images, methods=[method], target=target)
     return next(iter(explanation.attributions.values()))
+
+
+def _load(
+    name: str,
+    weights: str | os.PathLike[str] | None,
+    pretrained: bool,
+    preprocessing: Preprocessing | Mapping[str, Any] | None,
+    device: str | torch.device | None,
+) -> nn.Module:
+    """Build a model by name, for the input size that the preprocessing asks for."""
+    size = preprocessing.size if isinstance(preprocessing, Preprocessing) else (preprocessing or {}).get("size")
+    if isinstance(size, int):
+        size = (size, size)
+    model = load_model(name, weights, pretrained=pretrained, image_size=None if size is None else tuple(size))
+    try:
+        return model.to(device or "cpu")
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"device '{device}' cannot be used ({reason}); vitscope doctor lists what is there") from error
 
 
 def _names(labels: ClassNames | str | os.PathLike[str] | None, outputs: int) -> ClassNames:
@@ -196,10 +234,14 @@ def _refuse_flat(label: str, maps: Maps, trace: Trace) -> None:
             if not trace.seed[image].any():
                 cause = "the target's gradient at the model's output is zero; explain another target"
             elif last.has("skip_gradient") and not last.skip_gradient[image].any():
-                cause = "no gradient reaches the class token, as with a head whose weights are zero; load trained weights"
+                cause = (
+                    "no gradient reaches the class token, as with a head whose weights are zero; load trained weights"
+                )
             else:
                 cause = "after its ReLUs no patch speaks for the target; explain another target, or use a signed method"
-            raise FlatMapError(f"the {label} map of image {image} is flat (every value {float(values.min()):g}): {cause}")
+            raise FlatMapError(
+                f"the {label} map of image {image} is flat (every value {float(values.min()):g}): {cause}"
+            )
 
 
 def _covering(geometry: Geometry, height: int, width: int) -> Geometry:

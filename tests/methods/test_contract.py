@@ -7,9 +7,10 @@ import threading
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
 import vitscope
 from tests.conftest import build, pictures
-from torch.utils._python_dispatch import TorchDispatchMode
 from vitscope.methods import as_method, as_methods, list_methods
 
 NAMES = [facts.name for facts in list_methods()]
@@ -199,7 +200,11 @@ def test_all_methods_in_one_pass_are_each_alone(layout):
 
 
 def test_labels_and_options():
-    assert list(as_methods("daam, agcam:path=full,scores=softmax,cdam")) == ["daam", "agcam:path=full,scores=softmax", "cdam"]
+    assert list(as_methods("daam, agcam:path=full,scores=softmax,cdam")) == [
+        "daam",
+        "agcam:path=full,scores=softmax",
+        "cdam",
+    ]
     assert list(as_methods([vitscope.methods.AGCAM(scores="softmax")])) == ["agcam:scores=softmax"]
     assert as_method("attention:head=none") == vitscope.methods.Attention()
 
@@ -208,7 +213,7 @@ def test_labels_and_options():
     ("text", "says"),
     [
         ("dam", "unknown method 'dam'; did you mean .*daam"),
-        ("xyz", "known: agcam, attention, cdam, daam"),
+        ("xyz", "'xyz'; known: agcam, attention, cdam, daam"),
         ("agcam:score=softmax", "no option 'score'; it takes path, scores"),
         ("cdam:x=1", "takes no options"),
         ("agcam:scores=relu", "it takes sigmoid | softmax"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 import vitscope
 from tests import reference
 from tests.conftest import build, pictures
@@ -67,9 +68,7 @@ def test_real_labels_of_real_photographs(shared):
     synsets = [line.split()[0] for line in (shared / "imagenet" / "LOC_synset_mapping.txt").read_text().splitlines()]
     truth = {row.split(",")[0]: synsets.index(row.split(",")[1].split()[0]) for row in rows}
     photos = sorted((shared / "imagenet" / "val").iterdir())[:20]
-    explainer = vitscope.Explainer(
-        "timm/vit_tiny_patch16_224", shared / "weights" / "vit_tiny_patch16_224.safetensors"
-    )
+    explainer = vitscope.Explainer("timm/vit_tiny_patch16_224", shared / "weights" / "vit_tiny_patch16_224.safetensors")
     ex = explainer([str(photo) for photo in photos], "attention")
     right = sum(int(ex.target[i]) == truth[photo.stem] for i, photo in enumerate(photos))
     assert right >= 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from tests import reference
 from tests.conftest import build, pictures
 from vitscope.models import anatomy_of

@@ -25,9 +25,7 @@ def test_a_filmstrip_has_six_frames_a_line(blocks, lines):
 
 
 def test_a_filmstrip_does_not_rescale_its_frames():
-    faint, strong = (
-        np.asarray(filmstrip(photo(), smooth()[None] * k, ["head 1"])).astype(int) for k in (0.1, 1.0)
-    )
+    faint, strong = (np.asarray(filmstrip(photo(), smooth()[None] * k, ["head 1"])).astype(int) for k in (0.1, 1.0))
     nothing = np.asarray(filmstrip(photo(), smooth()[None] * 0, ["head 1"])).astype(int)
     assert 0 < np.abs(faint - nothing).sum() < np.abs(strong - nothing).sum()
 
@@ -52,9 +50,7 @@ def test_the_animation_has_its_frames_loop_and_times(tmp_path, blocks):
     assert times[-1] == 1000 or blocks == 1
 
 
-@pytest.mark.parametrize(
-    "size", [(32, 32), (7, 5), (2000, 1500), (1500, 2000), (2000, 30), (30, 2000), (500, 490)]
-)
+@pytest.mark.parametrize("size", [(32, 32), (7, 5), (2000, 1500), (1500, 2000), (2000, 30), (30, 2000), (500, 490)])
 def test_no_side_of_an_animation_is_longer_than_512(tmp_path, size):
     path = animation(photo(*size), flow(2, *size), labels(2), str(tmp_path / "a.gif"))
     with Image.open(path) as gif:

@@ -11,9 +11,7 @@ from vitscope.view import blend, fit, overlay
 @pytest.mark.parametrize("signed", [False, True])
 def test_the_overlay_has_exactly_the_photographs_size(size, signed):
     width, height = size
-    result = overlay(
-        photo(width, height), cropped(smooth(width, height, signed), width // 5, width // 5), signed
-    )
+    result = overlay(photo(width, height), cropped(smooth(width, height, signed), width // 5, width // 5), signed)
     assert result.size == size
     assert result.mode == "RGB"
 
@@ -33,9 +31,7 @@ def test_no_evidence_leaves_the_photograph_and_differs_from_outside(signed):
     hidden = unseen[:, :15]
     assert hidden.mean() < 0.7 * seen[:, :15].mean()  # dimmed
     assert np.ptp(hidden, axis=-1).max() == 0  # without colour
-    assert (
-        np.corrcoef(hidden.mean(-1).ravel(), luma[:, :15].ravel())[0, 1] > 0.3
-    )  # yet the photograph is seen
+    assert np.corrcoef(hidden.mean(-1).ravel(), luma[:, :15].ravel())[0, 1] > 0.3  # yet the photograph is seen
 
 
 def test_zero_in_a_signed_map_is_neutral_and_the_signs_have_their_colours():

@@ -12,9 +12,7 @@ LONG = "sulphur-crested cockatoo, Kakatoe galerita, Cacatua galerita, and all it
 
 
 def panels(count):
-    return [
-        Panel(f"method {n}", cropped(smooth(signed=n % 2 == 1)), n % 2 == 1, "a note") for n in range(count)
-    ]
+    return [Panel(f"method {n}", cropped(smooth(signed=n % 2 == 1)), n % 2 == 1, "a note") for n in range(count)]
 
 
 @pytest.mark.parametrize(("count", "columns"), [(0, 2), (1, 2), (5, 6), (6, 4), (9, 5), (11, 6), (12, 5)])
@@ -38,9 +36,7 @@ def test_a_long_method_name_wraps_and_keeps_pictures_level():
 
 
 def test_a_missing_panel_is_blank_with_its_reason():
-    missing = sheet(
-        photo(), [Panel("chefer_lrp", None, False, "not defined for this model; use chefer")], "x"
-    )
+    missing = sheet(photo(), [Panel("chefer_lrp", None, False, "not defined for this model; use chefer")], "x")
     tile = pixels(missing)[60:250, -TILE:]
     assert (tile == (240, 241, 243)).all(-1).mean() > 0.5
     assert (tile.sum(-1) < 200).any()  # the text

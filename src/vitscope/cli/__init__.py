@@ -5,6 +5,7 @@ Exit codes: 0 on success, 1 where some inputs failed (each named, the others don
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
@@ -30,6 +31,7 @@ app.command("doctor")(doctor.doctor)
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on the error stream, never a traceback."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the failure itself is ours to tell
     try:
         app()
     except VitscopeError as error:

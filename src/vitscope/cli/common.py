@@ -24,10 +24,12 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 Images = Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.", show_default=False)]
 Model = Annotated[str, typer.Option("--model", "-m", help="A model's name, e.g. timm/vit_tiny_patch16_224.")]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", "-w", help="A .safetensors or .pth file; otherwise the published weights.")
+    Path | None,
+    typer.Option("--weights", "-w", help="A .safetensors or .pth file; otherwise the published weights."),
 ]
 Methods = Annotated[
-    str, typer.Option("--methods", help="Names with commas between, options after a colon: daam,agcam:scores=softmax.")
+    str,
+    typer.Option("--methods", help="Names with commas between, options after a colon: daam,agcam:scores=softmax."),
 ]
 TargetOption = Annotated[
     str | None, typer.Option("--target", "-t", help="A class's index or name; otherwise the predicted class.")
@@ -37,8 +39,13 @@ Labels = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures in one pass.")]
-Size = Annotated[str | None, typer.Option("--size", help="Instead of the model's own input size: 384, or 256x384 (height x width).")]
-CropPct = Annotated[float | None, typer.Option("--crop-pct", help="Share of the resized picture's side that the crop keeps.")]
+Size = Annotated[
+    str | None,
+    typer.Option("--size", help="Instead of the model's own input size: 384, or 256x384 (height x width)."),
+]
+CropPct = Annotated[
+    float | None, typer.Option("--crop-pct", help="Share of the resized picture's side that the crop keeps.")
+]
 CropMode = Annotated[str | None, typer.Option("--crop-mode", help="center, squash or border, as in timm.")]
 Interpolation = Annotated[str | None, typer.Option("--interpolation", help="bilinear, bicubic ...")]
 Mean = Annotated[str | None, typer.Option("--mean", help="Three numbers with commas between.")]
@@ -120,7 +127,12 @@ def find_pictures(images: Sequence[str]) -> list[str]:
 
 
 def run_over(
-    explainer: Explainer, images: Sequence[str], methods: str, target: Target, batch_size: int, failed: dict[str, str]
+    explainer: Explainer,
+    images: Sequence[str],
+    methods: str,
+    target: Target,
+    batch_size: int,
+    failed: dict[str, str],
 ) -> Iterator[tuple[list[str], Explanation]]:
     """Explain the pictures in batches, with a progress bar; those that fail are named in `failed` and passed over.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
+import re
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ def doctor(json: common.Json = False) -> None:
 
 def _findings() -> dict[str, dict[str, Any]]:
     cuda = torch.cuda.is_available()
+    extras = metadata("vitscope").get_all("Provides-Extra") or []
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "devices": {
@@ -40,7 +42,16 @@ def _findings() -> dict[str, dict[str, Any]]:
             "flash": torch.backends.cuda.flash_sdp_enabled() if cuda else "CPU: torch's own fused kernel",
             "memory-efficient": torch.backends.cuda.mem_efficient_sdp_enabled() if cuda else "CPU: not used",
         },
+        "optional extras": {extra: _extra(extra) for extra in extras},
     }
+
+
+def _extra(extra: str) -> str:
+    """Whether an extra's packages are installed, or what would install them."""
+    wanted = [need for need in requires("vitscope") or [] if f"extra == '{extra}'" in need.replace('"', "'")]
+    names = [re.split(r"[ ;<>=!~\[(]", need, maxsplit=1)[0] for need in wanted]
+    missing = [name for name in names if _version(name) == "not installed"]
+    return f"missing {', '.join(missing)}: pip install 'vitscope[{extra}]'" if missing else "installed"
 
 
 def _version(package: str) -> str:

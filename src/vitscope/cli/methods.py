@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
-
 from vitscope.cli import common
 from vitscope.methods import list_methods, options_of
 
@@ -28,19 +24,13 @@ def methods(json: common.Json = False) -> None:
             ]
         )
         return
-    table = Table(box=SIMPLE, pad_edge=False)
-    for column in ("method", "what it is", "signed", "class-specific", "forwards", "year", "paper", "options"):
-        table.add_column(column, overflow="fold")
     for facts in list_methods():
-        options = [f"{key}={takes} [{default}]" for key, (takes, default) in options_of(facts.name).items()]
-        table.add_row(
-            facts.name,
-            facts.title,
-            "yes" if facts.signed else "no",
-            "yes" if facts.class_specific else "no",
-            facts.cost,
-            str(facts.year),
-            facts.paper,
-            "\n".join(option.replace("[", "\\[") for option in options),
+        options = [f"{key} = {takes} [{default}]" for key, (takes, default) in options_of(facts.name).items()]
+        common.tell(f"{facts.name:<12} {facts.title} ({facts.year}, {facts.paper})")
+        common.tell(
+            f"{'':<12} {'signed' if facts.signed else 'unsigned'} · "
+            f"{'class-specific' if facts.class_specific else 'the same for every class'} · {facts.cost} forwards"
         )
-    Console().print(table)
+        for option in options:
+            common.tell(f"{'':<12} option {option}")
+        common.tell(f"{'':<12} {facts.caution}\n")

@@ -73,8 +73,8 @@ def as_method(text: str) -> Method:
     """Build one method from "name" or "name:option=value,option=value"."""
     name, _, options = text.strip().partition(":")
     if name not in _METHODS:
-        known = ", ".join(sorted(_METHODS))
-        raise MethodError(f"unknown method '{name}'{nearest(name, _METHODS)}; known: {known}")
+        hint = nearest(name, _METHODS) or f"; known: {', '.join(sorted(_METHODS))}"
+        raise MethodError(f"unknown method '{name}'{hint}")
     method = _METHODS[name]
     hints = get_type_hints(method)
     fields = {field.name for field in dataclasses.fields(method)}  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def as_method(text: str) -> Method:
 
 
 def _label(method: Method) -> str:
-    """"name", or "name:option=value" for the options that differ from their defaults."""
+    """ "name", or "name:option=value" for the options that differ from their defaults."""
     fields = dataclasses.fields(method)  # type: ignore[arg-type]
     changed = [f"{f.name}={getattr(method, f.name)}" for f in fields if getattr(method, f.name) != f.default]
     return method.facts.name + (":" + ",".join(changed) if changed else "")

@@ -63,7 +63,7 @@ def _create(architecture: str, *, pretrained: bool, **options: Any) -> nn.Module
     try:
         model: nn.Module = timm.create_model(architecture, pretrained=pretrained, **options)
     except Exception as error:  # timm and the hub raise many kinds; each becomes one line with the cause kept
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
         action = "pass --weights FILE, or connect to the hub" if pretrained else "check the name and the image size"
         raise ModelError(f"timm/{architecture}: cannot be built ({reason}); {action}") from error
     return model.eval()

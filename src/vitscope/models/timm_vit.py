@@ -7,6 +7,7 @@ made here is held against the model's own numbers by `vitscope.trace.verify` bef
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Attention, VisionTransformer
@@ -97,9 +98,9 @@ def _grid(model: VisionTransformer) -> Callable[[tuple[int, int]], tuple[int, in
     return grid
 
 
-def _block(name: str, block: nn.Module) -> Block:
+def _block(name: str, block: Any) -> Block:
     """Describe one pre-norm block; refuses the parallel, post-norm and gated kinds by name."""
-    attention = getattr(block, "attn", None)
+    attention: Any = getattr(block, "attn", None)
     if type(block) is not TimmBlock or type(attention) is not Attention:
         kind = type(block).__name__ if type(block) is not TimmBlock else type(attention).__name__
         raise ModelError(
@@ -136,4 +137,3 @@ def _block(name: str, block: nn.Module) -> Block:
         keys_values=keys_values,
         affine_keys=isinstance(attention.k_norm, nn.Identity),
     )
-

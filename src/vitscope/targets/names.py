@@ -81,7 +81,9 @@ def _from_json(text: str, file: Path) -> tuple[str, ...]:
         content = json.loads(text)
         if isinstance(content, dict):
             content = [content[str(index)] for index in range(len(content))]
-        return tuple(str(entry[-1]) if isinstance(entry, Sequence) and not isinstance(entry, str) else str(entry)
-                     for entry in content)
+        return tuple(
+            str(entry[-1]) if isinstance(entry, Sequence) and not isinstance(entry, str) else str(entry)
+            for entry in content
+        )
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise TargetError(f"{file}: JSON labels must be a list, or an object from index to name") from error

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,6 +41,18 @@ class BlockCapture:
     tokens: Tensor | None = None  # (b n D), t_b, where the keys are not affine in it
     output: Tensor | None = None  # (b h n d) with its graph, where a backward pass will be made; the last: (b h r d)
     incoming: Tensor | None = None  # (b r D), x_B with its graph: the last block's, likewise
+
+    def keep_residual(self, rows: int, tokens: Tensor) -> None:
+        """Take e_b from the feed-forward's input (b n D); a clone, so that the whole is not kept."""
+        self.residual = tokens.detach()[:, :rows].clone()
+
+    def keep_incoming(self, rows: int, tokens: Tensor) -> None:
+        """Take x_B with its graph."""
+        self.incoming = tokens[:, :rows]
+
+    def keep_tokens(self, tokens: Tensor) -> None:
+        """Take t_b."""
+        self.tokens = tokens.detach()
 
 
 @dataclass
@@ -73,6 +86,14 @@ class _AttentionWatch(TorchFunctionMode):
         self._product: tuple[Tensor, Tensor] | None = None  # the queries and keys of a written-out attention
         self._matrix: Tensor | None = None  # its softmax
 
+    def enter(self, index: int, _: Tensor) -> None:
+        """The attention of block `index` begins."""
+        self.current = index
+
+    def leave(self, _: Tensor) -> None:
+        """The attention of the present block is done."""
+        self.current = None
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
@@ -85,9 +106,9 @@ class _AttentionWatch(TorchFunctionMode):
         result = func(*args, **kwargs)
         if self.current is None:
             return result
-        if func in _SOFTMAX and result.ndim == 4 and self._product is not None:
-            self._matrix = result
-        elif func in _DROPOUT and args and args[0] is self._matrix:
+        if (func in _SOFTMAX and result.ndim == 4 and self._product is not None) or (
+            func in _DROPOUT and args and args[0] is self._matrix
+        ):
             self._matrix = result
         elif func in _MATMUL and result.ndim == 4:
             if self._matrix is not None and args[0] is self._matrix:
@@ -188,20 +209,17 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, lean: bool = True
     deepest = 0 if needs.skip_gradient == Blocks.ALL else len(records) - 1
     with _hooks() as hook, watch:
         for index, block in enumerate(anatomy.blocks):
-            hook.before(block.attention, lambda _, index=index: setattr(watch, "current", index))
-            hook.after(block.attention, lambda _: setattr(watch, "current", None))
+            hook.before(block.attention, partial(watch.enter, index))
+            hook.after(block.attention, watch.leave)
             if index >= deepest or (graph and index == 0):
-                hook.before(
-                    block.feedforward_site,
-                    lambda x, record=records[index]: setattr(record, "residual", x.detach()[:, :rows].clone()),
-                )
-            if not block.affine_keys and needs.sensitivity >= (Blocks.LAST if index + 1 == len(records) else 2):
-                hook.after(block.norm, lambda x, record=records[index]: setattr(record, "tokens", x.detach()))
+                hook.before(block.feedforward_site, partial(records[index].keep_residual, rows))
+            if not block.affine_keys and needs.sensitivity >= (
+                Blocks.LAST if index + 1 == len(records) else Blocks.ALL
+            ):
+                hook.after(block.norm, records[index].keep_tokens)
         if graph:
             hook.replace_input(anatomy.blocks[1].module, begin)
-            hook.before(
-                anatomy.blocks[-1].norm, lambda x: setattr(records[-1], "incoming", x[:, :rows])
-            )
+            hook.before(anatomy.blocks[-1].norm, partial(records[-1].keep_incoming, rows))
         if lean:
             hook.replace_input(anatomy.blocks[-1].feedforward_site, lambda x: x[:, :1])
         hook.before(anatomy.final_site, lambda x: final.append(x.detach()[:, :rows].clone()))

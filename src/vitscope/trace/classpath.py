@@ -1,10 +1,11 @@
 """The class row's own way through the model: J^T and J products of one token, never of the whole picture.
 
-After block b's attention the rows that the head reads travel by themselves: T_b -> projection, LayerScale, residual -> e_b ->
-LN2, MLP, LayerScale, residual -> x_{b+1}, and after the last block through the final norm and the head. Along this
-skip path (gradient that never passes a later attention) the chain rule needs Jacobians of these r rows only (the
-class token, in a distilled DeiT the distillation token too), so it costs a few per cent of a forward pass. The Jacobian products are taken through the model's own
-modules on those rows: any norm, any MLP (GELU, SwiGLU), any LayerScale, nothing re-implemented.
+After block b's attention the rows that the head reads travel by themselves: T_b -> projection, LayerScale, residual
+-> e_b -> LN2, MLP, LayerScale, residual -> x_{b+1}, and after the last block through the final norm and the head. Along
+this skip path (gradient that never passes a later attention) the chain rule needs Jacobians of these r rows only (the
+class token; in a distilled DeiT the distillation token too), so it costs a few per cent of a forward pass. The Jacobian
+products are taken through the model's own modules on those rows: any norm, any MLP (GELU, SwiGLU), any LayerScale,
+nothing re-implemented.
 """
 
 from __future__ import annotations
@@ -101,7 +102,11 @@ def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, resi
     flow = at_start[:, :rows]
     flow = flow + pull_back(anatomy.blocks[0].feedforward, first.residual, flow)
     at_first = pull_back(anatomy.blocks[0].projection, merge_heads(first.rows), flow)
-    found = [split_heads(at_first, anatomy.blocks[0].heads), *(gradient[..., :rows, :] for gradient in inner), last]
+    found = [
+        split_heads(at_first, anatomy.blocks[0].heads),
+        *(gradient[..., :rows, :] for gradient in inner),
+        last,
+    ]
     return dict(enumerate(found))
 
 

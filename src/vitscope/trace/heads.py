@@ -12,7 +12,8 @@ def merge_heads(rows: Tensor) -> Tensor:
 
 def split_heads(rows: Tensor, heads: int) -> Tensor:
     """(b n D) -> (b h n d)."""
-    return rows.unflatten(-1, (heads, -1)).transpose(1, 2)
+    by_token: Tensor = rows.unflatten(-1, (heads, -1))
+    return by_token.transpose(1, 2)
 
 
 def head_products(vectors: Tensor, tokens: Tensor) -> Tensor:
@@ -32,4 +33,5 @@ def head_products(vectors: Tensor, tokens: Tensor) -> Tensor:
     columns = vectors.new_zeros(b, h, d, h, r)
     columns.diagonal(dim1=1, dim2=3).copy_(vectors.permute(0, 3, 2, 1))
     products = merge_heads(tokens) @ columns.view(b, h * d, h * r)
-    return products.unflatten(-1, (h, r)).permute(0, 2, 3, 1)
+    by_head: Tensor = products.unflatten(-1, (h, r))
+    return by_head.permute(0, 2, 3, 1)

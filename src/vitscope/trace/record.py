@@ -77,7 +77,8 @@ class Trace:
 
     def to_grid(self, tokens: Tensor) -> Tensor:
         """(... n) over all tokens -> (... rows cols) over the patch tokens, in float32."""
-        return tokens[..., self.prefix :].unflatten(-1, self.grid).float()
+        patches: Tensor = tokens[..., self.prefix :].unflatten(-1, self.grid)
+        return patches.float()
 
 
 def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Callable[[Tensor], Score]) -> Trace:
@@ -107,9 +108,7 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Callable[[Tens
             for index, block in enumerate(anatomy.blocks)
             if needs.sensitivity >= _level(anatomy, index)
         }
-    blocks = tuple(
-        BlockTrace(_quantities(row, index, gradients, changes)) for index, row in enumerate(seen.blocks)
-    )
+    blocks = tuple(BlockTrace(_quantities(row, index, gradients, changes)) for index, row in enumerate(seen.blocks))
     return Trace(seen.logits, seed, blocks, len(anatomy.prefix), grid)
 
 
@@ -160,9 +159,10 @@ def _seed(score: Score, logits: Tensor) -> Tensor:
         value = score(leaf)
         if not isinstance(value, Tensor) or value.shape != leaf.shape[:1]:
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise TargetError(f"a target must give one value an image, ({len(leaf)},), got {found}; return output[:, i]")
+            raise TargetError(
+                f"a target must give one value an image, ({len(leaf)},), got {found}; return output[:, i]"
+            )
         if not value.requires_grad:
             raise TargetError("the target does not depend on the output by differentiable steps; avoid argmax, detach")
         (seed,) = torch.autograd.grad(value.sum(), leaf)
     return seed
-

@@ -8,8 +8,8 @@ from torch import Tensor
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy
 from vitscope.trace import capture as watching
-from vitscope.trace.heads import merge_heads
 from vitscope.trace.guard import fitted, left_as_found
+from vitscope.trace.heads import merge_heads
 from vitscope.trace.needs import Blocks, Needs
 
 _EVERYTHING = Needs(attention=Blocks.ALL, values=Blocks.ALL, sensitivity=Blocks.ALL, skip_gradient=Blocks.ALL)
@@ -29,9 +29,10 @@ def verify(anatomy: Anatomy, images: Tensor) -> float:
         ModelError: a claim does not hold; the text names it.
     """
     with left_as_found(anatomy.model), torch.no_grad():
+        grid = anatomy.grid((images.shape[-2], images.shape[-1]))
         batch = fitted(images, anatomy.model)
         seen = watching.forward(anatomy, batch, _EVERYTHING, lean=False)
-        watching.check_tokens(anatomy, seen, anatomy.grid((images.shape[-2], images.shape[-1])))
+        watching.check_tokens(anatomy, seen, grid)
         if anatomy.no_class_row:
             return 0.0
         worst = 0.0

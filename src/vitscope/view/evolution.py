@@ -108,9 +108,7 @@ def animation(
     shared = _shared_palette(cards)
     coded = [card.quantize(palette=shared, dither=Image.Dither.NONE) for card in cards]
     times = [milliseconds] * (len(coded) - 1) + [milliseconds * _HOLD]
-    coded[0].save(
-        path, format="GIF", save_all=True, append_images=coded[1:], duration=times, loop=0, optimize=False
-    )
+    coded[0].save(path, format="GIF", save_all=True, append_images=coded[1:], duration=times, loop=0, optimize=False)
     return Path(path)
 
 

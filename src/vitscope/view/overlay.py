@@ -104,11 +104,7 @@ def fit(shares: Tensor, size: tuple[int, int]) -> Tensor:
     inside = (~plain.isnan()).float()
     stacked = torch.stack([plain.nan_to_num(0.0) * inside, inside])[None]
     shrinks = size[0] <= plain.shape[0] and size[1] <= plain.shape[1]
-    small = (
-        F.interpolate(stacked, size, mode="area")
-        if shrinks
-        else F.interpolate(stacked, size, mode="bilinear")
-    )
+    small = F.interpolate(stacked, size, mode="area") if shrinks else F.interpolate(stacked, size, mode="bilinear")
     total, weight = small[0]
     return torch.where(weight >= 0.5, total / weight.clamp(min=1e-6), torch.full_like(total, torch.nan))
 

@@ -24,9 +24,7 @@ OUTSIDE = (128, 128, 128)
 _STEPS = 257  # odd, so that zero has an entry of its own in the middle
 
 
-def colour(
-    values: Tensor | NDArray[np.floating], signed: bool, palette: str | None = None
-) -> NDArray[np.uint8]:
+def colour(values: Tensor | NDArray[np.floating], signed: bool, palette: str | None = None) -> NDArray[np.uint8]:
     """Colour a normalised map.
 
     Args:
@@ -54,9 +52,7 @@ def _table(name: str) -> NDArray[np.uint8]:
     """The 257 colours of a palette, (257, 3) uint8."""
     if name not in matplotlib.colormaps:
         known = list(matplotlib.colormaps)
-        raise VitscopeError(
-            f"no palette is called {name!r}{nearest(name, known)}; pass a matplotlib palette's name"
-        )
+        raise VitscopeError(f"no palette is called {name!r}{nearest(name, known)}; pass a matplotlib palette's name")
     colours = matplotlib.colormaps[name].resampled(_STEPS)(np.linspace(0.0, 1.0, _STEPS))
     table: NDArray[np.uint8] = np.round(np.asarray(colours)[:, :3] * 255).astype(np.uint8)
     table.flags.writeable = False

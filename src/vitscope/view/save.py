@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,9 @@ def panels_of(explanation: Explanation, index: int) -> list[Panel]:
     panels = []
     for label, attribution in explanation.attributions.items():
         facts = attribution.facts
-        note = f"{'signed' if facts.signed else 'unsigned'} · {'for this class' if facts.class_specific else 'no class'}"
+        note = (
+            f"{'signed' if facts.signed else 'unsigned'} · {'for this class' if facts.class_specific else 'no class'}"
+        )
         note += f" · colours end at the {100 * COLOURS_END:.0f}th percentile"
         panels.append(Panel(label, _on_photo(attribution, index), facts.signed, note))
     return panels + [Panel(label, None, False, reason) for label, reason in explanation.failures.items()]
@@ -78,7 +81,7 @@ def panels_of(explanation: Explanation, index: int) -> list[Panel]:
 def write_run_manifest(folder: Path, written: Mapping[str, str], failed: Mapping[str, str]) -> None:
     """List a run's images: path -> folder of its results, path -> why it failed."""
     content = {"schema_version": SCHEMA_VERSION, "written": dict(written), "failed": dict(failed)}
-    _write(folder / "manifest.json", lambda path: _dump(content, path))
+    _write(folder / "manifest.json", partial(_dump, content))
 
 
 def prepare_folder(folder: str | os.PathLike[str]) -> Path:
@@ -100,7 +103,7 @@ def prepare_folder(folder: str | os.PathLike[str]) -> Path:
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG, whole or not at all."""
     prepare_folder(path.parent)
-    _write(path, lambda target: picture.save(target, "PNG"))
+    _write(path, partial(_png, picture))
 
 
 def _save_image(explanation: Explanation, index: int, folder: Path) -> None:
@@ -108,7 +111,7 @@ def _save_image(explanation: Explanation, index: int, folder: Path) -> None:
     photo = subject.batch.originals[index]
     files: list[str] = []
 
-    def write(name: str, save: Callable[[Path], None]) -> None:
+    def write(name: str, save: Callable[[Path], object]) -> None:
         _write(folder / name, save)
         files.append(name)
 
@@ -118,32 +121,27 @@ def _save_image(explanation: Explanation, index: int, folder: Path) -> None:
         name = re.sub(r"[^\w.=-]+", "-", label)
         arrays[name] = attribution.values[index]
         picture = overlay(photo, _on_photo(attribution, index), attribution.signed)
-        write(f"{name}.png", lambda path, picture=picture: picture.save(path, "PNG"))
+        write(f"{name}.png", partial(_png, picture))
         if attribution.flow is not None and attribution.blocks is not None:
             arrays[f"{name}.blocks"] = attribution.blocks[index]
             labels = [f"block {number + 1}" for number in range(attribution.blocks.shape[1])]
-            view, frames = _small(photo, subject.geometries[index], attribution.flow[index])
+            flow = attribution.flow[index]
+            view, frames = _small(photo, subject.geometries[index], _clipped(flow, flow[-1]))
             frames = global_max(frames)
-            strip = filmstrip(view, frames, labels, attribution.signed)
-            write(f"{name}-evolution.png", lambda path, strip=strip: strip.save(path, "PNG"))
-            write(
-                f"{name}-evolution.gif",
-                lambda path, view=view, frames=frames, labels=labels, signed=attribution.signed: animation(
-                    view, frames, labels, path, signed=signed
-                ),
-            )
+            write(f"{name}-evolution.png", partial(_png, filmstrip(view, frames, labels, attribution.signed)))
+            write(f"{name}-evolution.gif", partial(animation, view, frames, labels, signed=attribution.signed))
         if attribution.heads is not None:
             arrays[f"{name}.heads"] = attribution.heads[index]
             labels = [f"head {number}" for number in range(attribution.heads.shape[1])]
-            view, frames = _small(photo, subject.geometries[index], attribution.heads[index])
-            strip = filmstrip(view, frames / frames.nan_to_num().max().clamp_min(1e-12), labels)
-            write(f"{name}-heads.png", lambda path, strip=strip: strip.save(path, "PNG"))
+            heads = _clipped(attribution.heads[index], attribution.heads[index])
+            view, frames = _small(photo, subject.geometries[index], heads / heads.max())
+            write(f"{name}-heads.png", partial(_png, filmstrip(view, frames, labels)))
     page = sheet(photo, panels_of(explanation, index), subject.batch.names[index], subject.title(index))
-    write("sheet.png", lambda path: page.save(path, "PNG"))
+    write("sheet.png", partial(_png, page))
     numbers = {key: array.cpu().float().numpy() for key, array in arrays.items()}
-    write("values.npz", lambda path: _save_arrays(path, numbers))
+    write("values.npz", partial(_save_arrays, numbers))
     content = {**_manifest(explanation, index), "files": files}
-    _write(folder / "manifest.json", lambda path: _dump(content, path))
+    _write(folder / "manifest.json", partial(_dump, content))
     for stale in before - set(files):
         (folder / stale).unlink(missing_ok=True)
 
@@ -188,7 +186,7 @@ def _small(photo: Image.Image, geometry: Geometry, maps: Tensor) -> tuple[Image.
     width, height = (max(1, round(side * scale)) for side in photo.size)
     small = dataclasses.replace(geometry, original=(height, width))
     view = photo if scale == 1 else photo.resize((width, height), Image.Resampling.LANCZOS)
-    return view, torch.stack([small.to_original(values) for values in _clipped(maps, maps[-1])]).cpu()
+    return view, torch.stack([small.to_original(values) for values in maps]).cpu()
 
 
 def _files_of_an_earlier_run(folder: Path) -> set[str]:
@@ -200,7 +198,7 @@ def _files_of_an_earlier_run(folder: Path) -> set[str]:
         return set()
 
 
-def _write(path: Path, save: Callable[[Path], None]) -> None:
+def _write(path: Path, save: Callable[[Path], object]) -> None:
     """Save under a passing name, then move into place."""
     passing = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -214,7 +212,11 @@ def _write(path: Path, save: Callable[[Path], None]) -> None:
         passing.unlink(missing_ok=True)
 
 
-def _save_arrays(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+def _png(picture: Image.Image, path: Path) -> None:
+    picture.save(path, "PNG")
+
+
+def _save_arrays(arrays: dict[str, np.ndarray[Any, Any]], path: Path) -> None:
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 

@@ -107,9 +107,7 @@ def daam_frames(flow: Tensor, size: tuple[int, int]) -> Tensor:
     Source: DAAM, arXiv 2503.14640, official display frames.
     """
     if not bool(flow.isfinite().all()):
-        raise FlatMapError(
-            "the flow holds values that are not finite; pass it on the patch grid, before to_pixels"
-        )
+        raise FlatMapError("the flow holds values that are not finite; pass it on the patch grid, before to_pixels")
     grey = (daam_display(flow.detach().cpu().double()) * 255).long()
     return _enlarge(grey, size).to(torch.uint8)
 
