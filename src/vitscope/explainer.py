@@ -245,7 +245,7 @@ def _refuse_flat(label: str, maps: Maps, trace: Trace) -> None:
 
 
 def _covering(geometry: Geometry, height: int, width: int) -> Geometry:
-    """The geometry of the pixels that the patch grid covers, where it leaves out a rest at the lower right."""
+    """The geometry of the patch grid, which reaches beyond the input where the model pads it to whole patches."""
     top, left, crop_height, crop_width = geometry.crop
     if (crop_height, crop_width) == (height, width):
         return geometry

@@ -84,8 +84,12 @@ def _grid(model: VisionTransformer) -> Callable[[tuple[int, int]], tuple[int, in
         embed = model.patch_embed
         if model.dynamic_img_size:
             rows, cols = embed.dynamic_feat_size(size)
-            if rows < 1 or cols < 1:
-                raise ModelError(f"pictures of {size[0]} x {size[1]} are smaller than one patch; use larger ones")
+            if not embed.dynamic_img_pad and any(s % p for s, p in zip(size, embed.patch_size, strict=True)):
+                raise ModelError(
+                    f"pictures of {size[0]} x {size[1]} pixels are not made of whole patches of "
+                    f"{embed.patch_size[0]} x {embed.patch_size[1]}; resize them, or build the model with "
+                    "dynamic_img_pad=True"
+                )
         elif size != tuple(embed.img_size):
             raise ModelError(
                 f"the model takes pictures of {embed.img_size[0]} x {embed.img_size[1]} pixels, got "

@@ -1,0 +1,227 @@
+"""The command line as a user types it: what is written, what is said, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from PIL import Image
+
+from vitscope import cli
+
+MODEL = "timm/vit_tiny_patch16_224"
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """Weights of a small input size, labels, three good pictures and three bad ones."""
+    folder = tmp_path_factory.mktemp("desk")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=64)
+    safetensors.torch.save_file(model.state_dict(), folder / "w.safetensors")
+    (folder / "labels.txt").write_text("cat\ndog\nsea snake\n")
+    (folder / "pics").mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (70, 90)), ("b.jpg", (64, 64)), ("c.png", (100, 40))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / "pics" / name)
+    (folder / "text.jpg").write_text("hello")
+    (folder / "cut.jpg").write_bytes((folder / "pics" / "b.jpg").read_bytes()[:900])
+    return folder
+
+
+@pytest.fixture
+def run(desk, capsys, monkeypatch):
+    """Run `vitscope ARGUMENTS`; returns exit code, output, error stream."""
+
+    def call(*arguments, model=True):
+        given = ["--model", MODEL, "--weights", desk / "w.safetensors", "--labels", desk / "labels.txt", "--size", "64"]
+        words = [str(word) for word in (*arguments, *(given if model else ()))]
+        monkeypatch.setattr(sys, "argv", ["vitscope", *words])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        return exit_.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+def test_explain(run, desk, tmp_path):
+    code, out, err = run("explain", desk / "pics", "--out", tmp_path / "o", "--batch-size", "2")
+    assert (code, err.strip()) == (0, "")
+    assert out.count("predicted: ") == 3
+    listed = json.loads((tmp_path / "o" / "manifest.json").read_text())
+    assert list(listed["written"].values()) == ["a", "b", "c"]
+    assert listed["failed"] == {}
+    for name, size in (("a", (90, 70)), ("c", (40, 100))):
+        assert Image.open(tmp_path / "o" / name / "agcam.png").size == size
+        assert (tmp_path / "o" / name / "daam-evolution.gif").is_file()
+
+
+def test_bad_pictures_are_named_and_the_others_done(run, desk, tmp_path):
+    bad = [desk / "text.jpg", desk / "missing.jpg", desk / "cut.jpg"]
+    code, out, err = run(
+        "explain", *bad[:2], desk / "pics" / "a.png", bad[2], "--out", tmp_path / "o", "--methods", "cdam"
+    )
+    assert code == 1
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert len(lines) == 3
+    assert all(line.startswith("vitscope: ") and str(path) in err for line, path in zip(lines, bad, strict=True))
+    assert out.count("predicted: ") == 1
+    listed = json.loads((tmp_path / "o" / "manifest.json").read_text())
+    assert set(listed["failed"]) == set(map(str, bad))
+    assert listed["written"] == {str(desk / "pics" / "a.png"): "a"}
+
+
+def test_one_method_that_fails_leaves_the_others(run, desk, tmp_path):
+    probed = [
+        run(
+            "explain", desk / "pics" / "a.png", "--out", tmp_path / str(t), "--methods", "daam,attention", "--target", t
+        )
+        for t in ("cat", "1", "sea snake")
+    ]
+    assert sorted(code for code, _, _ in probed) == [0, 1, 1]
+    assert all("class-agnostic" in err for code, _, err in probed if code)
+    assert all((tmp_path / t / "a" / "daam.png").is_file() for t in ("cat", "1", "sea snake"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--target", "3"], "class 3 is out of range: the model has outputs 0 to 2"),
+        (["--target", "sea snak"], "did you mean sea snake"),
+        (["--methods", "dam"], "unknown method 'dam'; did you mean daam"),
+        (["--methods", "cdam:x=1"], "no option 'x'"),
+        (["--crop-pct", "3"], "crop_pct 3 is impossible"),
+        (["--size", "12a"], "--size 12a"),
+        (["--mean", "1,2"], "--mean 1,2"),
+        (["--device", "tpu9"], "device 'tpu9' cannot be used"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(run, desk, tmp_path, words, says):
+    model = ["--model", MODEL, "--weights", desk / "w.safetensors", "--labels", desk / "labels.txt"]
+    size = [] if "--size" in words else ["--size", "64"]
+    code, out, err = run(
+        "explain", desk / "pics" / "a.png", "--out", tmp_path / "o", *model, *size, *words, model=False
+    )
+    assert code == 2
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    assert re.search(says, err)
+
+
+def test_wrong_models(run, desk, tmp_path):
+    picture = desk / "pics" / "a.png"
+    for model, says in (
+        ("timm/vit_small_patch16_224", "of another shape"),
+        ("timm/vit_tinny_patch16_224", "did you mean vit_tiny"),
+        ("jax/vit", "cannot be loaded yet"),
+    ):
+        code, _, err = run(
+            "explain",
+            picture,
+            "--model",
+            model,
+            "--weights",
+            desk / "w.safetensors",
+            "--out",
+            tmp_path / "o",
+            model=False,
+        )
+        assert (code, says in err, len(err.strip().splitlines())) == (2, True, 1)
+
+
+def test_a_model_without_a_class_token(run, desk, tmp_path):
+    name = "vit_wee_patch16_reg1_gap_256"
+    torch.save(timm.create_model(name, num_classes=3).state_dict(), tmp_path / "w.pth")
+    options = ["--model", f"timm/{name}", "--weights", tmp_path / "w.pth", "--out", tmp_path / "o"]
+    code, out, err = run("explain", desk / "pics" / "a.png", *options, model=False)
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
+    assert (
+        "daam reads the class token's row and is not defined for vit_wee_patch16_reg1_gap_256: it has no class" in err
+    )
+    code, out, _ = run("describe", f"timm/{name}", model=False)
+    assert code == 0
+    assert out.count("no: it has no class token") == 4
+
+
+def test_a_rest_that_makes_no_patch_is_outside(run, desk, tmp_path):
+    options = ["--model", MODEL, "--weights", desk / "w.safetensors", "--size", "72", "--crop-pct", "1"]
+    code, _, err = run(
+        "explain", desk / "pics" / "b.jpg", *options, "--out", tmp_path, "--methods", "cdam", model=False
+    )
+    assert (code, err.strip()) == (0, "")
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert manifest["grid"] == [4, 4]
+    assert manifest["image"]["geometry"] == {"original": [64, 64], "resized": [72, 72], "crop": [0, 0, 64, 64]}
+
+
+def test_compare(run, desk, tmp_path):
+    code, out, _ = run("compare", desk / "pics", desk / "text.jpg", "--out", tmp_path / "new" / "c.png")
+    assert code == 1
+    assert out.strip() == str(tmp_path / "new" / "c.png")
+    width, height = Image.open(tmp_path / "new" / "c.png").size
+    assert width > 800
+    assert height > 500
+    code, _, err = run("compare", desk / "pics", "--out", tmp_path / "c.pdf")
+    assert (code, ".png" in err) == (2, True)
+
+
+def test_listings(run):
+    code, out, _ = run("methods", model=False)
+    assert code == 0
+    assert "Class-Discriminative Attention Map (2023, arXiv 2312.02364)" in out
+    names = {entry["name"] for entry in json.loads(run("methods", "--json", model=False)[1])}
+    assert names >= {"daam", "agcam", "cdam", "attention"}
+    assert "timm/vit_tiny_patch16_224" in json.loads(run("models", "tiny", "--json", model=False)[1])
+    assert "timm/vit_tiny_patch16_224" in run("models", "tiny", model=False)[1]
+    assert run("models", "zzz", model=False)[0] == 2
+    assert json.loads(run("doctor", "--json", model=False)[1])["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert "optional extras:" in run("doctor", model=False)[1]
+    facts = json.loads(run("describe", "--model", MODEL, "--json", model=False)[1])
+    assert facts["prefix_tokens"] == ["class"]
+    assert run("describe", model=False)[0] == 2
+
+
+def test_from_a_shell():
+    """The installed entry point, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from vitscope.cli import main; main()", "explain"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Missing argument" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_papers_photographs(run, shared, tmp_path):
+    """The main job: real photographs, the real network, every file at its place."""
+    photos = [shared / "imagenet" / "val" / f"ILSVRC2012_val_0000000{n}.JPEG" for n in (1, 4, 9)]
+    weights = shared / "weights" / "vit_tiny_patch16_224.safetensors"
+    code, out, _ = run("explain", *photos, "--model", MODEL, "--weights", weights, "--out", tmp_path, model=False)
+    assert code == 0
+    assert "sea snake (65)" in out
+    for photo in photos:
+        files = {path.name for path in (tmp_path / photo.stem).iterdir()}
+        assert files >= {
+            "daam.png",
+            "agcam.png",
+            "cdam.png",
+            "daam-evolution.png",
+            "daam-evolution.gif",
+            "sheet.png",
+            "values.npz",
+            "manifest.json",
+        }
+        with Image.open(photo) as original, Image.open(tmp_path / photo.stem / "cdam.png") as overlay:
+            assert overlay.size == original.size

@@ -1,0 +1,126 @@
+"""What a user's words mean as a target."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import vitscope
+from tests.conftest import build, pictures
+from vitscope.errors import TargetError
+from vitscope.targets import Class, ClassNames, Custom, Predicted, as_target
+
+NAMES = ClassNames(("tench, Tinca tinca", "crane", "crane", "sea snake"))
+OUTPUT = torch.tensor([[1.0, 5.0, 2.0, 0.0], [9.0, 5.0, 2.0, 0.0]])
+
+
+def test_forms():
+    assert as_target(None, NAMES) == Predicted()
+    assert as_target(2, NAMES) == as_target("2", NAMES) == as_target(torch.tensor(2).item(), NAMES) == Class(2)
+    assert as_target("Sea Snake", NAMES) == Class(3)
+    assert as_target("tinca tinca", NAMES) == Class(0)
+    assert as_target([1, "sea snake"], NAMES) == as_target(torch.tensor([1, 3]), NAMES) == Class((1, 3))
+    assert isinstance(as_target(lambda output: output[:, 0], NAMES), Custom)
+    assert as_target(Class(1), NAMES) == Class(1)
+
+
+def test_scores():
+    assert Predicted().score(OUTPUT).tolist() == [5.0, 9.0]
+    assert Class((2, 0)).score(OUTPUT).tolist() == [2.0, 9.0]
+    assert Class(3).classes(OUTPUT).tolist() == [3, 3]
+    assert "class 3" in Class(3).describe()
+    assert "classes 2, 0" in Class((2, 0)).describe()
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("seasnake", "did you mean sea snake"),
+        ("zzzzz", "give its index"),
+        ("crane", "several classes"),
+        (True, "is no target"),
+        (1.5, "is no target"),
+    ],
+)
+def test_wrong_words(target, says):
+    with pytest.raises(TargetError, match=says):
+        as_target(target, NAMES)
+
+
+def test_names_unknown():
+    with pytest.raises(TargetError, match="class names are unknown"):
+        as_target("cat", ClassNames())
+    assert ClassNames()[7] == "output 7"
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        (7, "class 7 is out of range: the model has outputs 0 to 6"),
+        (-1, "class -1 is out of range"),
+        ([1, 2, 3], "3 targets for 2 images"),
+        (lambda output: output, "one value an image"),
+        (lambda output: 3.0, "got float"),
+        (lambda output: output.argmax(1).float(), "does not depend on the output"),
+    ],
+)
+def test_a_target_that_does_not_fit(target, says):
+    model = build()
+    with pytest.raises(TargetError, match=says):
+        vitscope.Explainer(model)(pictures(model), "cdam", target)
+
+
+def test_a_function_is_a_target():
+    model = build()
+    explainer, images = vitscope.Explainer(model), pictures(model)
+    two, one, contrast = (
+        explainer(images, "cdam", target)["cdam"].values
+        for target in (2, 1, lambda output: output[:, 2] - output[:, 1])
+    )
+    assert torch.allclose(contrast, two - one, atol=1e-5)
+
+
+def test_class_agnostic_methods_refuse_a_target():
+    model = build()
+    explainer, images = vitscope.Explainer(model), pictures(model)
+    predicted = explainer(images, "attention").target.tolist()
+    explainer(images, "attention", predicted)
+    for other in ([(c + 1) % 7 for c in predicted], lambda output: output[:, 0]):
+        with pytest.raises(TargetError, match="class-agnostic"):
+            explainer(images, "attention", other)
+    ex = explainer(images, "daam,attention", [(c + 1) % 7 for c in predicted], strict=False)
+    assert list(ex) == ["daam"]
+    assert "class-agnostic" in ex.failures["attention"]
+    with pytest.raises(vitscope.MethodError, match="class-agnostic"):
+        ex["attention"]
+    with pytest.raises(vitscope.MethodError, match="'dam' was not asked for; did you mean daam"):
+        ex["dam"]
+
+
+def test_labels_files(tmp_path):
+    (tmp_path / "names.txt").write_text("cat\n\ndog\n")
+    (tmp_path / "synsets.txt").write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish\n")
+    (tmp_path / "list.json").write_text('["cat", "dog"]')
+    (tmp_path / "imagenet.json").write_text(json.dumps({"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}))
+    assert ClassNames.read(tmp_path / "names.txt").names == ("cat", "dog")
+    assert ClassNames.read(tmp_path / "synsets.txt").index("goldfish") == 1
+    assert ClassNames.read(tmp_path / "list.json").names == ("cat", "dog")
+    assert ClassNames.read(tmp_path / "imagenet.json").names == ("tench", "goldfish")
+    (tmp_path / "bad.json").write_text('{"a": 1}')
+    (tmp_path / "empty.txt").write_text("\n")
+    for name in ("bad.json", "empty.txt", "missing.txt"):
+        with pytest.raises(TargetError, match=name):
+            ClassNames.read(tmp_path / name)
+    with pytest.raises(TargetError, match="2 labels for a model of 7 outputs"):
+        vitscope.Explainer(build(), labels=tmp_path / "names.txt")
+
+
+def test_imagenets_names(shared):
+    names = ClassNames.of_imagenet()
+    theirs = ClassNames.read(shared / "imagenet" / "LOC_synset_mapping.txt")
+    assert len(names) == len(theirs) == 1000
+    assert all(
+        a.split(",")[0].lower() == b.split(",")[0].lower() for a, b in zip(names.names, theirs.names, strict=True)
+    )

@@ -1,0 +1,169 @@
+"""The public contract of the README: images in, Explanation out, folders written."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vitscope
+from tests.conftest import build, pictures
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two drawn pictures of different sizes, on disk."""
+    rng = np.random.default_rng(3)
+    paths = []
+    for name, (height, width) in (("a b.png", (60, 40)), ("c.jpg", (36, 50))):
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(tmp_path / name)
+        paths.append(tmp_path / name)
+    return paths
+
+
+@pytest.fixture
+def explainer():
+    return vitscope.Explainer(build(), labels=vitscope.ClassNames(tuple("abcdefg")))
+
+
+def test_the_contract(explainer, photos):
+    ex = explainer(photos, methods=["daam", "agcam", "cdam"], target=None)
+    assert ex.logits.shape == (2, 7)
+    assert torch.equal(ex.target, ex.logits.argmax(1))
+    assert list(ex) == ["daam", "agcam", "cdam"]
+    assert len(ex) == len(ex["daam"]) == 2
+    assert ex["cdam"].signed
+    assert ex["cdam"].blocks is ex["cdam"].flow is None
+    shown = ex["daam"].to_pixels()
+    assert [tuple(m.shape) for m in shown] == [(60, 40), (36, 50)]
+    assert explainer(photos[:1])["daam"].to_pixels("nearest").shape == (1, 60, 40)
+    assert ex["daam"].provenance["method"]["options"] == {"path": "full"}
+
+
+def test_one_line():
+    model = build()
+    attribution = vitscope.explain(model, pictures(model), method="agcam", target=3)
+    assert isinstance(attribution, vitscope.Attribution)
+    assert attribution.label == "agcam"
+
+
+def test_logits_are_the_models_own(explainer, layout):
+    model = build(layout)
+    images = pictures(model)
+    with torch.no_grad():
+        assert torch.allclose(vitscope.Explainer(model)(images).logits, model(images), atol=1e-5)
+
+
+def test_under_no_grad_and_inference_mode(explainer):
+    images = pictures(explainer.anatomy.model)
+    wanted = explainer(images)["daam"].values
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            assert torch.equal(explainer(images.clone())["daam"].values, wanted)
+    with torch.inference_mode():
+        frozen = build()
+    with pytest.raises(vitscope.ModelError, match="inference_mode"):
+        vitscope.Explainer(frozen)
+
+
+def test_frozen_weights_and_tracked_inputs(explainer):
+    model = build()
+    images = pictures(model)
+    wanted = explainer(images)["daam"].values
+    model.requires_grad_(False)
+    tracked = images.clone().requires_grad_()
+    found = vitscope.Explainer(model)(tracked)["daam"].values
+    assert torch.allclose(found, wanted, atol=1e-6)
+    assert not found.requires_grad
+    assert tracked.grad is None
+
+
+def test_a_model_that_gives_nan_is_named():
+    model = build()
+    explainer = vitscope.Explainer(model)
+    with torch.no_grad():
+        model.norm.bias[0] = torch.nan
+    with pytest.raises(vitscope.ModelError, match="output for image 0 is not finite"):
+        explainer(pictures(model))
+
+
+def test_an_output_that_is_no_table_is_named():
+    with pytest.raises(vitscope.ModelError, match=r"must be a tensor \(images, outputs\), got"):
+        vitscope.Explainer(build(global_pool=""))
+
+
+def test_saving(explainer, photos, tmp_path):
+    ex = explainer(photos, "daam,cdam,attention,agcam:scores=softmax")
+    folders = ex.save(tmp_path / "out")
+    assert folders == [str(tmp_path / "out" / "a-b"), str(tmp_path / "out" / "c")]
+    folder = tmp_path / "out" / "a-b"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert sorted([*manifest["files"], "manifest.json"]) == sorted(p.name for p in folder.iterdir())
+    assert {
+        "daam.png",
+        "daam-evolution.png",
+        "daam-evolution.gif",
+        "attention-heads.png",
+        "sheet.png",
+        "values.npz",
+        "agcam-scores=softmax.png",
+    } <= set(manifest["files"])
+    assert "cdam-evolution.png" not in manifest["files"]
+    assert manifest["schema_version"] == 1
+    assert manifest["versions"]["vitscope"] == vitscope.__version__
+    assert manifest["image"]["size"] == [60, 40]
+    assert manifest["explained"]["name"] in "abcdefg"
+    assert manifest["methods"][3]["options"] == {"path": "skip", "scores": "softmax"}
+    for name in ("daam", "cdam"):
+        assert Image.open(folder / f"{name}.png").size == (40, 60)
+    with np.load(folder / "values.npz") as values:
+        assert np.array_equal(values["cdam"], ex["cdam"].values[0].numpy())
+        assert np.array_equal(values["daam.blocks"], ex["daam"].blocks[0].numpy())
+    assert Image.open(folder / "daam-evolution.gif").n_frames == 3
+
+
+def test_saving_again_takes_away_what_is_no_longer_true(explainer, photos, tmp_path):
+    explainer(photos[:1], "daam,cdam").save(tmp_path / "out")
+    keep = tmp_path / "out" / "a-b" / "my notes.txt"
+    keep.write_text("mine")
+    explainer(photos[:1])["cdam"].save(tmp_path / "out")
+    names = {p.name for p in (tmp_path / "out" / "a-b").iterdir()}
+    assert names == {"cdam.png", "sheet.png", "values.npz", "manifest.json", "my notes.txt"}
+
+
+def test_same_names_get_folders_of_their_own(explainer, photos, tmp_path):
+    folders = explainer([photos[1], photos[1]], "cdam").save(tmp_path / "out")
+    assert [f.rsplit("/", 1)[1] for f in folders] == ["c", "c-2"]
+
+
+def test_a_folder_that_cannot_be_is_named(explainer, photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(vitscope.VitscopeError, match="cannot be made a folder"):
+        explainer(photos[:1], "cdam").save(tmp_path / "file" / "out")
+
+
+def test_title_tells_prediction_and_target(explainer, photos):
+    ex = explainer(photos, "cdam")
+    predicted = int(ex.target[0])
+    assert ex.subject.title(0).startswith(f"predicted: {'abcdefg'[predicted]} ({predicted}) · p = ")
+    other = (predicted + 1) % 7
+    assert f"explained: {'abcdefg'[other]}" in explainer(photos[:1], "cdam", other).subject.title(0)
+    assert "explained: the function" in explainer(photos[:1], "cdam", lambda y: y[:, 0]).subject.title(0)
+
+
+def test_flat_attention_names_the_map():
+    model = build(depth=1)
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight[:48] = 0
+        model.blocks[0].attn.qkv.bias[:48] = 0
+    with pytest.raises(vitscope.FlatMapError, match="attention map of image 0 is flat"):
+        vitscope.Explainer(model)(pictures(model), "attention")
+
+
+def test_a_constant_target_is_flat_and_says_so():
+    model = build()
+    with pytest.raises(vitscope.FlatMapError, match="gradient at the model's output is zero"):
+        vitscope.Explainer(model)(pictures(model), "cdam", lambda output: 0 * output[:, 0])
