@@ -31,7 +31,7 @@ class Attention:
         year=2021,
         signed=False,
         class_specific=False,
-        cost="about 1",
+        cost="1.02",
         caution="Says where the class token looks, not for which class: the same map for every class.",
     )
 

@@ -21,7 +21,7 @@ class Facts:
         year: of its publication.
         signed: whether negative values mean evidence against the target.
         class_specific: whether the map depends on the target.
-        cost: forwards of the same model that it costs by itself, as benchmarks/cost.py measures it on ViT-Ti.
+        cost: forwards of the same model that it costs by itself: benchmarks/cost.py, ViT-Ti/16, batch 8, CPU.
         caution: one sentence on what its map does not say.
     """
 

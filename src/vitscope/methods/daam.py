@@ -38,7 +38,7 @@ class DAAM:
         year=2025,
         signed=False,
         class_specific=True,
-        cost="about 2",
+        cost="2.3",
         caution="Evidence against the class is cut off by two ReLUs; early blocks add context as well as evidence.",
     )
 

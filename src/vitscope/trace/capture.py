@@ -65,6 +65,27 @@ class ForwardCapture:
     blocks: list[BlockCapture] = field(default_factory=list)
 
 
+class _Unbind(torch.autograd.Function):
+    """`unbind` whose backward pass gathers the gradients in the input's own memory layout.
+
+    Queries, keys and values are slices of one product; torch's own backward stacks their gradients in another order
+    and then copies the whole once more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+        ctx.layout = packed.size(), packed.stride(), dim
+        return packed.unbind(dim)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        size, stride, dim = ctx.layout
+        packed = gradients[0].new_empty_strided(size, stride)
+        for slot, gradient in zip(packed.unbind(dim), gradients, strict=True):
+            slot.copy_(gradient)
+        return packed, None
+
+
 class _AttentionWatch(TorchFunctionMode):
     """Sees the attention of the block that is being run and keeps its class row.
 
@@ -82,7 +103,7 @@ class _AttentionWatch(TorchFunctionMode):
         self._rows = anatomy.rows_read
         self._needs = needs
         self.graph = needs.full_gradient == Blocks.ALL and len(records) > 1
-        self._frozen: dict[int, Tensor] = {}
+        self._frozen = {id(p): p.detach() for p in anatomy.model.parameters() if p.requires_grad and self.graph}
         self._product: tuple[Tensor, Tensor] | None = None  # the queries and keys of a written-out attention
         self._matrix: Tensor | None = None  # its softmax
 
@@ -99,10 +120,12 @@ class _AttentionWatch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if self.graph:
-            args = tuple(self._freeze(arg) for arg in args)
-            kwargs = {key: self._freeze(value) for key, value in kwargs.items()}
+            args = tuple([self._frozen.get(id(arg), arg) for arg in args])
+            kwargs = {key: self._frozen.get(id(value), value) for key, value in kwargs.items()}
         if self.current is not None and func is F.scaled_dot_product_attention:
             return self._fused(*args, **kwargs)
+        if self.graph and self.current is not None and func is Tensor.unbind:
+            return _Unbind.apply(*args, **kwargs)
         result = func(*args, **kwargs)
         if self.current is None:
             return result
@@ -157,11 +180,6 @@ class _AttentionWatch(TorchFunctionMode):
 
     def _at_last(self) -> bool:
         return self.current == len(self._records) - 1
-
-    def _freeze(self, value: Any) -> Any:
-        if isinstance(value, nn.Parameter) and value.requires_grad:
-            return self._frozen.setdefault(id(value), value.detach())
-        return value
 
     def _keep(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, output: Tensor) -> None:
         """Keep what the methods need of one block: `query` and `mask` of its first r rows, the query scaled."""
