@@ -78,7 +78,7 @@ class _Unbind(torch.autograd.Function):
         return packed.unbind(dim)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         size, stride, dim = ctx.layout
         packed = gradients[0].new_empty_strided(size, stride)
         for slot, gradient in zip(packed.unbind(dim), gradients, strict=True):
