@@ -50,7 +50,7 @@ class Subject:
         return self._class(image, int(self.logits[image].argmax()))
 
     def _class(self, image: int, index: int) -> dict[str, Any]:
-        row = self.logits[image].double()
+        row = self.logits[image].cpu().double()
         return {
             "index": index,
             "name": self.names[index],

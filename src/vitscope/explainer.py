@@ -38,6 +38,7 @@ class Explainer:
         anatomy: what was found where in the model.
         preprocessing: how pictures become the model's input.
         names: the names of the model's outputs.
+        description_error: largest relative error between the description and the model's own numbers.
     """
 
     def __init__(

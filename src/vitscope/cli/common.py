@@ -142,7 +142,9 @@ def run_over(
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=len(images) < 2) as progress:
+    with Progress(
+        *columns, console=console, transient=True, disable=len(images) < 2, redirect_stdout=sys.stdout.isatty()
+    ) as progress:
         task = progress.add_task("explaining", total=len(images))
         for start in range(0, len(images), batch_size):
             ready: list[tuple[str, Batch]] = []

@@ -43,14 +43,18 @@ class Geometry:
             mode: "bilinear" between the cells' centres, or "nearest", the cells as they are.
 
         Returns:
-            (H W) float32 on the map's device, NaN outside of what the model saw.
+            (H W) float32 on the CPU, NaN outside of what the model saw.
         """
-        y, x = (axis.to(values.device, torch.float64) for axis in self._in_window())
+        y, x = self._in_window()
         where = torch.stack(torch.meshgrid(2 * y - 1, 2 * x - 1, indexing="ij")[::-1], dim=-1)
         sampled = F.grid_sample(
-            values.double()[None, None], where[None], mode=mode, padding_mode="border", align_corners=False
+            values.detach().cpu().double()[None, None],
+            where[None],
+            mode=mode,
+            padding_mode="border",
+            align_corners=False,
         )[0, 0].float()
-        sampled[~self.inside().to(values.device)] = torch.nan
+        sampled[~self.inside()] = torch.nan
         return sampled
 
     def describe(self) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def _block(name: str, block: Any) -> Block:
             f"{name} is a {kind}, whose class row vitscope cannot follow yet; use a model built of timm's "
             "Block and Attention (ViT, DeiT, DINO, DINOv2, MAE)"
         )
-    if attention.gate is not None:
+    if getattr(attention, "gate", None) is not None:
         raise ModelError(f"{name} gates its attention output by its input; gated attention is not supported yet")
 
     def projection(rows: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def _block(name: str, block: Any) -> Block:
         return added
 
     def keys_values(tokens: Tensor) -> tuple[Tensor, Tensor]:
-        width = attention.attn_dim
+        width = attention.proj.in_features
         bias = None if attention.qkv.bias is None else attention.qkv.bias[width:]
         joint = nn.functional.linear(tokens, attention.qkv.weight[width:], bias)
         keys, values = joint.unflatten(-1, (2, attention.num_heads, attention.head_dim)).permute(2, 0, 3, 1, 4)

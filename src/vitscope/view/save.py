@@ -70,10 +70,9 @@ def panels_of(explanation: Explanation, index: int) -> list[Panel]:
     panels = []
     for label, attribution in explanation.attributions.items():
         facts = attribution.facts
-        note = (
-            f"{'signed' if facts.signed else 'unsigned'} · {'for this class' if facts.class_specific else 'no class'}"
-        )
-        note += f" · colours end at the {100 * COLOURS_END:.0f}th percentile"
+        scope = "for this class" if facts.class_specific else "the same for every class"
+        note = f"{'signed' if facts.signed else 'unsigned'} · {scope}"
+        note += f" · colours end at {100 * COLOURS_END:.0f} %"
         panels.append(Panel(label, _on_photo(attribution, index), facts.signed, note))
     return panels + [Panel(label, None, False, reason) for label, reason in explanation.failures.items()]
 
@@ -171,7 +170,7 @@ def _manifest(explanation: Explanation, index: int) -> dict[str, Any]:
 
 def _on_photo(attribution: Attribution, index: int) -> Tensor:
     values = attribution.values[index]
-    return attribution.subject.geometries[index].to_original(_clipped(values, values)).cpu()
+    return attribution.subject.geometries[index].to_original(_clipped(values, values))
 
 
 def _clipped(maps: Tensor, scale: Tensor) -> Tensor:
@@ -186,7 +185,7 @@ def _small(photo: Image.Image, geometry: Geometry, maps: Tensor) -> tuple[Image.
     width, height = (max(1, round(side * scale)) for side in photo.size)
     small = dataclasses.replace(geometry, original=(height, width))
     view = photo if scale == 1 else photo.resize((width, height), Image.Resampling.LANCZOS)
-    return view, torch.stack([small.to_original(values) for values in maps]).cpu()
+    return view, torch.stack([small.to_original(values) for values in maps])
 
 
 def _files_of_an_earlier_run(folder: Path) -> set[str]:
