@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from importlib.metadata import version
 from typing import Any
@@ -117,7 +117,7 @@ class Explainer:
         batch = prepare(images, self.preprocessing)
         running = {label: method for label, method in chosen.items() if label not in failures}
         needs = reduce(Needs.__or__, (method.needs for method in running.values()))
-        trace = record(self.anatomy, batch.tensor, needs, _scorer(aim))
+        trace = record(self.anatomy, batch.tensor, needs, aim.score)
         subject = self._subject(batch, trace, aim)
         attributions = {}
         for label, method in running.items():
@@ -198,16 +198,6 @@ def _names(labels: ClassNames | str | os.PathLike[str] | None, outputs: int) -> 
     if outputs and len(names) != outputs:
         raise TargetError(f"{len(names)} labels for a model of {outputs} outputs; give the labels of this model")
     return names
-
-
-def _scorer(target: Target) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
-    """Hold the target against the output before anything is computed from it, then score by it."""
-
-    def scorer(output: Tensor) -> Callable[[Tensor], Tensor]:
-        target.classes(output)
-        return target.score
-
-    return scorer
 
 
 def _attribute(label: str, method: Method, trace: Trace, target: Target, subject: Subject) -> Attribution:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import vitscope
 from tests import reference
 from tests.conftest import build, pictures
 from vitscope.models import anatomy_of
@@ -18,7 +19,7 @@ EVERYTHING = Needs(attention=ALL, values=ALL, sensitivity=ALL, skip_gradient=ALL
 
 
 def traced(model, images, classes, needs=EVERYTHING):
-    return record(anatomy_of(model), images, needs, lambda _: lambda y: y.gather(1, classes[:, None])[:, 0])
+    return record(anatomy_of(model), images, needs, lambda y: y.gather(1, classes[:, None])[:, 0])
 
 
 def effect_on_rows(block) -> torch.Tensor:
@@ -102,3 +103,22 @@ def test_feature_map_is_the_models_own_output(layout):
 def test_verify_finds_nothing_wrong(layout):
     model = build(layout, dtype=torch.float64)
     assert verify(anatomy_of(model), pictures(model, 1, dtype=torch.float64)) < 1e-12
+
+
+@pytest.mark.parametrize("boolean", [False, True])
+def test_an_attention_mask_counts(boolean):
+    """CDAM under a mask, against autograd at the last LN1's output through the model itself."""
+    model = build(dtype=torch.float64)
+    images, classes = pictures(model, dtype=torch.float64), torch.tensor([1, 2])
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.randn(17, 17, generator=generator, dtype=torch.float64)
+    mask = (mask > -1) | torch.eye(17, dtype=torch.bool) if boolean else mask
+    plain = model.forward
+    model.forward = lambda x: plain(x, attn_mask=mask)
+    seen = []
+    hook = model.blocks[-1].norm1.register_forward_hook(lambda *args: seen.append(args[2]))
+    logits = model(images)
+    (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), seen[-1])
+    hook.remove()
+    found = vitscope.Explainer(model)(images, "cdam", classes.tolist())["cdam"].values.flatten(1)
+    assert close(found, (seen[-1] * gradient).sum(-1)[:, 1:], 1e-6)

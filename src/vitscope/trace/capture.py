@@ -35,7 +35,8 @@ class BlockCapture:
 
     query: Tensor | None = None  # (b h r d), times the attention's scale
     values: Tensor | None = None  # (b h n d)
-    scores: Tensor | None = None  # (b h r n)
+    products: Tensor | None = None  # (b h r n), <query, keys>
+    scores: Tensor | None = None  # (b h r n), these with the attention's mask
     rows: Tensor | None = None  # (b h r d), T_b
     residual: Tensor | None = None  # (b r D), e_b
     tokens: Tensor | None = None  # (b n D), t_b, where the keys are not affine in it
@@ -192,7 +193,7 @@ class _AttentionWatch(TorchFunctionMode):
         record.rows = output.detach()[..., : self._rows, :].clone()  # cloned, so that the whole is not kept
         if max(self._needs.attention, self._needs.sensitivity) >= level:
             record.query = detached_query
-            scores = head_products(detached_query, detached_key)
+            scores = record.products = head_products(detached_query, detached_key)
             if mask is not None:
                 scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
             record.scores = scores

@@ -114,19 +114,19 @@ def token_sensitivity(block: Block, record: BlockCapture) -> tuple[Tensor, Tenso
     """How each token's own direction t_n moves its value and its class-row score (CDAM's closed form).
 
     dv_n = d values / dt . t_n and ds_r[n] = <q_r, d keys / dt . t_n> / sqrt(d); without a norm on the keys these are
-    the values and scores less what the biases give.
+    the values and the products of query and keys less what the biases give.
 
     Returns:
         value_change (b h n d) and score_change (b h r n).
     """
-    assert record.scores is not None
+    assert record.products is not None
     assert record.values is not None
     assert record.query is not None
     assert record.residual is not None
     if block.affine_keys:
         with torch.no_grad():
             key_bias, value_bias = block.keys_values(record.residual.new_zeros(1, 1, record.residual.shape[-1]))
-        return record.values - value_bias, record.scores - head_products(record.query, key_bias)
+        return record.values - value_bias, record.products - head_products(record.query, key_bias)
     assert record.tokens is not None
     with torch.no_grad():
         keys, values = jvp(block.keys_values, (record.tokens,), (record.tokens,))[1]

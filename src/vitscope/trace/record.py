@@ -59,7 +59,7 @@ class BlockTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """What methods read: the output (b c), the target's scores (b), the blocks' class rows, the token layout.
+    """What methods read: the output, the target's gradient there, the blocks' class rows, the token layout.
 
     Attributes:
         logits: the model's output, (b c).
@@ -81,7 +81,7 @@ class Trace:
         return patches.float()
 
 
-def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Callable[[Tensor], Score]) -> Trace:
+def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Score) -> Trace:
     """Trace the model on `images` (b 3 H W).
 
     The model is left exactly as found (parameters, gradients, hooks, training flags, requires_grad, random state),
@@ -91,7 +91,7 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Callable[[Tens
         anatomy: the model's description.
         images: the batch, of the model's dtype and on its device.
         needs: the union of what the methods read.
-        score: from the model's output (b c) to the target, itself a function of the output with one value an image.
+        score: the target, a differentiable function from the model's output (b c) to one value an image (b).
 
     Raises:
         ModelError: the model does not fit its description, or its output is not usable.
@@ -101,7 +101,7 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Callable[[Tens
     with left_as_found(anatomy.model):
         seen = watching.forward(anatomy, fitted(images, anatomy.model), needs)
         watching.check_tokens(anatomy, seen, grid)
-        seed = _seed(score(seen.logits), seen.logits)
+        seed = _seed(score, seen.logits)
         gradients = _gradients(anatomy, seen, seed, needs)
         changes = {
             index: token_sensitivity(block, seen.blocks[index])
