@@ -40,7 +40,7 @@ class AGCAM:
         year=2024,
         signed=False,
         class_specific=True,
-        cost="1.15",
+        cost="1.2",
         caution="Evidence against the class is cut off by a ReLU; effects through later attention do not count.",
     )
 

@@ -33,7 +33,7 @@ class CDAM:
         year=2023,
         signed=True,
         class_specific=True,
-        cost="1.03",
+        cost="1.04",
         caution="Looks at the last block's tokens only, which may have moved information between patches before.",
     )
 
