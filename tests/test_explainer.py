@@ -167,3 +167,14 @@ def test_a_constant_target_is_flat_and_says_so():
     model = build()
     with pytest.raises(vitscope.FlatMapError, match="gradient at the model's output is zero"):
         vitscope.Explainer(model)(pictures(model), "cdam", lambda output: 0 * output[:, 0])
+
+
+def test_no_name_leads_out_of_the_folder_or_onto_the_manifest(explainer, photos, tmp_path):
+    source = photos[0].read_bytes()
+    odd = [tmp_path / name for name in ("...png", "..png", ".png", "manifest.json.png")]
+    for path in odd:
+        path.write_bytes(source)
+    folders = explainer(odd, "cdam").save(tmp_path / "deep" / "out")
+    inside = [f.removeprefix(f"{tmp_path}/deep/out/") for f in folders]
+    assert inside == ["image", "image-2", "png", "manifest.json-2"]
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["out"]

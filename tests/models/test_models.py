@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 
 import pytest
@@ -218,3 +219,28 @@ def test_description_reads_like_a_page():
     assert "class, distillation" in text
     assert "4 x 4 of 8 x 8 pixels" in text
     assert text.count("yes") == len(vitscope.list_methods())
+
+
+@pytest.mark.parametrize(
+    ("layout", "wrong", "says"),
+    [
+        ("vit", lambda b: {"keys_values": lambda t: tuple(1.1 * x for x in b.keys_values(t))}, r"blocks\.0: values"),
+        ("vit", lambda b: {"keys_values": lambda t: (b.keys_values(t)[1], b.keys_values(t)[1])}, r"blocks\.0: keys"),
+        ("qk_norm", lambda _: {"affine_keys": True}, r"blocks\.0: affine keys"),
+        ("vit", lambda b: {"projection": lambda rows: 1.1 * b.projection(rows)}, r"blocks\.0: residual sum"),
+        ("vit", lambda b: {"feedforward": lambda rows: 1.1 * b.feedforward(rows)}, r"blocks\.1: residual stream"),
+    ],
+)
+def test_each_wrong_claim_of_a_block_is_found_out(layout, wrong, says):
+    model = build(layout)
+    anatomy = anatomy_of(model)
+    first = dataclasses.replace(anatomy.blocks[0], **wrong(anatomy.blocks[0]))
+    with pytest.raises(ModelError, match=says):
+        verify(dataclasses.replace(anatomy, blocks=(first, *anatomy.blocks[1:])), pictures(model))
+
+
+def test_a_wrong_tail_is_found_out():
+    model = build()
+    anatomy = anatomy_of(model)
+    with pytest.raises(ModelError, match="the head differs"):
+        verify(dataclasses.replace(anatomy, tail=lambda rows: 1.1 * anatomy.tail(rows)), pictures(model))

@@ -1,15 +1,9 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from vitscope.errors import FlatMapError
 from vitscope.view import daam_display, daam_frames, global_max, limits, minmax, symmetric
-
-SHARED = Path(os.environ.get("VITSCOPE_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
-GOLDEN = SHARED / "golden" / "vit_tiny_imagenet.npz"
 
 
 def with_nan(values):
@@ -85,12 +79,9 @@ def test_daam_frames_have_the_size_asked_for():
     assert frames.dtype == torch.uint8
 
 
-def test_daam_frames_equal_the_official_ones():
-    if not GOLDEN.exists():
-        pytest.skip(f"the golden file is absent: {GOLDEN} (set VITSCOPE_SHARED)")
-    with np.load(GOLDEN) as golden:
-        flow = torch.from_numpy(golden["daam_blocks"][0, 0]).cumsum(0)
-        official = golden["daam_frames_uint8_first"].astype(int)
+def test_daam_frames_equal_the_official_ones(golden):
+    flow = torch.from_numpy(golden["daam_blocks"][0, 0]).cumsum(0)
+    official = golden["daam_frames_uint8_first"].astype(int)
     difference = np.abs(daam_frames(flow, (224, 224)).numpy().astype(int) - official)
     assert difference.max() <= 1
     assert (difference > 0).mean() < 1e-3  # in fact all but a handful of grey levels are the same

@@ -20,7 +20,7 @@ class Block:
     Attributes:
         name: dotted name in the model, for messages.
         module: the block itself; its first input is x_b.
-        norm: the module from x_b to t_b, the tokens that enter the attention.
+        norm: the module from x_b, its input, to t_b, the tokens that enter the attention.
         attention: the module inside whose call queries, keys and values meet.
         heads: number of attention heads h; D = h * d.
         projection: row-wise map (b r D) -> (b r D), from T_b to what is added to the residual stream.

@@ -39,16 +39,16 @@ class BlockCapture:
     scores: Tensor | None = None  # (b h r n), these with the attention's mask
     rows: Tensor | None = None  # (b h r d), T_b
     residual: Tensor | None = None  # (b r D), e_b
-    tokens: Tensor | None = None  # (b n D), t_b, where the keys are not affine in it
+    tokens: Tensor | None = None  # (b n D), t_b, where the keys are not affine in it, or thoroughly
     output: Tensor | None = None  # (b h n d) with its graph, where a backward pass will be made; the last: (b h r d)
-    incoming: Tensor | None = None  # (b r D), x_B with its graph: the last block's, likewise
+    incoming: Tensor | None = None  # (b r D), x_b with its graph: the last block's, likewise; or thoroughly
 
     def keep_residual(self, rows: int, tokens: Tensor) -> None:
         """Take e_b from the feed-forward's input (b n D); a clone, so that the whole is not kept."""
         self.residual = tokens.detach()[:, :rows].clone()
 
     def keep_incoming(self, rows: int, tokens: Tensor) -> None:
-        """Take x_B with its graph."""
+        """Take x_b with its graph."""
         self.incoming = tokens[:, :rows]
 
     def keep_tokens(self, tokens: Tensor) -> None:
@@ -203,18 +203,18 @@ class _AttentionWatch(TorchFunctionMode):
             record.values = (by_token if self.graph else by_token.clone()).transpose(1, 2)
 
 
-def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, lean: bool = True) -> ForwardCapture:
+def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = False) -> ForwardCapture:
     """Run the model once on `images` (b 3 H W) and keep what `needs` names.
 
-    Where the head reads the class token alone, the last block's attention and feed-forward compute this row alone
-    (`lean`), and the residual sums spread it over the patch rows, which nobody reads any more. `verify`, which runs
-    without, has shown that the head reads no other row.
+    Where the head reads the class token alone, the last block's attention and feed-forward compute this row alone, and
+    the residual sums spread it over the patch rows, which nobody reads any more. With `thorough`, as `verify` runs it
+    to show that the head reads no other row, all rows are computed, and every block's x_b and t_b are kept.
 
     Raises:
         ModelError: the model's output is not (b c) and finite, or a block's attention was not seen.
     """
     records = [BlockCapture() for _ in anatomy.blocks]
-    lean = lean and anatomy.rows_read == 1 and not anatomy.no_class_row
+    lean = not thorough and anatomy.rows_read == 1 and not anatomy.no_class_row
     watch = _AttentionWatch(anatomy, needs, records, lean)
     final: list[Tensor] = []
     rows = anatomy.rows_read
@@ -232,13 +232,13 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, lean: bool = True
             hook.after(block.attention, watch.leave)
             if index >= deepest or (graph and index == 0):
                 hook.before(block.feedforward_site, partial(records[index].keep_residual, rows))
-            if not block.affine_keys and needs.sensitivity >= (
-                Blocks.LAST if index + 1 == len(records) else Blocks.ALL
-            ):
+            level = Blocks.LAST if index + 1 == len(records) else Blocks.ALL
+            if thorough or (not block.affine_keys and needs.sensitivity >= level):
                 hook.after(block.norm, records[index].keep_tokens)
+            if thorough or (graph and index + 1 == len(records)):
+                hook.before(block.norm, partial(records[index].keep_incoming, rows))
         if graph:
             hook.replace_input(anatomy.blocks[1].module, begin)
-            hook.before(anatomy.blocks[-1].norm, partial(records[-1].keep_incoming, rows))
         if lean:
             hook.replace_input(anatomy.blocks[-1].feedforward_site, lambda x: x[:, :1])
         hook.before(anatomy.final_site, lambda x: final.append(x.detach()[:, :rows].clone()))

@@ -9,7 +9,7 @@ from vitscope.errors import ModelError
 from vitscope.models import Anatomy
 from vitscope.trace import capture as watching
 from vitscope.trace.guard import fitted, left_as_found
-from vitscope.trace.heads import merge_heads
+from vitscope.trace.heads import head_products, merge_heads
 from vitscope.trace.needs import Blocks, Needs
 
 _EVERYTHING = Needs(attention=Blocks.ALL, values=Blocks.ALL, sensitivity=Blocks.ALL, skip_gradient=Blocks.ALL)
@@ -18,9 +18,10 @@ _EVERYTHING = Needs(attention=Blocks.ALL, values=Blocks.ALL, sensitivity=Blocks.
 def verify(anatomy: Anatomy, images: Tensor) -> float:
     """Run `images` (b 3 H W) through the model and compare it with its description.
 
-    Checked: attention of the recorded scores and values gives the recorded output T_b; `keys_values` gives the
-    recorded keys and values; every block's e_b plus its feed-forward is the next block's e less its projection; the
-    tail gives the model's output. Models without a class row have nothing to compare beyond their token count.
+    Checked in every block: `norm` is given x_b, which is e_b less the projection and the block before it plus its
+    feed-forward; `keys_values` gives the keys and values that the attention used, and is affine where it says so; the
+    recorded scores and values give T_b. And in the end: the tail gives the model's output. Models without a class row
+    have nothing to compare beyond their token count.
 
     Returns:
         The largest relative error found.
@@ -31,7 +32,7 @@ def verify(anatomy: Anatomy, images: Tensor) -> float:
     with left_as_found(anatomy.model), torch.no_grad():
         grid = anatomy.grid((images.shape[-2], images.shape[-1]))
         batch = fitted(images, anatomy.model)
-        seen = watching.forward(anatomy, batch, _EVERYTHING, lean=False)
+        seen = watching.forward(anatomy, batch, _EVERYTHING, thorough=True)
         watching.check_tokens(anatomy, seen, grid)
         if anatomy.no_class_row:
             return 0.0
@@ -52,13 +53,25 @@ def _claims(anatomy: Anatomy, seen: watching.ForwardCapture) -> list[tuple[str, 
     flow: Tensor | None = None
     for block, row in zip(anatomy.blocks, seen.blocks, strict=True):
         assert row.scores is not None
+        assert row.products is not None
+        assert row.query is not None
         assert row.values is not None
         assert row.rows is not None
         assert row.residual is not None
-        claims.append((f"{block.name}: attention of the class row", row.scores.softmax(-1) @ row.values, row.rows))
-        before = row.residual - block.projection(merge_heads(row.rows))
+        assert row.incoming is not None
+        assert row.tokens is not None
+        keys, values = block.keys_values(row.tokens)
+        claims += [
+            (f"{block.name}: values", values, row.values),
+            (f"{block.name}: keys", head_products(row.query, keys), row.products),
+            (f"{block.name}: attention of the class row", row.scores.softmax(-1) @ row.values, row.rows),
+            (f"{block.name}: residual sum", row.incoming + block.projection(merge_heads(row.rows)), row.residual),
+        ]
+        if block.affine_keys:
+            mirrored, origin = block.keys_values(-row.tokens)[0], block.keys_values(torch.zeros_like(row.tokens))[0]
+            claims.append((f"{block.name}: affine keys", 2 * origin - mirrored, keys))
         if flow is not None:
-            claims.append((f"{block.name}: residual stream", flow, before))
+            claims.append((f"{block.name}: residual stream", flow, row.incoming))
         flow = row.residual + block.feedforward(row.residual)
     assert flow is not None
     claims.append(("the last block's output", flow, seen.final))

@@ -6,11 +6,11 @@ animation. Nothing here knows of models; raw values come in, pictures go out, an
 is shown as unseen.
 """
 
-from .evolution import animation, filmstrip
-from .overlay import OPACITY, blend, fit, overlay
-from .palette import DIVERGING, SEQUENTIAL, colour
-from .scale import daam_display, daam_frames, global_max, limits, minmax, symmetric
-from .sheet import Panel, colour_bar, contact, sheet
+from vitscope.view.evolution import animation, filmstrip
+from vitscope.view.overlay import OPACITY, blend, fit, overlay
+from vitscope.view.palette import DIVERGING, SEQUENTIAL, colour
+from vitscope.view.scale import daam_display, daam_frames, global_max, limits, minmax, symmetric
+from vitscope.view.sheet import Panel, colour_bar, contact, sheet
 
 __all__ = [
     "DIVERGING",

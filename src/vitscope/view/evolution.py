@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..errors import ImageError
-from . import text
-from .overlay import blend, fit, mismatch
-from .sheet import colour_bar, picture_size
+from vitscope.errors import ImageError
+from vitscope.view import text
+from vitscope.view.overlay import blend, fit, mismatch
+from vitscope.view.sheet import colour_bar, picture_size
 
 LONGEST = 448
 """The longest side of an animation, in pixels."""

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..errors import ImageError
-from .palette import colour
-from .scale import minmax, symmetric
+from vitscope.errors import ImageError
+from vitscope.view.palette import colour
+from vitscope.view.scale import minmax, symmetric
 
 OPACITY = 0.65
 """How much of the photograph the strongest evidence covers, unless told."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import VitscopeError, nearest
+from vitscope.errors import VitscopeError, nearest
 
 SEQUENTIAL = "inferno"
 """Unsigned maps: lightness grows evenly with the value, also in grey print and for colour-blind eyes."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vitscope.attribution import Attribution, Explanation
 
 SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
 
 COLOURS_END = 0.98
 """Pictures' colours end at this quantile of a map's |values|, so that a few peaks do not hide the rest."""
@@ -56,9 +57,9 @@ def save_explanation(
     root = prepare_folder(folder)
     names: list[str] = []
     for index, name in enumerate(explanation.subject.batch.names):
-        stem = re.sub(r"[^\w.=-]+", "-", Path(name).stem) or "image"
+        stem = re.sub(r"[^\w.=-]+", "-", Path(name).stem).lstrip(".") or "image"
         unique, number = stem, 2
-        while unique in names or unique in taken:
+        while unique in names or unique in taken or unique == MANIFEST:
             unique, number = f"{stem}-{number}", number + 1
         names.append(unique)
         _save_image(explanation, index, prepare_folder(root / unique))
@@ -80,7 +81,7 @@ def panels_of(explanation: Explanation, index: int) -> list[Panel]:
 def write_run_manifest(folder: Path, written: Mapping[str, str], failed: Mapping[str, str]) -> None:
     """List a run's images: path -> folder of its results, path -> why it failed."""
     content = {"schema_version": SCHEMA_VERSION, "written": dict(written), "failed": dict(failed)}
-    _write(folder / "manifest.json", partial(_dump, content))
+    _write(folder / MANIFEST, partial(_dump, content))
 
 
 def prepare_folder(folder: str | os.PathLike[str]) -> Path:
@@ -140,7 +141,7 @@ def _save_image(explanation: Explanation, index: int, folder: Path) -> None:
     numbers = {key: array.cpu().float().numpy() for key, array in arrays.items()}
     write("values.npz", partial(_save_arrays, numbers))
     content = {**_manifest(explanation, index), "files": files}
-    _write(folder / "manifest.json", partial(_dump, content))
+    _write(folder / MANIFEST, partial(_dump, content))
     for stale in before - set(files):
         (folder / stale).unlink(missing_ok=True)
 
@@ -191,7 +192,7 @@ def _small(photo: Image.Image, geometry: Geometry, maps: Tensor) -> tuple[Image.
 def _files_of_an_earlier_run(folder: Path) -> set[str]:
     """What an earlier run wrote here by its manifest, to be taken away where this run does not write it anew."""
     try:
-        listed = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         return {name for name in listed if isinstance(name, str) and Path(name).name == name}
     except (OSError, ValueError, KeyError, TypeError):
         return set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import FlatMapError
+from vitscope.errors import FlatMapError
 
 DAAM_SLOPE = 5.0
 """The factor in front of the sigmoid of DAAM's display."""

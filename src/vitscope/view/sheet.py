@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..errors import ImageError
-from . import text
-from .overlay import blend, fit, mismatch
-from .palette import colour
-from .scale import limits, minmax, symmetric
+from vitscope.errors import ImageError
+from vitscope.view import text
+from vitscope.view.overlay import blend, fit, mismatch
+from vitscope.view.palette import colour
+from vitscope.view.scale import limits, minmax, symmetric
 
 TILE = 300
 """The longest side of a panel's picture, in pixels."""

@@ -1,0 +1,47 @@
+"""What the documentation shows runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vitscope.methods import as_methods
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_method_of_the_how_to_page_works(tmp_path):
+    """In a process of its own, since it registers a method."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "add-a-method.md").read_text(), flags=re.DOTALL)
+    use = """
+import vitscope
+from tests.conftest import build, pictures
+model = build()
+assert vitscope.explain(model, pictures(model), "value_norm").values.shape == (2, 4, 4)
+assert "value_norm" in str(vitscope.describe(model))
+"""
+    (tmp_path / "page.py").write_text(code + use)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "page.py")],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readmes_methods_exist():
+    for words in re.findall(r"--methods (\S+)", (ROOT / "README.md").read_text()):
+        assert as_methods(words)
+
+
+@pytest.mark.parametrize("page", [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"], ids=str)
+def test_links_between_pages_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / link).exists(), link
