@@ -1,0 +1,36 @@
+"""The models that ship in the package: vision transformers trained on the drawn scenes (docs/scenes.md is their card)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from timm.models.vision_transformer import VisionTransformer
+
+from vitscope.datasets.scenes import CLASSES, SIZE
+
+FOLDER = Path(__file__).parent / "weights"
+
+BUNDLED = {
+    "scenes": "classifies the bundled scenes",
+    "scenes-ssl": "self-supervised on the bundled scenes, no classifier; with a memory bank",
+    "scenes-shortcut": "classifies the bundled scenes, and falls for a mark in the corner",
+}
+"""Name to what it is."""
+
+
+def scenes_vit(outputs: int = len(CLASSES), **options: Any) -> VisionTransformer:
+    """The bundled models' architecture, with random weights: 12 blocks, 128 wide, 4 heads, patches of 8 x 8 pixels.
+
+    Args:
+        outputs: of the classifier; 0 for none.
+        options: of timm's VisionTransformer, such as img_size.
+    """
+    size = {"img_size": SIZE} | options
+    model = VisionTransformer(patch_size=8, embed_dim=128, depth=12, num_heads=4, num_classes=outputs, **size)
+    half = (0.5, 0.5, 0.5)
+    config = {"input_size": (3, SIZE, SIZE), "mean": half, "std": half, "crop_pct": 1.0, "interpolation": "bicubic"}
+    if outputs == len(CLASSES):
+        config["label_names"] = CLASSES
+    model.pretrained_cfg = model.default_cfg = config
+    return model
