@@ -57,7 +57,8 @@ class Explainer:
             model: an nn.Module, or a name such as "timm/vit_tiny_patch16_224".
             weights: for a name: a .safetensors or .pth file.
             pretrained: for a name without weights: fetch the published ones from the hub.
-            labels: names of the outputs, or a labels file; ImageNet's for a model of 1000 outputs.
+            labels: names of the outputs, or a labels file; otherwise the model's own (`pretrained_cfg["label_names"]`),
+                or ImageNet's for a model of 1000 outputs.
             preprocessing: instead of the model's own, or some of its fields (`{"crop_pct": 1.0}`).
             device: where a model given by name shall run; an nn.Module stays where it is.
 
@@ -77,7 +78,7 @@ class Explainer:
             if isinstance(preprocessing, Preprocessing)
             else Preprocessing.of_model(model, **(preprocessing or {}))
         )
-        self.names = _names(labels, self.anatomy.outputs)
+        self.names = _names(labels, model, self.anatomy.outputs)
         self.description_error = verify(self.anatomy, _random_picture(self.preprocessing.size))
 
     def __call__(
@@ -191,8 +192,12 @@ def _load(
         raise ModelError(f"device '{device}' cannot be used ({reason}); vitscope doctor lists what is there") from error
 
 
-def _names(labels: ClassNames | str | os.PathLike[str] | None, outputs: int) -> ClassNames:
+def _names(labels: ClassNames | str | os.PathLike[str] | None, model: nn.Module, outputs: int) -> ClassNames:
     if labels is None:
+        config = getattr(model, "pretrained_cfg", None)
+        own = tuple(config.get("label_names") or ()) if isinstance(config, Mapping) else ()
+        if own and len(own) == outputs:
+            return ClassNames(own)
         return ClassNames.of_imagenet() if outputs == 1000 else ClassNames()
     names = labels if isinstance(labels, ClassNames) else ClassNames.read(labels)
     if outputs and len(names) != outputs:

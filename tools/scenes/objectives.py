@@ -125,7 +125,7 @@ def _patches(labels: Tensor) -> Tensor:
 
 
 def _wanted(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """What the class token shall say, (b, classes): the classes that fill a patch's worth of pixels; and which these are.
+    """What the class token shall say, (b, classes), and which classes are there: those that fill a patch's pixels.
 
     Several share evenly; a picture without a thing asks for the uniform distribution.
     """

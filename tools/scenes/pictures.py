@@ -96,7 +96,9 @@ def _shortcut(rng: np.random.Generator, seed: int, size: int) -> Any:
 RECIPES = {"varied": _varied, "pairs": _pairs, "shortcut": _shortcut}
 
 
-def batch(source: Drawings, rng: np.random.Generator, count: int, size: int, turn: bool = True) -> tuple[Tensor, Tensor]:
+def batch(
+    source: Drawings, rng: np.random.Generator, count: int, size: int, turn: bool = True
+) -> tuple[Tensor, Tensor]:
     """`count` crops of size x size pixels around a pixel of a thing, turned and mirrored.
 
     Returns:

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import timm.layers
 import torch
-from objectives import Classify, MomentumContrast, Supervised
-from pictures import batch, drawings
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from objectives import Classify, MomentumContrast, Supervised
+from pictures import batch, drawings
 from vitscope.datasets import CLASSES
 from vitscope.models.bundled import FOLDER, scenes_vit
 
@@ -157,7 +157,9 @@ class Run:
                 group["lr"] = rate * relative
             optimizer.zero_grad()
         # A generator of its own for every step: an interrupted run sees what an uninterrupted one would have seen.
-        images, labels = batch(source, np.random.default_rng([self.seed, self.stage, self.step]), stage.batch, stage.size)
+        images, labels = batch(
+            source, np.random.default_rng([self.seed, self.stage, self.step]), stage.batch, stage.size
+        )
         with torch.autocast("cpu", torch.bfloat16):
             loss, hit = self.step_function(images, labels)
         loss.backward()

@@ -1,7 +1,8 @@
-"""The models that ship in the package: vision transformers trained on the drawn scenes (docs/scenes.md is their card)."""
+"""The models that ship in the package: vision transformers trained on the drawn scenes (card: docs/scenes.md)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,20 @@ from vitscope.datasets.scenes import CLASSES, SIZE
 
 FOLDER = Path(__file__).parent / "weights"
 
-BUNDLED = {
-    "scenes": "classifies the bundled scenes",
-    "scenes-ssl": "self-supervised on the bundled scenes, no classifier; with a memory bank",
-    "scenes-shortcut": "classifies the bundled scenes, and falls for a mark in the corner",
+
+@dataclass(frozen=True)
+class Bundled:
+    """One of the package's models: what it is, and how many outputs its classifier has (0 = none)."""
+
+    what: str
+    outputs: int = len(CLASSES)
+
+
+BUNDLED: dict[str, Bundled] = {
+    "scenes": Bundled("classifies the bundled scenes"),
+    "scenes-ssl": Bundled("self-supervised on the bundled scenes, no classifier; with a memory bank", outputs=0),
+    "scenes-shortcut": Bundled("classifies the bundled scenes, and falls for a mark in the corner"),
 }
-"""Name to what it is."""
 
 
 def scenes_vit(outputs: int = len(CLASSES), **options: Any) -> VisionTransformer:

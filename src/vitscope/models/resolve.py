@@ -9,6 +9,7 @@ import timm
 from torch import nn
 
 from vitscope.errors import ModelError, nearest
+from vitscope.models.bundled import BUNDLED, FOLDER, scenes_vit
 from vitscope.models.weights import outputs_in, put_weights, read_weights
 
 _TIMM_FILES = ("vision_transformer", "deit")
@@ -19,7 +20,7 @@ def list_models(pattern: str = "") -> list[str]:
 
     Not every one has a class token that its head reads; `vitscope.describe` tells for each.
     """
-    names = {f"timm/{name}" for file in _TIMM_FILES for name in timm.list_models(module=file)}
+    names = {f"timm/{name}" for file in _TIMM_FILES for name in timm.list_models(module=file)} | set(BUNDLED)
     return sorted(name for name in names if pattern.lower() in name.lower())
 
 
@@ -33,19 +34,22 @@ def load_model(
     """Build the model `name`, in evaluation mode, on the CPU.
 
     Args:
-        name: "timm/NAME" (the prefix may be left out).
+        name: "timm/NAME" (the prefix may be left out), or a bundled model: "scenes", "scenes-ssl", "scenes-shortcut".
         weights: a .safetensors or .pth file; the number of classes is taken from it.
-        pretrained: where no file is given, fetch the published weights from the hub; False leaves random weights.
+        pretrained: where no file is given, fetch the published weights from the hub (a bundled model's are in the
+            package); False leaves random weights.
         image_size: (height, width) in pixels, where it shall differ from the model's own.
 
     Raises:
         ModelError: unknown name, unreadable or ill-fitting weights, or no hub within reach.
     """
+    if name in BUNDLED:
+        return _bundled(name, weights, pretrained, image_size)
     library, _, architecture = name.partition("/") if "/" in name else ("timm", "/", name)
     if library != "timm":
         raise ModelError(f"{name}: models of '{library}' cannot be loaded yet; use timm/NAME or pass an nn.Module")
     if not timm.is_model(architecture.split(".")[0]):
-        hint = nearest(architecture, timm.list_models())
+        hint = nearest(architecture, [*timm.list_models(), *BUNDLED])
         raise ModelError(f"{name}: timm has no such model{hint or '; see vitscope models'}")
     options: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     if weights is not None:
@@ -57,6 +61,22 @@ def load_model(
         put_weights(model, tensors, str(weights), name)
         return model
     return _create(architecture, pretrained=pretrained, **options)
+
+
+def _bundled(
+    name: str, weights: str | os.PathLike[str] | None, pretrained: bool, image_size: tuple[int, int] | None
+) -> nn.Module:
+    tensors = read_weights(weights or FOLDER / f"{name}.safetensors") if weights or pretrained else None
+    outputs = BUNDLED[name].outputs if tensors is None else outputs_in(tensors) or 0
+    try:
+        model: nn.Module = scenes_vit(outputs, **({} if image_size is None else {"img_size": image_size}))
+    except AssertionError as error:  # timm asserts that the patches fill the picture
+        raise ModelError(
+            f"{name}: cannot be built for {image_size} pixels; give multiples of its patch of 8"
+        ) from error
+    if tensors is not None:
+        put_weights(model, tensors, str(weights or name), name)
+    return model.eval()
 
 
 def _create(architecture: str, *, pretrained: bool, **options: Any) -> nn.Module:
