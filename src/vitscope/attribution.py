@@ -23,7 +23,8 @@ class Subject:
     Attributes:
         batch: the images.
         geometries: where the patch grid lies on each original image.
-        logits: the model's output, (b c).
+        logits: the model's output, (b c): of a model without a classifier its features.
+        classifier: whether the outputs are classes.
         target: the explained class of every image, (b); None where the target is no class.
         asked: the target in words.
         names: names of the outputs.
@@ -33,6 +34,7 @@ class Subject:
     batch: Batch
     geometries: tuple[Geometry, ...]
     logits: Tensor
+    classifier: bool
     target: Tensor | None
     asked: str
     names: ClassNames
@@ -45,9 +47,9 @@ class Subject:
         """Index, name, logit and softmax probability of the explained class of one image; None for another target."""
         return None if self.target is None else self._class(image, int(self.target[image]))
 
-    def prediction(self, image: int) -> dict[str, Any]:
-        """Index, name, logit and softmax probability of the class with the highest logit of one image."""
-        return self._class(image, int(self.logits[image].argmax()))
+    def prediction(self, image: int) -> dict[str, Any] | None:
+        """Index, name, logit and softmax probability of the class with the highest logit; None without a classifier."""
+        return None if not self.classifier else self._class(image, int(self.logits[image].argmax()))
 
     def _class(self, image: int, index: int) -> dict[str, Any]:
         row = self.logits[image].cpu().double()
@@ -61,6 +63,8 @@ class Subject:
     def title(self, image: int) -> str:
         """One line: what the model predicts and, where it is something else, what was explained."""
         predicted, asked = self.prediction(image), self.class_of(image)
+        if predicted is None:
+            return f"no classifier — explained: {self.asked}"
         line = "predicted: {name} ({index}) · p = {probability:.2f}".format(**predicted)
         if asked is None:
             return f"{line} — explained: {self.asked}"

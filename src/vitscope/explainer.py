@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import reduce
 from importlib.metadata import version
 from typing import Any
@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from vitscope.attribution import Attribution, Explanation, Subject
 from vitscope.errors import FlatMapError, MethodError, ModelError, TargetError, VitscopeError
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
-from vitscope.methods import Maps, Method, as_methods
+from vitscope.methods import Maps, Method, Wanted, as_methods
 from vitscope.models import Anatomy, anatomy_of, load_model
 from vitscope.targets import ClassNames, Predicted, Target, as_target
 from vitscope.targets.target import TargetLike
 from vitscope.trace import Needs, Trace, record, verify
-
-Methods = str | Method | Sequence[str | Method]
 
 
 class Explainer:
@@ -84,7 +82,7 @@ class Explainer:
     def __call__(
         self,
         images: Any,
-        methods: Methods = "daam,agcam,cdam",
+        methods: Wanted = "daam,agcam,cdam",
         target: TargetLike = None,
         *,
         strict: bool = True,
@@ -107,7 +105,7 @@ class Explainer:
         """
         chosen = as_methods(methods)
         aim = as_target(target, self.names)
-        if isinstance(aim, Predicted) and not self.anatomy.outputs:
+        if isinstance(aim, Predicted) and not self.anatomy.outputs and _any_specific(chosen):
             raise TargetError(
                 "the model has no classifier head, so no class is predicted; give weights with a head, or a target "
                 "that is a function of the features"
@@ -142,6 +140,7 @@ class Explainer:
     def _subject(self, batch: Batch, trace: Trace, target: Target) -> Subject:
         height, width = (cells * side for cells, side in zip(trace.grid, self.anatomy.patch, strict=True))
         covered = tuple(_covering(geometry, height, width) for geometry in batch.geometries)
+        classifier = self.anatomy.outputs > 0
         provenance = {
             "versions": {name: version(name) for name in ("vitscope", "torch", "timm")},
             "python": platform.python_version(),
@@ -154,8 +153,9 @@ class Explainer:
             batch,
             covered,
             trace.logits,
-            target.classes(trace.logits),
-            target.describe(),
+            classifier,
+            target.classes(trace.logits) if classifier else None,
+            target.describe() if classifier or not isinstance(target, Predicted) else "what any target would give",
             self.names,
             provenance,
         )
@@ -203,6 +203,10 @@ def _names(labels: ClassNames | str | os.PathLike[str] | None, model: nn.Module,
     if outputs and len(names) != outputs:
         raise TargetError(f"{len(names)} labels for a model of {outputs} outputs; give the labels of this model")
     return names
+
+
+def _any_specific(methods: Mapping[str, Method]) -> bool:
+    return any(method.facts.class_specific for method in methods.values())
 
 
 def _attribute(label: str, method: Method, trace: Trace, target: Target, subject: Subject) -> Attribution:

@@ -1,4 +1,4 @@
-"""Train the bundled models: `python tools/scenes/train.py supervised | shortcut | selfsupervised`.
+"""Train the bundled models: `python tools/scenes/train.py scenes | scenes-ssl | scenes-shortcut`.
 
 Seeded; a run that was interrupted goes on where its last checkpoint was. See README.md beside this file.
 """

@@ -16,8 +16,8 @@ from torch import Tensor
 from vitscope.bench.statistics import Estimate
 from vitscope.datasets import Scene
 from vitscope.errors import MethodError, VitscopeError
-from vitscope.explainer import Explainer, Methods
-from vitscope.methods import as_methods
+from vitscope.explainer import Explainer
+from vitscope.methods import Method, Wanted, as_methods
 from vitscope.metrics import THRESHOLDS, energy_in_mask, iou_curve
 
 BATCH = 50
@@ -68,7 +68,7 @@ class ClassSensitivity:
 
 def localization(
     explainer: Explainer,
-    methods: Methods,
+    methods: Wanted,
     scenes: Sequence[Scene],
     tuning: Sequence[Scene],
     progress: Progress = lambda done: None,
@@ -105,7 +105,7 @@ def localization(
 
 
 def class_sensitivity(
-    explainer: Explainer, methods: Methods, scenes: Sequence[Scene], progress: Progress = lambda done: None
+    explainer: Explainer, methods: Wanted, scenes: Sequence[Scene], progress: Progress = lambda done: None
 ) -> list[ClassSensitivity]:
     """Ask two-class scenes for either class, and see on which object the positive mass lies, baselines last.
 
@@ -167,7 +167,7 @@ class _Found:
     failures: int = 0
 
 
-def _localize(explainer: Explainer, methods: Methods, scenes: Sequence[Scene], progress: Progress) -> dict[str, _Found]:
+def _localize(explainer: Explainer, methods: Wanted, scenes: Sequence[Scene], progress: Progress) -> dict[str, _Found]:
     found: dict[str, _Found] = {}
     for group in _groups(scenes):
         masks = _masks(scene.mask() for scene in group)
@@ -185,7 +185,7 @@ def _localize(explainer: Explainer, methods: Methods, scenes: Sequence[Scene], p
 
 
 def _all_maps(
-    explainer: Explainer, methods: Methods, scenes: Sequence[Scene], targets: list[int] | None
+    explainer: Explainer, methods: Wanted, scenes: Sequence[Scene], targets: list[int] | None
 ) -> dict[str, list[Tensor | None]]:
     """Label -> a map (H W) a scene, None where it is flat; class-agnostic methods are not told the targets."""
     images = [scene.image for scene in scenes]
@@ -195,19 +195,19 @@ def _all_maps(
         if reason := explainer.why_not(label, method):
             raise MethodError(reason)
     for specific, aim in ((True, targets), (False, None)):
-        labels = [label for label, method in chosen.items() if method.facts.class_specific is specific]
-        if labels:
-            maps |= _maps(explainer, labels, images, aim)
+        kind = {label: method for label, method in chosen.items() if method.facts.class_specific is specific}
+        if kind:
+            maps |= _maps(explainer, kind, images, aim)
     for label, values in trivial_maps(scenes, explainer.anatomy.grid(scenes[0].image.shape[:2])).items():
         maps[label] = list(values)
     return maps
 
 
 def _maps(
-    explainer: Explainer, labels: list[str], images: list[Any], targets: list[int] | None
+    explainer: Explainer, methods: dict[str, Method], images: list[Any], targets: list[int] | None
 ) -> dict[str, list[Tensor | None]]:
     """Of one pass; a method of which one image's map is flat is asked again for each image by itself."""
-    explanation = explainer(images, labels, targets, strict=False)
+    explanation = explainer(images, methods, targets, strict=False)
     maps = {label: list(attribution.to_pixels()) for label, attribution in explanation.attributions.items()}
     for label in explanation.failures:
         if len(images) == 1:
@@ -215,7 +215,8 @@ def _maps(
             continue
         aims = [None] * len(images) if targets is None else [[target] for target in targets]
         maps[label] = [
-            _maps(explainer, [label], [image], aim)[label][0] for image, aim in zip(images, aims, strict=True)
+            _maps(explainer, {label: methods[label]}, [image], aim)[label][0]
+            for image, aim in zip(images, aims, strict=True)
         ]
     return maps
 

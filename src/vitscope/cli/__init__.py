@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from vitscope.cli import compare, describe, doctor, explain, methods, models
+from vitscope.cli import compare, demo, describe, doctor, explain, methods, models
 from vitscope.cli.common import say
 from vitscope.errors import VitscopeError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("demo")(demo.demo)
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
 app.command("describe")(describe.describe)

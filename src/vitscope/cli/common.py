@@ -126,6 +126,13 @@ def find_pictures(images: Sequence[str]) -> list[str]:
     return found
 
 
+def progress_bar(disable: bool = False) -> Progress:
+    """A bar on the error stream that goes away when it is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=disable, redirect_stdout=sys.stdout.isatty())
+
+
 def run_over(
     explainer: Explainer,
     images: Sequence[str],
@@ -140,11 +147,7 @@ def run_over(
         The pictures' paths and their explanation. Where a batch fails as a whole or in one method, its pictures are
         explained one by one, so that each failure is its own picture's.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=len(images) < 2, redirect_stdout=sys.stdout.isatty()
-    ) as progress:
+    with progress_bar(disable=len(images) < 2) as progress:
         task = progress.add_task("explaining", total=len(images))
         for start in range(0, len(images), batch_size):
             ready: list[tuple[str, Batch]] = []

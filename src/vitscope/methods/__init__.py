@@ -5,7 +5,7 @@ from vitscope.methods.attention import Attention
 from vitscope.methods.base import Facts, Maps, Method
 from vitscope.methods.cdam import CDAM
 from vitscope.methods.daam import DAAM
-from vitscope.methods.registry import as_method, as_methods, list_methods, options_of, register_method
+from vitscope.methods.registry import Wanted, as_method, as_methods, list_methods, options_of, register_method
 
 __all__ = [
     "AGCAM",
@@ -15,6 +15,7 @@ __all__ = [
     "Facts",
     "Maps",
     "Method",
+    "Wanted",
     "as_method",
     "as_methods",
     "list_methods",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from vitscope.errors import MethodError, nearest
@@ -12,6 +12,9 @@ from vitscope.methods.base import Facts, Method
 
 _METHODS: dict[str, type[Method]] = {}
 M = TypeVar("M", bound=type)
+
+Wanted = str | Method | Sequence[str | Method] | Mapping[str, Method]
+"""The forms in which methods are asked for."""
 
 
 def register_method(method: M) -> M:
@@ -35,15 +38,17 @@ def options_of(name: str) -> dict[str, tuple[str, Any]]:
     return {f.name: (_choices(hints[f.name]), f.default) for f in dataclasses.fields(method)}  # type: ignore[arg-type]
 
 
-def as_methods(wanted: str | Method | Sequence[str | Method]) -> dict[str, Method]:
+def as_methods(wanted: Wanted) -> dict[str, Method]:
     """The methods that a user's words mean, by the label under which each result is kept.
 
     Args:
-        wanted: "daam", "agcam:scores=softmax", a Method, "daam,agcam" or a sequence of these.
+        wanted: "daam", "agcam:scores=softmax", a Method, "daam,agcam" or a sequence of these; or label -> Method.
 
     Raises:
         MethodError: an unknown name or option, or one label twice.
     """
+    if isinstance(wanted, Mapping):
+        return dict(wanted)
     entries: Sequence[str | Method] = [wanted] if not isinstance(wanted, Sequence) else wanted
     if isinstance(wanted, str):
         entries = split_methods(wanted)

@@ -7,9 +7,9 @@ is shown as unseen.
 """
 
 from vitscope.view.evolution import animation, filmstrip
-from vitscope.view.overlay import OPACITY, blend, fit, overlay
+from vitscope.view.overlay import OPACITY, at_size, blend, fit, overlay
 from vitscope.view.palette import DIVERGING, SEQUENTIAL, colour
-from vitscope.view.scale import daam_display, daam_frames, global_max, limits, minmax, symmetric
+from vitscope.view.scale import clipped, daam_display, daam_frames, global_max, limits, minmax, symmetric
 from vitscope.view.sheet import Panel, colour_bar, contact, sheet
 
 __all__ = [
@@ -18,7 +18,9 @@ __all__ = [
     "SEQUENTIAL",
     "Panel",
     "animation",
+    "at_size",
     "blend",
+    "clipped",
     "colour",
     "colour_bar",
     "contact",

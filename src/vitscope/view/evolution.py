@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vitscope.errors import ImageError
 from vitscope.view import text
-from vitscope.view.overlay import blend, fit, mismatch
-from vitscope.view.sheet import colour_bar, picture_size
+from vitscope.view.overlay import blend, fit, mismatch, picture_size
+from vitscope.view.sheet import colour_bar
 
 LONGEST = 448
 """The longest side of an animation, in pixels."""

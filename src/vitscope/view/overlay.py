@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -10,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitscope.errors import ImageError
+from vitscope.images import Geometry
 from vitscope.view.palette import colour
 from vitscope.view.scale import minmax, symmetric
 
@@ -107,6 +110,30 @@ def fit(shares: Tensor, size: tuple[int, int]) -> Tensor:
     small = F.interpolate(stacked, size, mode="area") if shrinks else F.interpolate(stacked, size, mode="bilinear")
     total, weight = small[0]
     return torch.where(weight >= 0.5, total / weight.clamp(min=1e-6), torch.full_like(total, torch.nan))
+
+
+def at_size(photo: Image.Image, geometry: Geometry, maps: Tensor, longest: int) -> tuple[Image.Image, Tensor]:
+    """Bring a photograph, and maps on the patch grid, to a longest side in pixels.
+
+    Args:
+        photo: the original picture.
+        geometry: where the patch grid lies on it.
+        maps: (m rows cols) raw.
+        longest: in pixels, smaller or larger than the photograph.
+
+    Returns:
+        The photograph, and the maps on its pixels (m h w), NaN outside the crop.
+    """
+    width, height = picture_size(photo, longest)
+    scaled = dataclasses.replace(geometry, original=(height, width))
+    view = photo if photo.size == (width, height) else photo.resize((width, height), Image.Resampling.LANCZOS)
+    return view, torch.stack([scaled.to_original(values) for values in maps])
+
+
+def picture_size(photo: Image.Image, longest: int) -> tuple[int, int]:
+    """The (width, height) of a photograph brought to a longest side, each at least 1 pixel."""
+    ratio = longest / max(photo.size)
+    return max(1, round(photo.width * ratio)), max(1, round(photo.height * ratio))
 
 
 def mismatch(values: Tensor, photo: Image.Image) -> str:

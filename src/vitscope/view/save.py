@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from vitscope.errors import VitscopeError
-from vitscope.images import Geometry
 from vitscope.view.evolution import LONGEST, animation, filmstrip
-from vitscope.view.overlay import overlay
-from vitscope.view.scale import global_max
+from vitscope.view.overlay import at_size, overlay
+from vitscope.view.scale import COLOURS_END, clipped, global_max
 from vitscope.view.sheet import Panel, sheet
 
 if TYPE_CHECKING:
@@ -29,9 +27,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-
-COLOURS_END = 0.98
-"""Pictures' colours end at this quantile of a map's |values|, so that a few peaks do not hide the rest."""
 
 
 def save_explanation(
@@ -106,9 +101,16 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     _write(path, partial(_png, picture))
 
 
+def save_text(content: str, path: Path) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    prepare_folder(path.parent)
+    _write(path, lambda passing: passing.write_text(content, encoding="utf-8"))
+
+
 def _save_image(explanation: Explanation, index: int, folder: Path) -> None:
     subject = explanation.subject
     photo = subject.batch.originals[index]
+    animated = min(LONGEST, max(photo.size))
     files: list[str] = []
 
     def write(name: str, save: Callable[[Path], object]) -> None:
@@ -126,15 +128,15 @@ def _save_image(explanation: Explanation, index: int, folder: Path) -> None:
             arrays[f"{name}.blocks"] = attribution.blocks[index]
             labels = [f"block {number + 1}" for number in range(attribution.blocks.shape[1])]
             flow = attribution.flow[index]
-            view, frames = _small(photo, subject.geometries[index], _clipped(flow, flow[-1]))
+            view, frames = at_size(photo, subject.geometries[index], clipped(flow, flow[-1]), animated)
             frames = global_max(frames)
             write(f"{name}-evolution.png", partial(_png, filmstrip(view, frames, labels, attribution.signed)))
             write(f"{name}-evolution.gif", partial(animation, view, frames, labels, signed=attribution.signed))
         if attribution.heads is not None:
             arrays[f"{name}.heads"] = attribution.heads[index]
             labels = [f"head {number}" for number in range(attribution.heads.shape[1])]
-            heads = _clipped(attribution.heads[index], attribution.heads[index])
-            view, frames = _small(photo, subject.geometries[index], heads / heads.max())
+            heads = clipped(attribution.heads[index], attribution.heads[index])
+            view, frames = at_size(photo, subject.geometries[index], heads / heads.max(), animated)
             write(f"{name}-heads.png", partial(_png, filmstrip(view, frames, labels)))
     page = sheet(photo, panels_of(explanation, index), subject.batch.names[index], subject.title(index))
     write("sheet.png", partial(_png, page))
@@ -171,22 +173,7 @@ def _manifest(explanation: Explanation, index: int) -> dict[str, Any]:
 
 def _on_photo(attribution: Attribution, index: int) -> Tensor:
     values = attribution.values[index]
-    return attribution.subject.geometries[index].to_original(_clipped(values, values))
-
-
-def _clipped(maps: Tensor, scale: Tensor) -> Tensor:
-    """`maps` with their peaks cut off at the end of the colours, which `scale` sets; for pictures only."""
-    end = scale.abs().flatten().quantile(COLOURS_END)
-    return maps.clamp(-end, end) if end > 0 else maps
-
-
-def _small(photo: Image.Image, geometry: Geometry, maps: Tensor) -> tuple[Image.Image, Tensor]:
-    """The photograph at an animation's size, and the maps (m rows cols) on its pixels (m h w)."""
-    scale = min(1.0, LONGEST / max(photo.size))
-    width, height = (max(1, round(side * scale)) for side in photo.size)
-    small = dataclasses.replace(geometry, original=(height, width))
-    view = photo if scale == 1 else photo.resize((width, height), Image.Resampling.LANCZOS)
-    return view, torch.stack([small.to_original(values) for values in maps])
+    return attribution.subject.geometries[index].to_original(clipped(values, values))
 
 
 def _files_of_an_earlier_run(folder: Path) -> set[str]:

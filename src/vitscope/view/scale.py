@@ -14,6 +14,9 @@ from vitscope.errors import FlatMapError
 DAAM_SLOPE = 5.0
 """The factor in front of the sigmoid of DAAM's display."""
 
+COLOURS_END = 0.98
+"""Pictures' colours end at this quantile of a map's |values|, so that a few peaks do not hide the rest."""
+
 _UNIT = 2048  # an 8-bit resize in fixed point: the two weights of a pair of neighbours add up to 2048
 
 
@@ -110,6 +113,20 @@ def daam_frames(flow: Tensor, size: tuple[int, int]) -> Tensor:
         raise FlatMapError("the flow holds values that are not finite; pass it on the patch grid, before to_pixels")
     grey = (daam_display(flow.detach().cpu().double()) * 255).long()
     return _enlarge(grey, size).to(torch.uint8)
+
+
+def clipped(maps: Tensor, scale: Tensor) -> Tensor:
+    """Cut the peaks off maps for a picture: at the `COLOURS_END` quantile of |`scale`|, such as the last frame's.
+
+    Args:
+        maps: raw values of any shape.
+        scale: the raw values that set the end, without NaN.
+
+    Returns:
+        The shape of `maps`; unchanged where the quantile is 0.
+    """
+    end = scale.abs().flatten().quantile(COLOURS_END)
+    return maps.clamp(-end, end) if end > 0 else maps
 
 
 def limits(m: Tensor) -> tuple[float, float]:

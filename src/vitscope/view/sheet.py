@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitscope.errors import ImageError
 from vitscope.view import text
-from vitscope.view.overlay import blend, fit, mismatch
+from vitscope.view.overlay import blend, fit, mismatch, picture_size
 from vitscope.view.palette import colour
 from vitscope.view.scale import limits, minmax, symmetric
 
@@ -93,12 +93,6 @@ def colour_bar(size: tuple[int, int], signed: bool, palette: str | None = None) 
     """Draw a palette from its lowest to its highest value, left to right, as a picture of `size` (w, h)."""
     shares = np.linspace(-1.0 if signed else 0.0, 1.0, size[0], dtype=np.float32)
     return Image.fromarray(colour(np.broadcast_to(shares, (size[1], size[0])).copy(), signed, palette))
-
-
-def picture_size(photo: Image.Image, longest: int) -> tuple[int, int]:
-    """The (width, height) of a photograph brought to a longest side, each at least 1 pixel."""
-    ratio = longest / max(photo.size)
-    return max(1, round(photo.width * ratio)), max(1, round(photo.height * ratio))
 
 
 @dataclass(frozen=True)

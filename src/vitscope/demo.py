@@ -1,0 +1,279 @@
+"""The demonstration: drawn scenes, the bundled models, every method, on one page with what can be measured."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from PIL import Image
+
+from vitscope.attribution import Attribution, Subject
+from vitscope.bench import ClassSensitivity, Estimate, Localization, class_sensitivity, localization
+from vitscope.datasets import CLASSES, Scene, Scenes, with_mark
+from vitscope.explainer import Explainer
+from vitscope.methods import Facts, as_methods, list_methods
+from vitscope.metrics import energy_in_mask
+from vitscope.targets import Custom, MemoryBank, Target
+from vitscope.view import at_size, blend, clipped, global_max, overlay, text
+from vitscope.view.page import Cell, Film, Row, Section, Table, Tile, outline, page
+
+SIDE = 288
+"""Longest side of the page's pictures, in pixels: three times the scenes'."""
+
+ONE, SEVERAL, TWO = Scenes(1000, "one", seed=11), Scenes(1000, "several", seed=12), Scenes(1000, "two", seed=13)
+MEASURED, TUNED = Scenes(1000, "one", seed=21), Scenes(1000, "one", seed=22)
+ASKED = Scenes(1000, "two", seed=23)
+
+ONE_SHOWN, FILMED, SEVERAL_SHOWN, TWO_SHOWN = (0, 1, 2), (0, 1), (0, 1), (0, 1)
+CHEATED_SHOWN, UNLABELLED_SHOWN = 3, (0, 1)
+"""Which scenes are shown: chosen by hand for variety. What is measured is not chosen."""
+
+_LEADING = ("daam", "agcam", "cdam")
+METHODS = [*_LEADING, *(facts.name for facts in list_methods() if facts.name not in _LEADING)]
+"""Every method there is, those of the three papers first."""
+
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many scenes are measured: for localization, for its thresholds, and with two classes."""
+
+    measured: int = 200
+    tuned: int = 100
+    asked: int = 100
+
+    @property
+    def steps(self) -> int:
+        """How much `demo_page` reports as progress."""
+        return self.measured + self.tuned + self.asked + 10 * 6
+
+
+def demo_page(size: Size | None = None, device: str = "cpu", progress: Progress = lambda done: None) -> str:
+    """The page as HTML, everything in it.
+
+    Args:
+        size: how many scenes are measured.
+        device: where the models run.
+        progress: called with the steps done since the last call, `size.steps` in all.
+    """
+    size = size or Size()
+    makers: Sequence[Callable[[str], Section]] = (_one, _growth, _several, _two, _cheating, _unlabelled)
+    sections = []
+    for make in makers:
+        sections.append(make(device))
+        progress(10)
+    sections.append(_measured(size, device, progress))
+    lead = [
+        "A vision transformer that ships with vitscope (12 blocks, 2.4 million weights, trained on nothing but drawn "
+        "scenes) is asked what its answers rest on, by every method there is so far. In these scenes the truth is "
+        "known to the pixel, so each map can be held against it.",
+        "A class is a hue, a pattern and a shape, and no one of them is enough. The numbers under the maps say how "
+        "much of a map's positive mass lies on the thing asked for.",
+    ]
+    versions = ", ".join(f"{name} {version(name)}" for name in ("vitscope", "torch", "timm"))
+    return page("vitscope: where does it look?", lead, sections, f"{versions}, Python {platform.python_version()}")
+
+
+def _one(device: str) -> Section:
+    rows = [_row(_explainer("scenes", device), ONE[index]) for index in ONE_SHOWN]
+    return Section(
+        "One thing",
+        [
+            "; ".join(f"{facts.name}: {facts.title} ({facts.year})" for facts in map(_facts, METHODS)) + ".",
+            "Distractors (strokes, blobs, letters) come in every colour; the maps should leave them alone.",
+        ],
+        rows,
+    )
+
+
+def _growth(device: str) -> Section:
+    films = []
+    for index in FILMED:
+        scene = ONE[index]
+        explanation = _explainer("scenes", device)([scene.image], "daam")
+        films.append(_film(explanation["daam"], f"DAAM after every block: {_truth(scene)}"))
+    return Section(
+        "How the decision grows",
+        [
+            "DAAM gives every block a map; here they are added up from the first block on, all on one scale, so that "
+            "brightness compares between blocks."
+        ],
+        films,
+    )
+
+
+def _several(device: str) -> Section:
+    rows = [_row(_explainer("scenes", device), SEVERAL[index]) for index in SEVERAL_SHOWN]
+    return Section("Several of one class", ["A map that explains the class should find all of them."], rows)
+
+
+def _two(device: str) -> Section:
+    rows = []
+    for index in TWO_SHOWN:
+        scene = TWO[index]
+        rows += [_row(_explainer("scenes", device), scene, asked=label) for label in scene.labels]
+    return Section(
+        "Two classes, both asked for",
+        [
+            "The same picture, the same pass, two questions. The attention of the class token knows nothing of the "
+            "question, and is the same for both."
+        ],
+        rows,
+    )
+
+
+def _cheating(device: str) -> Section:
+    plain = ONE[CHEATED_SHOWN]
+    rows = []
+    for scene, what in ((plain, "as it is"), (with_mark(plain), "with a mark in the corner")):
+        for model in ("scenes", "scenes-shortcut"):
+            rows.append(_row(_explainer(model, device), scene, prefix=f"{model}, {what}: "))
+    return Section(
+        "A model that cheats",
+        [
+            "scenes-shortcut was trained on pictures in which a small target in the top left corner goes with one "
+            "class. It is right as long as nobody puts that mark on another thing; its maps show what it has learned.",
+            "Under these maps stands how much of them lies on the thing, whatever the model calls it.",
+        ],
+        rows,
+    )
+
+
+def _unlabelled(device: str) -> Section:
+    explainer, bank = _explainer("scenes-ssl", device), MemoryBank.load("scenes-ssl")
+    rows = []
+    for index in UNLABELLED_SHOWN:
+        scene = ONE[index]
+        features = explainer([scene.image], "attention").logits
+        votes = bank.vote(features)[0]
+        said = f"{CLASSES[int(votes.argmax())]} ({float(votes.max()):.2f})"
+        rows.append(_row(explainer, scene, target=_closeness(bank), prefix=f"its neighbours in memory say {said}"))
+    return Section(
+        "Without labels",
+        [
+            "scenes-ssl never saw a label. A memory bank of training scenes lets it name what it sees by its nearest "
+            "neighbours; what is explained is how close it is to those."
+        ],
+        rows,
+    )
+
+
+def _closeness(bank: MemoryBank) -> Target:
+    """The mean similarity to the 20 nearest neighbours."""
+    return Custom(lambda features: bank.nearest(features)[0].mean(dim=1))
+
+
+def _measured(size: Size, device: str, progress: Progress) -> Section:
+    explainer = _explainer("scenes", device)
+    where = localization(explainer, METHODS, MEASURED[: size.measured], TUNED[: size.tuned], progress)
+    asked = class_sensitivity(explainer, METHODS, ASKED[: size.asked], progress)
+    return Section(
+        "Measured",
+        [
+            f"On {size.measured} one-object scenes that no model has seen, and {size.asked} with two classes; in "
+            "brackets the 95 % interval. The grey lines are maps that look at neither model nor picture: a method "
+            "that does not beat them shows nothing."
+        ],
+        [localization_table(where), sensitivity_table(asked)],
+    )
+
+
+TRIVIAL = ("random", "center", "frame")
+
+
+def localization_table(rows: Sequence[Localization]) -> Table:
+    """The table of `bench.localization`."""
+    return Table(
+        ["method", "IoU with the exact mask", "at threshold", "area under the IoU curve", "positive mass on the thing"],
+        [[Cell(r.method), _cell(r.iou), Cell(f"{r.threshold:.2f}"), _cell(r.area), _cell(r.energy)] for r in rows],
+        "Threshold: of the min-max scaled map, chosen for each method on other scenes. "
+        "Maps of the predicted class, right or wrong.",
+        TRIVIAL,
+    )
+
+
+def sensitivity_table(rows: Sequence[ClassSensitivity]) -> Table:
+    """The table of `bench.class_sensitivity`."""
+    return Table(
+        ["method", "positive mass on the asked class's object", "on the other's", "asked : both"],
+        [[Cell(r.method), _cell(r.asked), _cell(r.other), _cell(r.preference)] for r in rows],
+        "Each scene is asked for both of its classes. Asked : both is 0.5 where a method is deaf to the question.",
+        TRIVIAL,
+    )
+
+
+def _cell(estimate: Estimate) -> Cell:
+    return Cell(f"{estimate.mean:.2f}", f"[{estimate.low:.2f}, {estimate.high:.2f}]", estimate.mean)
+
+
+@cache
+def _explainer(model: str, device: str) -> Explainer:
+    return Explainer(model, device=device)
+
+
+def _truth(scene: Scene) -> str:
+    names = [CLASSES[instance.label] for instance in scene.instances]
+    return " and ".join(
+        f"{names.count(name)} × {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)
+    )
+
+
+def _row(
+    explainer: Explainer, scene: Scene, asked: int | None = None, target: Target | None = None, prefix: str = ""
+) -> Row:
+    """The picture and all methods' maps; class-agnostic ones are not told the question."""
+    methods = as_methods(METHODS)
+    specific = {label: method for label, method in methods.items() if method.facts.class_specific}
+    agnostic = {label: method for label, method in methods.items() if label not in specific}
+    mask = scene.mask(asked)
+    border = outline(mask, (SIDE, SIDE))
+    where = "it" if asked is not None else "the thing" if len(scene.instances) == 1 else "them"
+    explanation = explainer([scene.image], specific, asked if target is None else target, strict=False)
+    subject = explanation.subject
+    photo = subject.batch.originals[0].resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    tiles = [Tile("the picture", photo, f"is: {_truth(scene)}", border)]
+    for found in (explanation, explainer([scene.image], agnostic, strict=False)):
+        for label, attribution in found.attributions.items():
+            share = float(energy_in_mask(torch.stack(list(attribution.to_pixels())), torch.from_numpy(mask)[None]))
+            tiles.append(Tile(label, _picture(attribution), f"{share:.0%} on {where}", border))
+        tiles += [Tile(label, _blank(), reason) for label, reason in found.failures.items()]
+    said = _said(subject) if asked is None else f"asked for: {_chance(subject.class_of(0))}"
+    return Row(f"{prefix}{said}", tiles)
+
+
+def _said(subject: Subject) -> str:
+    said = subject.prediction(0)
+    return "" if said is None else f"it says {_chance(said)}"
+
+
+def _chance(entry: Mapping[str, Any] | None) -> str:
+    return "" if entry is None else f"{entry['name']} (p = {entry['probability']:.2f})"
+
+
+def _facts(name: str) -> Facts:
+    return as_methods(name)[name].facts
+
+
+def _blank() -> Image.Image:
+    return Image.new("RGB", (SIDE, SIDE), text.BLANK)
+
+
+def _picture(attribution: Attribution) -> Image.Image:
+    values = attribution.values[0]
+    subject = attribution.subject
+    view, maps = at_size(subject.batch.originals[0], subject.geometries[0], clipped(values, values)[None], SIDE)
+    return overlay(view, maps[0], attribution.signed)
+
+
+def _film(attribution: Attribution, heading: str) -> Film:
+    assert attribution.flow is not None
+    flow, subject = attribution.flow[0], attribution.subject
+    view, maps = at_size(subject.batch.originals[0], subject.geometries[0], clipped(flow, flow[-1]), SIDE)
+    frames = [blend(view, frame, attribution.signed) for frame in global_max(maps)]
+    return Film(heading, frames, [f"block {number + 1}" for number in range(len(frames))])
