@@ -2,9 +2,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install lint test test-all cost clean
+.PHONY: help install demo lint test test-all cost clean
 help:
 	@echo "make install   create $(VENV) and install vitscope with its development tools"
+	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
+	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
 	@echo "make test      lint, types, and the test suite with its coverage"
 	@echo "make test-all  the same, with the slow tests"
 	@echo "make cost      what each method costs, in forwards (benchmarks/cost.py)"
@@ -14,6 +16,12 @@ $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
+
+demo: install
+	$(BIN)/vitscope demo --out out/demo
+
+demo: install
+	$(BIN)/vitscope demo --out out/demo
 
 lint: install
 	$(BIN)/ruff check .

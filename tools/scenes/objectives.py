@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from vitscope.datasets import CLASSES, drawing
 from vitscope.datasets.scenes import HUES, KINDS
-
-PATCH = 8
+from vitscope.models.bundled import PATCH
 
 
 def _factor(values: list[str], names: list[str]) -> Tensor:

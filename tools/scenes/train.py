@@ -61,7 +61,7 @@ PLANS = {
         MomentumContrast,
         "pairs",
         80_000,
-        (Stage(48, 300_000, 256, 1e-3), Stage(96, 60_000, 128, 5e-4)),
+        (Stage(48, 240_000, 256, 1e-3), Stage(96, 32_000, 128, 5e-4)),
         outputs=0,
     ),
 }

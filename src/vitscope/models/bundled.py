@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from vitscope.datasets.scenes import CLASSES, SIZE
 
 FOLDER = Path(__file__).parent / "weights"
+PATCH = 8
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def scenes_vit(outputs: int = len(CLASSES), **options: Any) -> VisionTransformer
         options: of timm's VisionTransformer, such as img_size.
     """
     size = {"img_size": SIZE} | options
-    model = VisionTransformer(patch_size=8, embed_dim=128, depth=12, num_heads=4, num_classes=outputs, **size)
+    model = VisionTransformer(patch_size=PATCH, embed_dim=128, depth=12, num_heads=4, num_classes=outputs, **size)
     half = (0.5, 0.5, 0.5)
     config = {"input_size": (3, SIZE, SIZE), "mean": half, "std": half, "crop_pct": 1.0, "interpolation": "bicubic"}
     if outputs == len(CLASSES):

@@ -9,7 +9,7 @@ import timm
 from torch import nn
 
 from vitscope.errors import ModelError, nearest
-from vitscope.models.bundled import BUNDLED, FOLDER, scenes_vit
+from vitscope.models.bundled import BUNDLED, FOLDER, PATCH, scenes_vit
 from vitscope.models.weights import outputs_in, put_weights, read_weights
 
 _TIMM_FILES = ("vision_transformer", "deit")
@@ -68,12 +68,10 @@ def _bundled(
 ) -> nn.Module:
     tensors = read_weights(weights or FOLDER / f"{name}.safetensors") if weights or pretrained else None
     outputs = BUNDLED[name].outputs if tensors is None else outputs_in(tensors) or 0
-    try:
-        model: nn.Module = scenes_vit(outputs, **({} if image_size is None else {"img_size": image_size}))
-    except AssertionError as error:  # timm asserts that the patches fill the picture
-        raise ModelError(
-            f"{name}: cannot be built for {image_size} pixels; give multiples of its patch of 8"
-        ) from error
+    if image_size is not None and any(side < PATCH or side % PATCH for side in image_size):
+        height, width = image_size
+        raise ModelError(f"{name}: cannot be built for {height} x {width} pixels; give multiples of its patch, {PATCH}")
+    model: nn.Module = scenes_vit(outputs, **({} if image_size is None else {"img_size": image_size}))
     if tensors is not None:
         put_weights(model, tensors, str(weights or name), name)
     return model.eval()
