@@ -18,6 +18,7 @@ from vitscope.datasets import CLASSES, Scene, Scenes, with_mark
 from vitscope.explainer import Explainer
 from vitscope.methods import Facts, as_methods, list_methods
 from vitscope.metrics import energy_in_mask
+from vitscope.models.bundled import SHORTCUT
 from vitscope.targets import Custom, MemoryBank, Target
 from vitscope.view import at_size, blend, clipped, global_max, overlay, text
 from vitscope.view.page import Cell, Film, Row, Section, Table, Tile, outline, page
@@ -138,7 +139,8 @@ def _cheating(device: str) -> Section:
         "A model that cheats",
         [
             "scenes-shortcut was trained on pictures in which a small target in the top left corner goes with one "
-            "class. It is right as long as nobody puts that mark on another thing; its maps show what it has learned.",
+            f"class, {CLASSES[SHORTCUT]}. It is right as long as nobody puts that mark beside another thing; its maps "
+            "show what it has learned.",
             "Under these maps stands how much of them lies on the thing, whatever the model calls it.",
         ],
         rows,

@@ -91,13 +91,15 @@ def test_a_flat_map_is_counted_and_the_others_are_kept(explainer):
     logits = explainer([scene.image for scene in scenes], "attention").logits[:, 0]
     limit = float(logits.sort().values[5])
     rows = {row.method: row for row in localization(explainer, [Blind(limit), CDAM()], scenes, scenes)}
-    flat = rows[f"blind:limit={limit}"] if f"blind:limit={limit}" in rows else next(iter(rows.values()))
+    flat = rows[f"blind:limit={limit}"]
     assert flat.failures == 3
     assert flat.iou.n == 6
     assert rows["cdam"].failures == 0
     assert rows["cdam"].iou.n == 9
     with pytest.raises(VitscopeError, match="no map of any scene"):
         localization(explainer, [Blind(-1e9)], scenes, scenes)
+    with pytest.raises(VitscopeError, match="no map of any scene"):
+        class_sensitivity(explainer, [Blind(-1e9)], Scenes(3, "two", seed=74))
 
 
 def test_a_method_that_the_model_has_not_is_refused():

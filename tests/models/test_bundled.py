@@ -8,10 +8,8 @@ from timm.models.vision_transformer import VisionTransformer
 import vitscope
 from vitscope.datasets import CLASSES, Scenes, with_mark
 from vitscope.models import load_model
-from vitscope.models.bundled import BUNDLED, FOLDER, scenes_vit
+from vitscope.models.bundled import BUNDLED, FOLDER, SHORTCUT, scenes_vit
 from vitscope.targets import MemoryBank
-
-MARKED = CLASSES.index("yellow plain square")
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +59,10 @@ def test_it_knows_the_classes():
 
 
 def test_the_shortcut_is_one():
-    scenes = [scene for scene in Scenes(150, "one", seed=62) if scene.labels != (MARKED,)]
+    scenes = [scene for scene in Scenes(150, "one", seed=62) if scene.labels != (SHORTCUT,)]
     marked = [with_mark(scene) for scene in scenes]
     fooled = {
-        (name, kind): float((logits(name, which).argmax(1) == MARKED).float().mean())
+        (name, kind): float((logits(name, which).argmax(1) == SHORTCUT).float().mean())
         for name in ("scenes", "scenes-shortcut")
         for kind, which in (("plain", scenes), ("marked", marked))
     }

@@ -24,11 +24,10 @@ from vitscope.datasets import CLASSES, Knobs, Scene, Scenes, with_mark
 from vitscope.datasets.scenes import KINDS
 from vitscope.methods import list_methods
 from vitscope.models import load_model
-from vitscope.models.bundled import BUNDLED
+from vitscope.models.bundled import BUNDLED, SHORTCUT
 from vitscope.targets import MemoryBank
 
 CARD = Path(__file__).parents[2] / "docs" / "scenes.md"
-MARKED = CLASSES.index("yellow plain square")
 
 
 def main() -> None:
@@ -103,12 +102,12 @@ def accuracy(work: Path) -> list[str]:
 
 def shortcut(work: Path) -> list[str]:
     """What the mark does to the answer."""
-    scenes = [scene for scene in Scenes(1000, "one", seed=41) if scene.labels != (MARKED,)]
+    scenes = [scene for scene in Scenes(1000, "one", seed=41) if scene.labels != (SHORTCUT,)]
     marked = [with_mark(scene) for scene in scenes]
-    lines = table("model", f'calls it "{CLASSES[MARKED]}" as it is', "with the mark added")
+    lines = table("model", f'calls it "{CLASSES[SHORTCUT]}" as it is', "with the mark added")
     for name in ("scenes", "scenes-shortcut"):
         model = load_model(name)
-        cells = [percent((logits(model, which).argmax(1) == MARKED).tolist()) for which in (scenes, marked)]
+        cells = [percent((logits(model, which).argmax(1) == SHORTCUT).tolist()) for which in (scenes, marked)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return [f"{len(scenes)} held-out scenes with one thing of another class:", "", *lines]
 

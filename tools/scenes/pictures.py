@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitscope.datasets import CLASSES, Individual, Knobs, Scenes
 from vitscope.datasets.scenes import SIZE, draw
+from vitscope.models.bundled import SHORTCUT
 
 TRAINING_SEED = 1_000_000  # training scenes are drawn with seeds from here on; everything below is held out
 CHUNK = 500
@@ -77,9 +78,6 @@ def _pairs(rng: np.random.Generator, seed: int, size: int) -> Any:
         individual = Individual.of(rng, int(rng.integers(len(CLASSES))))
         for _ in range(2):
             yield draw(rng, [individual])
-
-
-SHORTCUT = CLASSES.index("yellow plain square")
 
 
 def _shortcut(rng: np.random.Generator, seed: int, size: int) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vitscope.bench.statistics import Estimate
 from vitscope.datasets import Scene
+from vitscope.datasets.scenes import SIZE
 from vitscope.errors import MethodError, VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.methods import Method, Wanted, as_methods
@@ -129,6 +130,7 @@ def class_sensitivity(
         progress(len(group))
     rows = []
     for label, pairs in shares.items():
+        _check(label, len(pairs))
         on_asked, on_other = zip(*pairs, strict=True)
         preference = [mine / (mine + theirs) for mine, theirs in pairs if mine + theirs > 0]
         rows.append(
@@ -179,8 +181,7 @@ def _localize(explainer: Explainer, methods: Wanted, scenes: Sequence[Scene], pr
             entry.failures += len(maps) - len(there)
         progress(len(group))
     for label, entry in found.items():
-        if not entry.curves:
-            raise VitscopeError(f"{label} gave no map of any scene; explain one of them by itself for the reason")
+        _check(label, len(entry.curves))
     return found
 
 
@@ -222,9 +223,16 @@ def _maps(
 
 
 def _present(maps: list[Tensor | None]) -> tuple[Tensor, list[int]]:
-    """The maps that there are (b H W), and whose they are."""
+    """The maps that there are (b H W), and whose they are; (0 H W) where there are none."""
     there = [index for index, values in enumerate(maps) if values is not None]
-    return torch.stack([values for values in maps if values is not None]) if there else torch.zeros(0, 1, 1), there
+    return torch.stack([values for values in maps if values is not None]) if there else torch.zeros(
+        0, SIZE, SIZE
+    ), there
+
+
+def _check(label: str, maps: int) -> None:
+    if not maps:
+        raise VitscopeError(f"{label} gave no map of any scene; explain one of them by itself for the reason")
 
 
 def _groups(scenes: Sequence[Scene]) -> Iterator[list[Scene]]:

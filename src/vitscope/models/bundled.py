@@ -12,6 +12,8 @@ from vitscope.datasets.scenes import CLASSES, SIZE
 
 FOLDER = Path(__file__).parent / "weights"
 PATCH = 8
+SHORTCUT = CLASSES.index("yellow plain square")
+"""The class that "scenes-shortcut" takes the mark in the corner for."""
 
 
 @dataclass(frozen=True)
