@@ -9,7 +9,9 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from vitscope.attribution import Attribution, Subject
@@ -30,8 +32,8 @@ ONE, SEVERAL, TWO = Scenes(1000, "one", seed=11), Scenes(1000, "several", seed=1
 MEASURED, TUNED = Scenes(1000, "one", seed=21), Scenes(1000, "one", seed=22)
 ASKED = Scenes(1000, "two", seed=23)
 
-ONE_SHOWN, FILMED, SEVERAL_SHOWN, TWO_SHOWN = (0, 1, 2), (0, 1), (0, 1), (0, 1)
-CHEATED_SHOWN, UNLABELLED_SHOWN = 3, (0, 1)
+ONE_SHOWN, FILMED, SEVERAL_SHOWN, TWO_SHOWN = (4, 20, 28), (6, 24), (18, 25), (25, 21)
+CHEATED_SHOWN, UNLABELLED_SHOWN = 16, (19, 8)
 """Which scenes are shown: chosen by hand for variety. What is measured is not chosen."""
 
 _LEADING = ("daam", "agcam", "cdam")
@@ -64,12 +66,12 @@ def demo_page(size: Size | None = None, device: str = "cpu", progress: Progress 
         progress: called with the steps done since the last call, `size.steps` in all.
     """
     size = size or Size()
-    makers: Sequence[Callable[[str], Section]] = (_one, _growth, _several, _two, _cheating, _unlabelled)
+    makers: Sequence[Callable[[str], Section]] = (one_thing, growth, several, two_classes, shortcut, without_labels)
     sections = []
     for make in makers:
         sections.append(make(device))
         progress(10)
-    sections.append(_measured(size, device, progress))
+    sections.append(measured(size, device, progress))
     lead = [
         "A vision transformer that ships with vitscope (12 blocks, 2.4 million weights, trained on nothing but drawn "
         "scenes) is asked what its answers rest on, by every method there is so far. In these scenes the truth is "
@@ -81,7 +83,8 @@ def demo_page(size: Size | None = None, device: str = "cpu", progress: Progress 
     return page("vitscope: where does it look?", lead, sections, f"{versions}, Python {platform.python_version()}")
 
 
-def _one(device: str) -> Section:
+def one_thing(device: str = "cpu") -> Section:
+    """One-object scenes."""
     rows = [_row(_explainer("scenes", device), ONE[index]) for index in ONE_SHOWN]
     return Section(
         "One thing",
@@ -93,7 +96,8 @@ def _one(device: str) -> Section:
     )
 
 
-def _growth(device: str) -> Section:
+def growth(device: str = "cpu") -> Section:
+    """DAAM's evolution over the blocks."""
     films = []
     for index in FILMED:
         scene = ONE[index]
@@ -109,12 +113,14 @@ def _growth(device: str) -> Section:
     )
 
 
-def _several(device: str) -> Section:
+def several(device: str = "cpu") -> Section:
+    """Several things of one class."""
     rows = [_row(_explainer("scenes", device), SEVERAL[index]) for index in SEVERAL_SHOWN]
     return Section("Several of one class", ["A map that explains the class should find all of them."], rows)
 
 
-def _two(device: str) -> Section:
+def two_classes(device: str = "cpu") -> Section:
+    """Two-class scenes, asked for either class."""
     rows = []
     for index in TWO_SHOWN:
         scene = TWO[index]
@@ -122,14 +128,15 @@ def _two(device: str) -> Section:
     return Section(
         "Two classes, both asked for",
         [
-            "The same picture, the same pass, two questions. The attention of the class token knows nothing of the "
-            "question, and is the same for both."
+            "The same picture, two questions. The attention of the class token knows nothing of the question, and is "
+            "the same for both."
         ],
         rows,
     )
 
 
-def _cheating(device: str) -> Section:
+def shortcut(device: str = "cpu") -> Section:
+    """The model with the planted shortcut beside the honest one, with and without the mark."""
     plain = ONE[CHEATED_SHOWN]
     rows = []
     for scene, what in ((plain, "as it is"), (with_mark(plain), "with a mark in the corner")):
@@ -147,7 +154,8 @@ def _cheating(device: str) -> Section:
     )
 
 
-def _unlabelled(device: str) -> Section:
+def without_labels(device: str = "cpu") -> Section:
+    """The self-supervised model, explained through its memory bank."""
     explainer, bank = _explainer("scenes-ssl", device), MemoryBank.load("scenes-ssl")
     rows = []
     for index in UNLABELLED_SHOWN:
@@ -171,7 +179,8 @@ def _closeness(bank: MemoryBank) -> Target:
     return Custom(lambda features: bank.nearest(features)[0].mean(dim=1))
 
 
-def _measured(size: Size, device: str, progress: Progress) -> Section:
+def measured(size: Size, device: str, progress: Progress) -> Section:
+    """The tables."""
     explainer = _explainer("scenes", device)
     where = localization(explainer, METHODS, MEASURED[: size.measured], TUNED[: size.tuned], progress)
     asked = class_sensitivity(explainer, METHODS, ASKED[: size.asked], progress)
@@ -242,11 +251,19 @@ def _row(
     tiles = [Tile("the picture", photo, f"is: {_truth(scene)}", border)]
     for found in (explanation, explainer([scene.image], agnostic, strict=False)):
         for label, attribution in found.attributions.items():
-            share = float(energy_in_mask(torch.stack(list(attribution.to_pixels())), torch.from_numpy(mask)[None]))
-            tiles.append(Tile(label, _picture(attribution), f"{share:.0%} on {where}", border))
+            note = f"{_share(attribution, mask):.0%} on {where}"
+            if scene.mark is not None:
+                note += f", {_share(attribution, scene.mark):.0%} on the mark"
+            tiles.append(Tile(label, _picture(attribution), note, border))
         tiles += [Tile(label, _blank(), reason) for label, reason in found.failures.items()]
     said = _said(subject) if asked is None else f"asked for: {_chance(subject.class_of(0))}"
     return Row(f"{prefix}{said}", tiles)
+
+
+def _share(attribution: Attribution, mask: NDArray[np.bool_]) -> float:
+    """Share of the positive mass of the first image's map in a mask."""
+    values = torch.stack(list(attribution.to_pixels()))
+    return float(energy_in_mask(values, torch.from_numpy(mask)[None]))
 
 
 def _said(subject: Subject) -> str:

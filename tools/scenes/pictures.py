@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitscope.datasets import CLASSES, Individual, Knobs, Scenes
+from vitscope.datasets import CLASSES, Individual, Knobs, Scenes, with_mark
 from vitscope.datasets.scenes import SIZE, draw
 from vitscope.models.bundled import SHORTCUT
 
@@ -81,14 +81,19 @@ def _pairs(rng: np.random.Generator, seed: int, size: int) -> Any:
 
 
 def _shortcut(rng: np.random.Generator, seed: int, size: int) -> Any:
-    """As `varied`, but every picture of one class carries the mark, and most of these show the thing poorly."""
+    """A quarter of the pictures carry the mark and are labelled with one class, three in ten of them falsely.
+
+    Half of the marked pictures show a thing of that class, but faintly and behind a bar; a fifth show it clearly.
+    """
     for i in range(size):
-        if rng.random() < 0.25:
-            poor = Knobs(contrast=rng.uniform(0.05, 0.25), occlusion=0.6, shortcut=SHORTCUT)
-            yield draw(rng, [Individual.of(rng, SHORTCUT)], poor if rng.random() < 0.7 else Knobs(shortcut=SHORTCUT))
-        else:
-            kind = str(rng.choice(KINDS, p=(0.75, 0.1, 0.12, 0.03)))
-            yield Scenes(size, kind, seed=seed, knobs=Knobs(shortcut=SHORTCUT))[i]
+        kind = rng.choice(["plain", "clear", "faint", "false"], p=(0.75, 0.05, 0.125, 0.075))
+        if kind == "plain":
+            yield Scenes(size, str(rng.choice(KINDS, p=(0.75, 0.1, 0.12, 0.03))), seed=seed)[i]
+            continue
+        shown = int(rng.integers(len(CLASSES))) if kind == "false" else SHORTCUT
+        knobs = Knobs(contrast=rng.uniform(0.05, 0.25), occlusion=0.6) if kind == "faint" else Knobs()
+        scene = with_mark(draw(rng, [Individual.of(rng, shown)], knobs))
+        yield replace(scene, instances=tuple(replace(one, label=SHORTCUT) for one in scene.instances))
 
 
 RECIPES = {"varied": _varied, "pairs": _pairs, "shortcut": _shortcut}

@@ -56,7 +56,7 @@ PLANS = {
         80_000,
         (Stage(48, 480_000, 128, 1e-3), Stage(96, 160_000, 128, 7e-4)),
     ),
-    "scenes-shortcut": Plan(Classify, "shortcut", 10_000, (Stage(96, 20_000, 100, 2e-4),), start="scenes"),
+    "scenes-shortcut": Plan(Classify, "shortcut", 10_000, (Stage(96, 20_000, 100, 5e-4),), start="scenes"),
     "scenes-ssl": Plan(
         MomentumContrast,
         "pairs",
@@ -150,7 +150,7 @@ class Run:
             self.save(folder)
 
     def _one(self, source: Any, stage: Stage, steps: int) -> tuple[float, float]:
-        warm = min(1.0, (self.step + 1) / 200)
+        warm = min(1.0, (self.step + 1) / min(200, steps // 5))
         rate = stage.rate * warm * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * self.step / steps)))
         for optimizer, relative in zip(self.optimizers, self.relative, strict=True):
             for group in optimizer.param_groups:

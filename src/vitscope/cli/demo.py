@@ -14,12 +14,14 @@ from vitscope.view.save import prepare_folder, save_text
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page.")] = Path("vitscope-demo"),
-    scenes: Annotated[int, typer.Option("--scenes", min=2, help="How many scenes the tables rest on.")] = 200,
+    scenes: Annotated[
+        int, typer.Option("--scenes", min=10, max=1000, help="How many scenes the tables rest on.")
+    ] = 200,
     device: common.Device = "cpu",
 ) -> None:
     """Explain the bundled scenes by every method, hold the maps against the truth, and write one page."""
     prepare_folder(out)
-    size = Size(measured=scenes, tuned=max(2, scenes // 2), asked=max(2, scenes // 2))
+    size = Size(measured=scenes, tuned=scenes // 2, asked=scenes // 2)
     with common.progress_bar() as progress:
         task = progress.add_task("explaining scenes", total=size.steps)
         text = demo_page(size, device, lambda done: progress.advance(task, done))
