@@ -19,7 +19,7 @@ def sheet(rows: Sequence[Row]) -> Image.Image:
     """The rows under one another, each with its heading, its pictures' names above and their notes below."""
     bold, plain, name = text.font(17, bold=True), text.font(13), text.font(14, bold=True)
     width = GAP + max(len(row.tiles) for row in rows) * (TILE + GAP)
-    height = 34 + 24 + TILE + 30
+    height = 34 + 24 + TILE + 46
     canvas = Image.new("RGB", (width, GAP + len(rows) * height), text.PAPER)
     draw = ImageDraw.Draw(canvas)
     for line, row in enumerate(rows):
@@ -29,7 +29,7 @@ def sheet(rows: Sequence[Row]) -> Image.Image:
             left = GAP + column * (TILE + GAP)
             draw.text((left, top + 31), tile.title, font=name, fill=text.INK)
             canvas.paste(tile.picture.resize((TILE, TILE), Image.Resampling.LANCZOS), (left, top + 54))
-            text.write(draw, (left, top + 58 + TILE), text.wrap(tile.note, plain, TILE, 1), plain, text.FAINT)
+            text.write(draw, (left, top + 58 + TILE), text.wrap(tile.note, plain, TILE, 2), plain, text.FAINT)
     return canvas
 
 
@@ -50,9 +50,9 @@ def main() -> None:
     HERE.mkdir(exist_ok=True)
     asked, cheating = demo.two_classes().parts[:2], demo.shortcut().parts[-1:]
     rows = [*asked, demo.several().parts[0], *cheating]
-    sheet([row for row in rows if isinstance(row, Row)]).save(HERE / "demo.png", optimize=True)
+    sheet([row for row in rows if isinstance(row, Row)]).save(HERE / "demo.webp", quality=88)
     films = [part for part in demo.growth().parts if isinstance(part, Film)]
-    strip(films[0]).save(HERE / "daam-evolution.png", optimize=True)
+    strip(films[0]).save(HERE / "daam-evolution.webp", quality=88)
 
 
 if __name__ == "__main__":
