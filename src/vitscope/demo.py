@@ -203,7 +203,7 @@ def localization_table(rows: Sequence[Localization]) -> Table:
     return Table(
         ["method", "IoU with the exact mask", "at threshold", "area under the IoU curve", "positive mass on the thing"],
         [[Cell(r.method), _cell(r.iou), Cell(f"{r.threshold:.2f}"), _cell(r.area), _cell(r.energy)] for r in rows],
-        "Threshold: of the min-max scaled map, chosen for each method on other scenes. "
+        "Threshold: of the positive part of the map, min-max scaled; chosen for each method on other scenes. "
         "Maps of the predicted class, right or wrong.",
         TRIVIAL,
     )

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from vitscope import cli
+from vitscope.datasets import CLASSES, Scenes
 
 MODEL = "timm/vit_tiny_patch16_224"
 
@@ -225,3 +226,25 @@ def test_the_papers_photographs(run, shared, tmp_path):
         }
         with Image.open(photo) as original, Image.open(tmp_path / photo.stem / "cdam.png") as overlay:
             assert overlay.size == original.size
+
+
+def test_demo_writes_one_page_and_prints_where(run, tmp_path):
+    code, out, _ = run("demo", "--out", tmp_path / "new" / "demo", "--scenes", "10", model=False)
+    assert (code, out.strip()) == (0, str(tmp_path / "new" / "demo" / "index.html"))
+    assert "</html>" in (tmp_path / "new" / "demo" / "index.html").read_text(encoding="utf-8")
+    (tmp_path / "file").write_text("in the way")
+    code, out, err = run("demo", "--out", tmp_path / "file", model=False)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+
+
+def test_explain_with_a_bundled_model(run, tmp_path):
+    Image.fromarray(Scenes(1, seed=3)[0].image).save(tmp_path / "scene.png")
+    words = ("explain", tmp_path / "scene.png", "--model", "scenes", "--out", tmp_path / "o")
+    code, out, err = run(*words, model=False)
+    assert (code, err.strip()) == (0, "")
+    assert f"predicted: {CLASSES[Scenes(1, seed=3)[0].labels[0]]}" in out
+    code, out, _ = run(
+        *words[:-1], tmp_path / "p", "--methods", "attention", "--target", "blue dotted rong", model=False
+    )
+    assert (code, out) == (2, "")

@@ -4,7 +4,8 @@ import torch
 
 from tests.view.scenes import cropped, photo, pixels, smooth
 from vitscope.errors import ImageError, VitscopeError
-from vitscope.view import blend, fit, overlay
+from vitscope.images import Geometry
+from vitscope.view import at_size, blend, fit, overlay
 
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 200), (333, 47), (1, 1), (1600, 1200)])
@@ -93,3 +94,18 @@ def test_fit_keeps_values_beside_the_outside():
         assert small.shape == size
         assert 0.3 < small.isnan().float().mean() < 0.37
         assert torch.allclose(small[~small.isnan()], torch.tensor(0.5))
+
+
+@pytest.mark.parametrize("longest", [30, 120, 480])
+def test_photograph_and_maps_are_brought_to_one_size(longest):
+    picture = photo()  # 120 x 90, its middle 90 x 90 seen by a model of 3 x 3 patches
+    geometry = Geometry(original=(90, 120), resized=(90, 120), crop=(0, 15, 90, 90))
+    grid = torch.arange(9.0).view(1, 3, 3)
+    view, maps = at_size(picture, geometry, torch.cat([grid, -grid]), longest)
+    assert view.size == (longest, longest * 3 // 4)
+    assert maps.shape == (2, view.height, view.width)
+    assert torch.equal(maps[0].isnan(), maps[1].isnan())
+    outside = maps[0].isnan().float().mean()
+    assert abs(float(outside) - 0.25) < 0.04
+    at = (view.height // 2, view.width // 2)
+    assert abs(float(maps[0][at]) - 4) < 0.4

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from vitscope.errors import FlatMapError
-from vitscope.view import daam_display, daam_frames, global_max, limits, minmax, symmetric
+from vitscope.view import clipped, daam_display, daam_frames, global_max, limits, minmax, symmetric
 
 
 def with_nan(values):
@@ -18,6 +18,14 @@ def test_minmax_spans_zero_to_one_and_keeps_nan():
     assert m[0, 1] == 0
     assert m[1, 0] == 0.5
     assert m[1, 1] == 1
+
+
+def test_clipping_cuts_the_peaks_of_either_sign_at_the_scales_quantile():
+    scale = torch.linspace(-1, 0.5, 101)
+    maps = torch.tensor([[-7.0, 0.2], [-0.3, 9.0]])
+    end = float(scale.abs().quantile(0.98))
+    torch.testing.assert_close(clipped(maps, scale), torch.tensor([[-end, 0.2], [-0.3, end]]))
+    assert torch.equal(clipped(maps, torch.zeros(5)), maps)
 
 
 def test_symmetric_keeps_zero_and_signs():

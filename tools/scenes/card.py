@@ -1,7 +1,7 @@
 """Measure the bundled models and write their card's figures: `python tools/scenes/card.py`.
 
-Everything is measured on scenes of seeds that no training used; the figures go into docs/scenes.md between the marks
-`<!-- NAME -->` and `<!-- /NAME -->`. The training's own figures come from the logs that train.py left.
+Everything is measured on scenes of seeds that no training used; the figures go into docs/scenes.md and README.md,
+between the marks <!-- NAME --> and <!-- /NAME -->. The training's own figures come from the logs that train.py left.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,16 @@ from torch import nn
 from pictures import normalise
 from train import PLANS
 from vitscope import Explainer
-from vitscope.bench import Estimate, class_sensitivity, localization
+from vitscope.bench import ClassSensitivity, Estimate, Localization, class_sensitivity, localization
 from vitscope.datasets import CLASSES, Knobs, Scene, Scenes, with_mark
 from vitscope.datasets.scenes import KINDS
-from vitscope.methods import list_methods
+from vitscope.demo import METHODS
 from vitscope.models import load_model
 from vitscope.models.bundled import BUNDLED, SHORTCUT
 from vitscope.targets import MemoryBank
 
-CARD = Path(__file__).parents[2] / "docs" / "scenes.md"
+ROOT = Path(__file__).parents[2]
+CARD = ROOT / "docs" / "scenes.md"
 
 
 def main() -> None:
@@ -35,15 +37,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/scenes"), help="where train.py keeps its logs")
     parser.add_argument("--only", choices=FIGURES, help="one part")
     args = parser.parse_args()
-    card = CARD.read_text(encoding="utf-8")
-    for name, figures in FIGURES.items():
+    for name, (file, figures) in FIGURES.items():
         if args.only in (None, name):
             text = "\n".join(figures(args.work))
             print(f"{name}\n{text}\n", flush=True)
-            mark = re.compile(f"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.S)
-            assert mark.search(card), f"no marks for {name} in {CARD}"
-            card = mark.sub(lambda found, text=text: found[1] + text + found[2], card)
-    CARD.write_text(card, encoding="utf-8")
+            before = file.read_text(encoding="utf-8")
+            mark = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
+            assert mark.search(before), f"no marks for {name} in {file}"
+            file.write_text(
+                mark.sub(lambda found, text=text: f"{found[1]}{text}\n{found[2]}", before), encoding="utf-8"
+            )
 
 
 def training(work: Path) -> list[str]:
@@ -140,11 +143,8 @@ def neighbours(work: Path) -> list[str]:
 
 def localized(work: Path) -> list[str]:
     """Localization of every method."""
-    rows = localization(Explainer("scenes"), methods(), Scenes(500, "one", seed=51), Scenes(100, "one", seed=52))
-    lines = table(
-        "method", "mean IoU", "at threshold", "area under the IoU curve", "energy-based pointing game", "no map"
-    )
-    for row in rows:
+    lines = table("method", "mean IoU", "at threshold", "area under the curve", "energy-based pointing game", "no map")
+    for row in localization_rows():
         cells = (number(row.iou), f"{row.threshold:.2f}", number(row.area), number(row.energy), str(row.failures))
         lines.append(f"| {row.method} | {' | '.join(cells)} |")
     return lines
@@ -152,31 +152,48 @@ def localized(work: Path) -> list[str]:
 
 def sensitive(work: Path) -> list[str]:
     """Class sensitivity of every method."""
-    rows = class_sensitivity(Explainer("scenes"), methods(), Scenes(500, "two", seed=53))
     lines = table("method", "mass on the asked class's object", "on the other's", "asked / (asked + other)", "no map")
-    for row in rows:
+    for row in sensitivity_rows():
         cells = (number(row.asked), number(row.other), number(row.preference), str(row.failures))
         lines.append(f"| {row.method} | {' | '.join(cells)} |")
     return lines
 
 
-FIGURES: dict[str, Callable[[Path], list[str]]] = {
-    "training": training,
-    "accuracy": accuracy,
-    "shortcut": shortcut,
-    "neighbours": neighbours,
-    "localization": localized,
-    "sensitivity": sensitive,
+def both(work: Path) -> list[str]:
+    """The README's table: the two in short."""
+    lines = table(
+        "method", "IoU with the mask", "mass on the thing", "of two classes, on the asked one", "on the other"
+    )
+    for where, asked in zip(localization_rows(), sensitivity_rows(), strict=True):
+        cells = (short(value) for value in (where.iou, where.energy, asked.asked, asked.other))
+        lines.append(f"| {where.method} | {' | '.join(cells)} |")
+    return lines
+
+
+@cache
+def localization_rows() -> list[Localization]:
+    return localization(Explainer("scenes"), METHODS, Scenes(500, "one", seed=51), Scenes(100, "one", seed=52))
+
+
+@cache
+def sensitivity_rows() -> list[ClassSensitivity]:
+    return class_sensitivity(Explainer("scenes"), METHODS, Scenes(500, "two", seed=53))
+
+
+FIGURES: dict[str, tuple[Path, Callable[[Path], list[str]]]] = {
+    "training": (CARD, training),
+    "accuracy": (CARD, accuracy),
+    "shortcut": (CARD, shortcut),
+    "neighbours": (CARD, neighbours),
+    "localization": (CARD, localized),
+    "sensitivity": (CARD, sensitive),
+    "scenes": (ROOT / "README.md", both),
 }
 
 
 def table(*headings: str) -> list[str]:
     """The first two lines of a Markdown table."""
     return [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
-
-
-def methods() -> list[str]:
-    return [facts.name for facts in list_methods()]
 
 
 def logits(model: nn.Module, scenes: Sequence[Scene] | Scenes) -> torch.Tensor:
@@ -193,6 +210,10 @@ def percent(hits: Sequence[bool]) -> str:
 
 def number(estimate: Estimate) -> str:
     return f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def short(estimate: Estimate) -> str:
+    return f"{estimate.mean:.2f} ± {(estimate.high - estimate.low) / 2:.2f}"
 
 
 if __name__ == "__main__":

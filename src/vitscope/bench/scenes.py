@@ -32,7 +32,8 @@ class Localization:
 
     Attributes:
         method: its label.
-        threshold: of the min-max scaled map; the one with the best mean IoU on other scenes.
+        threshold: of the min-max scaled map, negative values, evidence against, counting as 0; the one with the best
+            mean IoU on other scenes.
         iou: intersection over union with the exact mask at that threshold.
         area: under the curve of IoU over all thresholds.
         energy: share of positive mass in the mask (energy-based pointing game).
@@ -75,6 +76,9 @@ def localization(
     progress: Progress = lambda done: None,
 ) -> list[Localization]:
     """Hold every method's maps of the predicted class against the masks, trivial baselines last.
+
+    Of signed maps the positive part is measured: min-max scaling would put zero, no evidence, at another height in
+    every picture.
 
     Args:
         explainer: of a classifier of the scenes.
@@ -176,7 +180,7 @@ def _localize(explainer: Explainer, methods: Wanted, scenes: Sequence[Scene], pr
         for label, maps in _all_maps(explainer, methods, group, None).items():
             values, there = _present(maps)
             entry = found.setdefault(label, _Found())
-            entry.curves.extend(iou_curve(values, masks[there]))
+            entry.curves.extend(iou_curve(values.clamp(min=0), masks[there]))
             entry.energies.extend(energy_in_mask(values, masks[there]).tolist())
             entry.failures += len(maps) - len(there)
         progress(len(group))
