@@ -6,7 +6,6 @@ BIN := $(VENV)/bin
 help:
 	@echo "make install   create $(VENV) and install vitscope with its development tools"
 	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
-	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
 	@echo "make test      lint, types, and the test suite with its coverage"
 	@echo "make test-all  the same, with the slow tests"
 	@echo "make cost      what each method costs, in forwards (benchmarks/cost.py)"
@@ -16,9 +15,6 @@ $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
-
-demo: install
-	$(BIN)/vitscope demo --out out/demo
 
 demo: install
 	$(BIN)/vitscope demo --out out/demo

@@ -24,8 +24,9 @@ from vitscope.bench import ClassSensitivity, Estimate, Localization, class_sensi
 from vitscope.datasets import CLASSES, Knobs, Scene, Scenes, with_mark
 from vitscope.datasets.scenes import KINDS
 from vitscope.demo import METHODS
+from vitscope.metrics import THRESHOLDS, iou_curve
 from vitscope.models import load_model
-from vitscope.models.bundled import BUNDLED, SHORTCUT
+from vitscope.models.bundled import BUNDLED, PATCH, SHORTCUT
 from vitscope.targets import MemoryBank
 
 ROOT = Path(__file__).parents[2]
@@ -150,6 +151,39 @@ def localized(work: Path) -> list[str]:
     return lines
 
 
+def readings(work: Path) -> list[str]:
+    """CDAM's localization under other readings of its map."""
+    explainer, scenes = Explainer("scenes"), Scenes(500, "one", seed=51)
+    groups = [scenes[start : start + 50] for start in range(0, len(scenes), 50)]
+    found = [explainer([scene.image for scene in group], "cdam")["cdam"] for group in groups]
+    maps = torch.cat([torch.stack(list(one.to_pixels())) for one in found])
+    masks = torch.from_numpy(np.stack([scene.mask() for scene in scenes]))
+    positive = maps.clamp(min=0)
+    ends = positive.flatten(1).quantile(0.98, dim=1)[:, None, None]
+    lines = table("what is thresholded", "best mean IoU", "at threshold", "area under the curve")
+    for name, values in {
+        "the signed map, min-max scaled": maps,
+        "its positive part (as in the table above)": positive,
+        "its positive part, cut off at its 98 % quantile": torch.minimum(positive, ends),
+        "its magnitude": maps.abs(),
+    }.items():
+        curves = iou_curve(values, masks)
+        best = int(curves.mean(dim=0).argmax())
+        area = number(Estimate.of(torch.trapezoid(curves, THRESHOLDS, dim=1).tolist()))
+        lines.append(f"| {name} | {number(Estimate.of(curves[:, best].tolist()))} | {THRESHOLDS[best]:.2f} | {area} |")
+    grid = torch.cat([one.values for one in found])
+    on = nn.functional.avg_pool2d(masks.float()[:, None], PATCH)[:, 0] > 0.5
+    against = grid.clamp(max=0).abs()
+    speaks = percent((grid > 0)[on].tolist())
+    hostile = float((against * on).sum() / against.sum())
+    return [
+        *lines,
+        "",
+        f"Of the patches that lie on the thing {speaks} speak for the predicted class; of all negative mass "
+        f"{hostile:.0%} lies on the thing as well.",
+    ]
+
+
 def sensitive(work: Path) -> list[str]:
     """Class sensitivity of every method."""
     lines = table("method", "mass on the asked class's object", "on the other's", "asked / (asked + other)", "no map")
@@ -186,6 +220,7 @@ FIGURES: dict[str, tuple[Path, Callable[[Path], list[str]]]] = {
     "shortcut": (CARD, shortcut),
     "neighbours": (CARD, neighbours),
     "localization": (CARD, localized),
+    "readings": (CARD, readings),
     "sensitivity": (CARD, sensitive),
     "scenes": (ROOT / "README.md", both),
 }
