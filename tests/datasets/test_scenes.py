@@ -129,6 +129,13 @@ def test_knobs_do_what_they_say():
     assert busy > 1.5 * calm
 
 
+def test_the_hardest_knobs_still_give_a_scene():
+    hardest = Knobs(contrast=0.05, clutter=10, occlusion=0.8)
+    for kind in ("one", "several", "two"):
+        for scene in Scenes(6, kind, seed=13, knobs=hardest):
+            assert all(instance.visible > 0.1 for instance in scene.instances)
+
+
 def test_the_shortcut_goes_with_its_class():
     marked = {True: [], False: []}
     for scene in Scenes(200, seed=8, knobs=Knobs(shortcut=3)):

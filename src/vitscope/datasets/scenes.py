@@ -11,6 +11,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Literal, get_args, overload
 
 import numpy as np
@@ -21,6 +22,7 @@ from vitscope.datasets.drawing import Array
 from vitscope.errors import ImageError
 
 SIZE = 96
+PATIENCE = 20
 
 HUES: dict[str, float] = {"red": 0, "yellow": 50, "green": 120, "cyan": 182, "blue": 228, "magenta": 300}
 
@@ -191,10 +193,14 @@ class Scenes:
 
 
 def draw(rng: np.random.Generator, things: Sequence[Individual], knobs: Knobs | None = None, name: str = "") -> Scene:
-    """A scene with these things in it, everything else drawn from the generator; redrawn while one is half hidden."""
+    """A scene with these things in it, everything else drawn from the generator.
+
+    It is redrawn while too little is seen of a thing; after `PATIENCE` times, with narrower bars in front each time.
+    """
     knobs = knobs or Knobs()
     labels = [thing.label for thing in things]
-    while True:
+    for attempt in count():
+        occlusion = knobs.occlusion * 0.95 ** max(0, attempt - PATIENCE)
         canvas = _Canvas(rng, SIZE)
         canvas.background()
         distractors = rng.poisson(1.5 * knobs.clutter)
@@ -204,8 +210,8 @@ def draw(rng: np.random.Generator, things: Sequence[Individual], knobs: Knobs | 
         places = canvas.things(things, knobs.contrast)
         for _ in range(int(in_front.sum())):
             canvas.distractor(scale=0.5)
-        for x, y, radius in places if knobs.occlusion else ():
-            canvas.occluder(x, y, radius, knobs.occlusion)
+        for x, y, radius in places if occlusion else ():
+            canvas.occluder(x, y, radius, occlusion)
         if all(share > max(0.45 - knobs.occlusion, 0.1) for share in canvas.visible()):
             break
     marked = knobs.shortcut is not None and rng.random() < (
