@@ -52,15 +52,13 @@ def test_localization_agrees_with_one_scene_at_a_time(explainer):
         return [explainer([scene.image], name)[name].to_pixels()[0].double().numpy() for scene in which]
 
     for name in ("cdam", "attention"):
-        grid = np.linspace(0, 1, 101)
-        tuned = [np.mean([iou(s, m, t) for s, m in zip(tuning, maps(tuning, name), strict=True)]) for t in grid]
+        grid, measured, chosen = np.linspace(0, 1, 101), maps(scenes, name), maps(tuning, name)
+        tuned = [np.mean([iou(s, m, t) for s, m in zip(tuning, chosen, strict=True)]) for t in grid]
         assert rows[name].threshold == pytest.approx(grid[int(np.argmax(tuned))])
-        expected = np.mean([iou(s, m, rows[name].threshold) for s, m in zip(scenes, maps(scenes, name), strict=True)])
+        expected = np.mean([iou(s, m, rows[name].threshold) for s, m in zip(scenes, measured, strict=True)])
         assert rows[name].iou.mean == pytest.approx(expected, abs=2e-3)
-        energy = np.mean(
-            [m.clip(0)[s.mask()].sum() / m.clip(0).sum() for s, m in zip(scenes, maps(scenes, name), strict=True)]
-        )
-        assert rows[name].energy.mean == pytest.approx(energy, rel=1e-3)
+        energy = [m.clip(0)[s.mask()].sum() / m.clip(0).sum() for s, m in zip(scenes, measured, strict=True)]
+        assert rows[name].energy.mean == pytest.approx(np.mean(energy), rel=1e-3)
         assert rows[name].iou.low <= rows[name].iou.mean <= rows[name].iou.high
         assert rows[name].iou.n == 7
     share = np.mean([scene.mask().mean() for scene in scenes])
