@@ -116,7 +116,7 @@ class Run:
         self.stage = self.step = self.seen = 0
         self.seconds = 0.0
 
-    def train(self, source: Any, folder: Path) -> None:
+    def train(self, source: Any, folder: Path, save_every: int = 500) -> None:
         """All the stages that are left."""
         while self.stage < len(self.stages):
             stage = self.stages[self.stage]
@@ -144,13 +144,13 @@ class Run:
                     print(json.dumps(line), flush=True)
                     with (folder / "log.jsonl").open("a") as log:
                         log.write(json.dumps(line) + "\n")
-                if self.step % 500 == 0:
+                if self.step % save_every == 0:
                     self.save(folder)
             self.stage, self.step = self.stage + 1, 0
             self.save(folder)
 
     def _one(self, source: Any, stage: Stage, steps: int) -> tuple[float, float]:
-        warm = min(1.0, (self.step + 1) / min(200, steps // 5))
+        warm = min(1.0, (self.step + 1) / max(1, min(200, steps // 5)))
         rate = stage.rate * warm * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * self.step / steps)))
         for optimizer, relative in zip(self.optimizers, self.relative, strict=True):
             for group in optimizer.param_groups:
