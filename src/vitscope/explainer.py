@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from vitscope.attribution import Attribution, Explanation, Subject
 from vitscope.errors import FlatMapError, MethodError, ModelError, TargetError, VitscopeError
+from vitscope.evidence import Evidence
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
-from vitscope.methods import Maps, Method, Wanted, as_methods
+from vitscope.methods import CDAM, Maps, Method, Wanted, as_methods
 from vitscope.models import Anatomy, anatomy_of, load_model
 from vitscope.targets import ClassNames, Predicted, Target, as_target
 from vitscope.targets.target import TargetLike
-from vitscope.trace import Needs, Trace, record, verify
+from vitscope.trace import Needs, Trace, effects_on_features, record, verify
 
 
 class Explainer:
@@ -117,7 +118,10 @@ class Explainer:
         running = {label: method for label, method in chosen.items() if label not in failures}
         needs = reduce(Needs.__or__, (method.needs for method in running.values()))
         trace = record(self.anatomy, batch.tensor, needs, aim.score)
-        subject = self._subject(batch, trace, aim)
+        classifier = self.anatomy.outputs > 0
+        asked = aim.describe() if classifier or not isinstance(aim, Predicted) else "what any target would give"
+        classes = aim.classes(trace.logits) if classifier else None
+        subject = self._subject(batch, trace.logits, trace.grid, classes, asked)
         attributions = {}
         for label, method in running.items():
             try:
@@ -128,6 +132,25 @@ class Explainer:
                 failures[label] = str(error)
         return Explanation(subject, attributions, failures)
 
+    def evidence(self, images: Any) -> Evidence:
+        """CDAM of every class at once, for little more than one forward pass; see `Evidence`.
+
+        Args:
+            images: as for a call.
+
+        Raises:
+            ImageError: an image cannot be read.
+            MethodError: the model has no class row, which the closed form needs.
+        """
+        if reason := self.why_not("evidence", CDAM()):
+            raise MethodError(reason)
+        batch = prepare(images, self.preprocessing)
+        found = effects_on_features(self.anatomy, batch.tensor)
+        subject = self._subject(batch, found.logits, found.grid, None, "every class")
+        classifier = self.anatomy.classifier
+        weight = None if classifier is None else classifier.weight.detach()
+        return Evidence(subject, found.effects, found.features, weight)
+
     def why_not(self, label: str, method: Method) -> str:
         """Why `method` is not defined for this model, or "" where it is."""
         if self.anatomy.no_class_row and method.needs != Needs():
@@ -137,28 +160,20 @@ class Explainer:
             )
         return ""
 
-    def _subject(self, batch: Batch, trace: Trace, target: Target) -> Subject:
-        height, width = (cells * side for cells, side in zip(trace.grid, self.anatomy.patch, strict=True))
+    def _subject(
+        self, batch: Batch, logits: Tensor, grid: tuple[int, int], target: Tensor | None, asked: str
+    ) -> Subject:
+        height, width = (cells * side for cells, side in zip(grid, self.anatomy.patch, strict=True))
         covered = tuple(_covering(geometry, height, width) for geometry in batch.geometries)
-        classifier = self.anatomy.outputs > 0
         provenance = {
             "versions": {name: version(name) for name in ("vitscope", "torch", "timm")},
             "python": platform.python_version(),
             "model": {**self.source, "name": self.anatomy.name, "family": self.anatomy.family},
-            "grid": list(trace.grid),
+            "grid": list(grid),
             "prefix_tokens": list(self.anatomy.prefix),
             "preprocessing": self.preprocessing.describe(),
         }
-        return Subject(
-            batch,
-            covered,
-            trace.logits,
-            classifier,
-            target.classes(trace.logits) if classifier else None,
-            target.describe() if classifier or not isinstance(target, Predicted) else "what any target would give",
-            self.names,
-            provenance,
-        )
+        return Subject(batch, covered, logits, self.anatomy.outputs > 0, target, asked, self.names, provenance)
 
 
 def explain(

@@ -44,12 +44,12 @@ def skip_gradients(
 ) -> tuple[dict[int, Tensor], Tensor]:
     """Gradient of the target at every T_b along the skip path (AG-CAM's; exact for the last block).
 
-    g = J_tail(x_{B+1})^T seed; for b = B..1: g += J_{ff}(e_b)^T g; gT_b = J_{proj}(T_b)^T g.
+    g = J_features(x_{B+1})^T seed; for b = B..1: g += J_{ff}(e_b)^T g; gT_b = J_{proj}(T_b)^T g.
 
     Args:
         anatomy: the model's description.
         capture: the recorded pass.
-        seed: gradient of the target at the model's output, (b c).
+        seed: gradient of the target at the features, (b F).
         last_only: stop after the last block.
 
     Returns:
@@ -58,7 +58,7 @@ def skip_gradients(
     """
     gradients = {}
     last = len(anatomy.blocks) - 1
-    flow = pull_back(anatomy.tail, capture.final, seed)
+    flow = pull_back(anatomy.features, capture.final, seed)
     for index in reversed(range(len(anatomy.blocks))):
         block, record = anatomy.blocks[index], capture.blocks[index]
         assert record.residual is not None
@@ -134,7 +134,7 @@ def token_sensitivity(block: Block, record: BlockCapture) -> tuple[Tensor, Tenso
 
 
 def feature_map(anatomy: Anatomy, capture: ForwardCapture) -> RowMap:
-    """The way from the last block's T (b r D) to the model's output (b c), for Jacobian products."""
+    """The way from the last block's T (b r D) to the features (b F), for Jacobian products."""
     block, record = anatomy.blocks[-1], capture.blocks[-1]
     assert record.residual is not None
     assert record.rows is not None
@@ -143,6 +143,22 @@ def feature_map(anatomy: Anatomy, capture: ForwardCapture) -> RowMap:
 
     def features(rows: Tensor) -> Tensor:
         after = incoming + block.projection(rows)
-        return anatomy.tail(after + block.feedforward(after))
+        return anatomy.features(after + block.feedforward(after))
 
     return features
+
+
+def token_effects(block: Block, record: BlockCapture) -> Tensor:
+    """Each token's own effect on the rows that the head reads, along t_n: dT_r = a_r[n] (dv_n + ds_r[n] (v_n - T_r)).
+
+    Returns:
+        (n b r D), heads concatenated: one tangent of T a token.
+    """
+    assert record.scores is not None
+    assert record.values is not None
+    assert record.rows is not None
+    value_change, score_change = token_sensitivity(block, record)
+    distance = record.values[:, :, None] - record.rows[:, :, :, None]  # b h r n d
+    effect = value_change[:, :, None] + score_change[..., None] * distance
+    weighted = record.scores.softmax(-1)[..., None] * effect
+    return weighted.permute(3, 0, 2, 1, 4).flatten(3)

@@ -63,7 +63,7 @@ class Trace:
 
     Attributes:
         logits: the model's output, (b c).
-        seed: gradient of the target at the output, (b c).
+        seed: gradient of the target where it is defined: at the output (b c), or at the features (b F).
         blocks: a record a block.
         prefix: number of tokens before the patch tokens.
         grid: patch grid (rows, cols).
@@ -81,7 +81,7 @@ class Trace:
         return patches.float()
 
 
-def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Score) -> Trace:
+def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Score, of_features: bool = False) -> Trace:
     """Trace the model on `images` (b 3 H W).
 
     The model is left exactly as found (parameters, gradients, hooks, training flags, requires_grad, random state),
@@ -92,6 +92,7 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Score) -> Trac
         images: the batch, of the model's dtype and on its device.
         needs: the union of what the methods read.
         score: the target, a differentiable function from the model's output (b c) to one value an image (b).
+        of_features: the score is a function of the features (b F), which the classifier reads, instead.
 
     Raises:
         ModelError: the model does not fit its description, or its output is not usable.
@@ -101,8 +102,9 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Score) -> Trac
     with left_as_found(anatomy.model):
         seen = watching.forward(anatomy, fitted(images, anatomy.model), needs)
         watching.check_tokens(anatomy, seen, grid)
-        seed = _seed(score, seen.logits)
-        gradients = _gradients(anatomy, seen, seed, needs)
+        seed = _seed(score, anatomy.features(seen.final) if of_features else seen.logits)
+        at_features = seed if of_features or anatomy.classifier is None else seed @ anatomy.classifier.weight.detach()
+        gradients = _gradients(anatomy, seen, at_features, needs)
         changes = {
             index: token_sensitivity(block, seen.blocks[index])
             for index, block in enumerate(anatomy.blocks)
@@ -152,10 +154,10 @@ def _level(anatomy: Anatomy, index: int) -> Blocks:
     return Blocks.LAST if index + 1 == len(anatomy.blocks) else Blocks.ALL
 
 
-def _seed(score: Score, logits: Tensor) -> Tensor:
-    """The gradient (b c) of the targets' sum at the output."""
+def _seed(score: Score, where: Tensor) -> Tensor:
+    """The gradient (b c) of the targets' sum at the output, or (b F) at the features."""
     with torch.enable_grad():
-        leaf = logits.detach().requires_grad_()
+        leaf = where.detach().requires_grad_()
         value = score(leaf)
         if not isinstance(value, Tensor) or value.shape != leaf.shape[:1]:
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -20,8 +20,8 @@ def verify(anatomy: Anatomy, images: Tensor) -> float:
 
     Checked in every block: `norm` is given x_b, which is e_b less the projection and the block before it plus its
     feed-forward; `keys_values` gives the keys and values that the attention used, and is affine where it says so; the
-    recorded scores and values give T_b. And in the end: the tail gives the model's output. Models without a class row
-    have nothing to compare beyond their token count.
+    recorded scores and values give T_b. And in the end: features and classifier give the model's output. Models without
+    a class row have nothing to compare beyond their token count.
 
     Returns:
         The largest relative error found.
@@ -75,7 +75,7 @@ def _claims(anatomy: Anatomy, seen: watching.ForwardCapture) -> list[tuple[str, 
         flow = row.residual + block.feedforward(row.residual)
     assert flow is not None
     claims.append(("the last block's output", flow, seen.final))
-    claims.append(("the head", anatomy.tail(seen.final), seen.logits))
+    claims.append(("the head", anatomy.output(anatomy.features(seen.final)), seen.logits))
     return claims
 
 
