@@ -46,9 +46,11 @@ class CDAM:
     def __call__(self, trace: Trace) -> Maps:
         """The signed map."""
         block = trace.blocks[-1]
-        gradient = block.row_gradient  # b h r d
-        through_value = head_products(gradient, block.value_change)  # b h r n
-        at_output = (gradient * block.row_output).sum(dim=-1, keepdim=True)  # <g, T>
-        through_score = head_products(gradient, block.values) - at_output
-        effect = block.row_attention * (through_value + block.score_change * through_score)
-        return Maps(values=trace.to_grid(effect.sum(dim=(1, 2))))
+        gradient = block.row_gradient  # b h m r d
+        vectors, sizes = gradient.flatten(2, 3), gradient.shape[2:4]
+        through_value = head_products(vectors, block.value_change).unflatten(2, sizes)  # b h m r n
+        at_output = (gradient * block.row_output.unsqueeze(2)).sum(dim=-1, keepdim=True)  # <g, T>
+        through_score = head_products(vectors, block.values).unflatten(2, sizes) - at_output
+        effect = through_value + block.score_change.unsqueeze(2) * through_score
+        weighted = block.row_attention.unsqueeze(2) * effect
+        return Maps(values=trace.to_grid(weighted.sum(dim=(1, 3))))

@@ -22,9 +22,10 @@ class Needs:
         attention: scores z (before softmax) and attention a, each (b h n).
         values: values v, (b h n d).
         sensitivity: each token's own effect on its value and its scores, and the rows that the head reads:
-            value_change (b h n d), score_change, row_attention (b h r n), row_output, row_gradient (b h r d).
-        skip_gradient: gradient of the target at T_b along the skip path, (b h d); closed form.
-        full_gradient: gradient of the target at T_b by full back-propagation, (b h d); one backward pass for all.
+            value_change (b h n d), score_change, row_attention (b h r n), row_output (b h r d),
+            row_gradient (b h m r d).
+        skip_gradient: gradient of every target m at T_b along the skip path, (b h m d); closed form.
+        full_gradient: the same by full back-propagation, (b h m d); one backward pass for all blocks.
     """
 
     attention: Blocks = Blocks.NONE

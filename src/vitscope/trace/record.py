@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,11 +22,11 @@ Score = Callable[[Tensor], Tensor]
 class BlockTrace:
     """One block's record, patch tokens and prefix tokens alike on axis n, in the model's dtype.
 
-    Of the class row: scores z (b h n), attention a (b h n), output T (b h d), skip_gradient and full_gradient of the
-    target at T (b h d); values v (b h n d). Where `sensitivity` is needed, of each row r that the head reads (the class
-    token; in a distilled DeiT the distillation token too): row_attention (b h r n), row_output (b h r d), row_gradient
-    along the skip path (b h r d), score_change (b h r n); and value_change (b h n d). Reading what no method declared
-    in its needs is a MethodError.
+    Of the class row: scores z (b h n), attention a (b h n), output T (b h d), skip_gradient and full_gradient of every
+    target m at T (b h m d); values v (b h n d). Where `sensitivity` is needed, of each row r that the head reads (the
+    class token; in a distilled DeiT the distillation token too): row_attention (b h r n), row_output (b h r d),
+    row_gradient along the skip path (b h m r d), score_change (b h r n); and value_change (b h n d). Reading what no
+    method declared in its needs is a MethodError.
     """
 
     scores: Tensor
@@ -53,24 +54,30 @@ class BlockTrace:
         return name in self.__dict__
 
     def gradient(self, path: str) -> Tensor:
-        """The target's gradient at T (b h d) along `path`: "skip" or "full"."""
+        """Every target's gradient at T (b h m d) along `path`: "skip" or "full"."""
         return self.skip_gradient if path == "skip" else self.full_gradient
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What methods read: the output, the target's gradient there, the blocks' class rows, the token layout.
+    """What methods read: the output, the blocks' class rows with the targets' gradients, the token layout.
+
+    Axis m: the targets that are explained in one call.
 
     Attributes:
         logits: the model's output, (b c).
-        seed: gradient of the target where it is defined: at the output (b c), or at the features (b F).
+        features: what the classifier reads, (b F); the output where there is no affine classifier.
+        reached: whether a target has any gradient where it is defined, (b m) bool.
+        of_features: whether a target is a function of the features, which the classifier reads, (m) bool.
         blocks: a record a block.
         prefix: number of tokens before the patch tokens.
         grid: patch grid (rows, cols).
     """
 
     logits: Tensor
-    seed: Tensor
+    features: Tensor
+    reached: Tensor
+    of_features: Tensor
     blocks: tuple[BlockTrace, ...]
     prefix: int
     grid: tuple[int, int]
@@ -81,7 +88,20 @@ class Trace:
         return patches.float()
 
 
-def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Score, of_features: bool = False) -> Trace:
+class Aim(Protocol):
+    """What the trace must know of a target."""
+
+    @property
+    def of_features(self) -> bool:
+        """Whether it is a function of the features (b F), which the classifier reads, not of the output (b c)."""
+        ...
+
+    def score(self, where: Tensor, /) -> Tensor:
+        """From the output, or the features, with their graph, to one value an image (b)."""
+        ...
+
+
+def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) -> Trace:
     """Trace the model on `images` (b 3 H W).
 
     The model is left exactly as found (parameters, gradients, hooks, training flags, requires_grad, random state),
@@ -91,8 +111,7 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Score, of_feat
         anatomy: the model's description.
         images: the batch, of the model's dtype and on its device.
         needs: the union of what the methods read.
-        score: the target, a differentiable function from the model's output (b c) to one value an image (b).
-        of_features: the score is a function of the features (b F), which the classifier reads, instead.
+        aims: the targets, at least one.
 
     Raises:
         ModelError: the model does not fit its description, or its output is not usable.
@@ -102,30 +121,34 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Score, of_feat
     with left_as_found(anatomy.model):
         seen = watching.forward(anatomy, fitted(images, anatomy.model), needs)
         watching.check_tokens(anatomy, seen, grid)
-        seed = _seed(score, anatomy.features(seen.final) if of_features else seen.logits)
-        at_features = seed if of_features or anatomy.classifier is None else seed @ anatomy.classifier.weight.detach()
-        gradients = _gradients(anatomy, seen, at_features, needs)
+        features = seen.logits if anatomy.no_class_row else anatomy.features(seen.final).detach()
+        seeds, reached = _seeds(anatomy, seen.logits, features, aims)
+        gradients = _gradients(anatomy, seen, seeds, needs)
         changes = {
             index: token_sensitivity(block, seen.blocks[index])
             for index, block in enumerate(anatomy.blocks)
             if needs.sensitivity >= _level(anatomy, index)
         }
     blocks = tuple(BlockTrace(_quantities(row, index, gradients, changes)) for index, row in enumerate(seen.blocks))
-    return Trace(seen.logits, seed, blocks, len(anatomy.prefix), grid)
+    of_features = torch.tensor([aim.of_features for aim in aims], device=seen.logits.device)
+    return Trace(seen.logits, features, reached, of_features, blocks, len(anatomy.prefix), grid)
 
 
 def _gradients(
-    anatomy: Anatomy, seen: watching.ForwardCapture, seed: Tensor, needs: Needs
+    anatomy: Anatomy, seen: watching.ForwardCapture, seeds: Tensor, needs: Needs
 ) -> dict[str, dict[int, Tensor]]:
-    """The gradients at T_b that `needs` asks for: path -> block -> (b h r d)."""
+    """The gradients at T_b that `needs` asks for: path -> block -> (b h m r d)."""
     if max(needs.skip_gradient, needs.full_gradient) == Blocks.NONE:
         return {}
-    skip, residual = skip_gradients(anatomy, seen, seed, last_only=needs.skip_gradient < Blocks.ALL)
+    skip, residual = skip_gradients(anatomy, seen, seeds, last_only=needs.skip_gradient < Blocks.ALL)
     last = len(anatomy.blocks) - 1
     full = {last: skip[last]}
     if needs.full_gradient == Blocks.ALL and last > 0:
         full = full_gradients(anatomy, seen, skip[last], residual)
-    return {"skip_gradient": skip, "full_gradient": full}
+    return {
+        path: {index: gradient.permute(1, 2, 0, 3, 4) for index, gradient in found.items()}
+        for path, found in (("skip_gradient", skip), ("full_gradient", full))
+    }
 
 
 def _quantities(
@@ -152,6 +175,17 @@ def _quantities(
 
 def _level(anatomy: Anatomy, index: int) -> Blocks:
     return Blocks.LAST if index + 1 == len(anatomy.blocks) else Blocks.ALL
+
+
+def _seeds(anatomy: Anatomy, logits: Tensor, features: Tensor, aims: Sequence[Aim]) -> tuple[Tensor, Tensor]:
+    """The gradients of all targets at the features (m b F), and whether there is any (b m)."""
+    weight = None if anatomy.classifier is None else anatomy.classifier.weight.detach()
+    seeds, reached = [], []
+    for aim in aims:
+        seed = _seed(aim.score, features if aim.of_features else logits)
+        reached.append(seed.any(dim=1))
+        seeds.append(seed if aim.of_features or weight is None else seed @ weight)
+    return torch.stack(seeds), torch.stack(reached, dim=1)
 
 
 def _seed(score: Score, where: Tensor) -> Tensor:
