@@ -27,7 +27,8 @@ class Block:
         projection: row-wise map (b r D) -> (b r D), from T_b to what is added to the residual stream.
         feedforward: row-wise map (b r D) -> (b r D), from e_b to what is added to the residual stream.
         feedforward_site: the first module of `feedforward`; its input is e_b.
-        keys_values: (b n D) -> keys, values, each (b h n d).
+        queries: rows of t_b (b r D) -> their queries (b h r d), times the attention's scale.
+        keys_values: t_b (b n D) -> keys, values, each (b h n d).
         affine_keys: whether `keys_values` is affine in t, so that its derivative along t is f(t) - f(0).
     """
 
@@ -39,6 +40,7 @@ class Block:
     projection: Callable[[Tensor], Tensor]
     feedforward: Callable[[Tensor], Tensor]
     feedforward_site: nn.Module
+    queries: Callable[[Tensor], Tensor]
     keys_values: Callable[[Tensor], tuple[Tensor, Tensor]]
     affine_keys: bool
 

@@ -137,6 +137,14 @@ def _block(name: str, block: Any) -> Block:
         added: Tensor = block.ls2(block.mlp(block.norm2(rows)))
         return added
 
+    def queries(rows: Tensor) -> Tensor:
+        width = attention.proj.in_features
+        bias = None if attention.qkv.bias is None else attention.qkv.bias[:width]
+        flat = nn.functional.linear(rows, attention.qkv.weight[:width], bias)
+        by_head = flat.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+        scaled: Tensor = attention.q_norm(by_head) * attention.scale
+        return scaled
+
     def keys_values(tokens: Tensor) -> tuple[Tensor, Tensor]:
         width = attention.proj.in_features
         bias = None if attention.qkv.bias is None else attention.qkv.bias[width:]
@@ -153,6 +161,7 @@ def _block(name: str, block: Any) -> Block:
         projection=projection,
         feedforward=feedforward,
         feedforward_site=block.norm2,
+        queries=queries,
         keys_values=keys_values,
         affine_keys=isinstance(attention.k_norm, nn.Identity),
     )

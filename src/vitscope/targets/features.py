@@ -30,6 +30,11 @@ class Concept:
     name: str = "the concept"
 
     @property
+    def linear(self) -> bool:
+        """Whether the gradient is the same everywhere: of the dot product."""
+        return self.similarity == "dot"
+
+    @property
     def vector(self) -> Tensor:
         """The concept vector, (F)."""
         return self.features.detach().float().reshape(-1, self.features.shape[-1]).mean(dim=0)
@@ -75,6 +80,7 @@ class Neighbours:
     """
 
     of_features: ClassVar[bool] = True
+    linear: ClassVar[bool] = True  # the weights stay those of the unaltered picture
     bank: MemoryBank
     k: int = 20
     temperature: float = 0.07

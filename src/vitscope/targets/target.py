@@ -22,6 +22,11 @@ class Target(Protocol):
         """Whether `score` reads the features (b F), which the classifier reads, and not the output (b c)."""
         ...
 
+    @property
+    def linear(self) -> bool:
+        """Whether its gradient is the same at altered tokens: so of a class's logit, not of a probability."""
+        ...
+
     def score(self, output: Tensor, /) -> Tensor:
         """From the model's output (b c), or its features (b F), with their graph, to a value an image (b)."""
         ...
@@ -40,6 +45,7 @@ class Predicted:
     """The class with the highest logit, image by image."""
 
     of_features: ClassVar[bool] = False
+    linear: ClassVar[bool] = True  # the class stays that of the unaltered picture
 
     def score(self, output: Tensor) -> Tensor:
         """The highest logit of every image, (b)."""
@@ -59,6 +65,7 @@ class Class:
     """The logit of a class: one index for all images, or one an image."""
 
     of_features: ClassVar[bool] = False
+    linear: ClassVar[bool] = True
     index: int | tuple[int, ...]
 
     def score(self, output: Tensor) -> Tensor:
@@ -96,6 +103,8 @@ class Probability(Class):
     against the other classes as much as for this one.
     """
 
+    linear: ClassVar[bool] = False
+
     def score(self, output: Tensor) -> Tensor:
         """The class's probability in every image, (b)."""
         return _pick(output.softmax(dim=1), self.classes(output))
@@ -110,6 +119,7 @@ class Contrast:
     """The difference of two classes' logits: what speaks for the first rather than the second."""
 
     of_features: ClassVar[bool] = False
+    linear: ClassVar[bool] = True
     first: int
     second: int
 
@@ -133,6 +143,7 @@ class Output:
     """One output of a regression or a multi-label head, which is no class among others."""
 
     of_features: ClassVar[bool] = False
+    linear: ClassVar[bool] = True
     index: int
 
     def score(self, output: Tensor) -> Tensor:
@@ -153,6 +164,7 @@ class Output:
 class Custom:
     """Any differentiable function of the model's output (b c), or of its features (b F), that gives (b)."""
 
+    linear: ClassVar[bool] = False
     function: Callable[[Tensor], Tensor]
     of_features: bool = False
 

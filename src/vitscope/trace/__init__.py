@@ -4,16 +4,20 @@ from vitscope.trace.evidence import Effects, effects_on_features
 from vitscope.trace.heads import head_products
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.record import BlockTrace, Trace, record
+from vitscope.trace.rerun import LastBlock, Sway, samples_at_once
 from vitscope.trace.verify import verify
 
 __all__ = [
     "BlockTrace",
     "Blocks",
     "Effects",
+    "LastBlock",
     "Needs",
+    "Sway",
     "Trace",
     "effects_on_features",
     "head_products",
     "record",
+    "samples_at_once",
     "verify",
 ]

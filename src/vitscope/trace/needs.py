@@ -26,6 +26,7 @@ class Needs:
             row_gradient (b h m r d).
         skip_gradient: gradient of every target m at T_b along the skip path, (b h m d); closed form.
         full_gradient: the same by full back-propagation, (b h m d); one backward pass for all blocks.
+        rerun: the last block's input x_B, so that it can be run again on other tokens (`Trace.again`).
     """
 
     attention: Blocks = Blocks.NONE
@@ -33,6 +34,7 @@ class Needs:
     sensitivity: Blocks = Blocks.NONE
     skip_gradient: Blocks = Blocks.NONE
     full_gradient: Blocks = Blocks.NONE
+    rerun: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         """The union: what serves both."""
@@ -42,4 +44,5 @@ class Needs:
             sensitivity=max(self.sensitivity, other.sensitivity),
             skip_gradient=max(self.skip_gradient, other.skip_gradient),
             full_gradient=max(self.full_gradient, other.full_gradient),
+            rerun=self.rerun or other.rerun,
         )

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from vitscope.errors import MethodError, TargetError
+from vitscope.errors import MethodError
 from vitscope.models import Anatomy
 from vitscope.trace import capture as watching
+from vitscope.trace.aim import Aim, seed_of
 from vitscope.trace.classpath import full_gradients, skip_gradients, token_sensitivity
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.needs import Blocks, Needs
-
-Score = Callable[[Tensor], Tensor]
+from vitscope.trace.rerun import LastBlock, of_last_block
 
 
 class BlockTrace:
@@ -72,6 +71,7 @@ class Trace:
         blocks: a record a block.
         prefix: number of tokens before the patch tokens.
         grid: patch grid (rows, cols).
+        last: the last block, to be run again on altered tokens, where a method declared that it needs to.
     """
 
     logits: Tensor
@@ -81,24 +81,22 @@ class Trace:
     blocks: tuple[BlockTrace, ...]
     prefix: int
     grid: tuple[int, int]
+    last: LastBlock | None = None
+
+    def again(self) -> LastBlock:
+        """The last block, to be run again on altered tokens.
+
+        Raises:
+            MethodError: the method did not declare it in its needs.
+        """
+        if self.last is None:
+            raise MethodError("the last block's input was not recorded; declare `rerun` in the method's needs")
+        return self.last
 
     def to_grid(self, tokens: Tensor) -> Tensor:
         """(... n) over all tokens -> (... rows cols) over the patch tokens, in float32."""
         patches: Tensor = tokens[..., self.prefix :].unflatten(-1, self.grid)
         return patches.float()
-
-
-class Aim(Protocol):
-    """What the trace must know of a target."""
-
-    @property
-    def of_features(self) -> bool:
-        """Whether it is a function of the features (b F), which the classifier reads, not of the output (b c)."""
-        ...
-
-    def score(self, where: Tensor, /) -> Tensor:
-        """From the output, or the features, with their graph, to one value an image (b)."""
-        ...
 
 
 def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) -> Trace:
@@ -122,7 +120,8 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         seen = watching.forward(anatomy, fitted(images, anatomy.model), needs)
         watching.check_tokens(anatomy, seen, grid)
         features = seen.logits if anatomy.no_class_row else anatomy.features(seen.final).detach()
-        seeds, reached = _seeds(anatomy, seen.logits, features, aims)
+        found = [seed_of(anatomy, aim, seen.logits, features) for aim in aims]
+        seeds = torch.stack([seed for seed, _ in found])  # m b F
         gradients = _gradients(anatomy, seen, seeds, needs)
         changes = {
             index: token_sensitivity(block, seen.blocks[index])
@@ -131,7 +130,9 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         }
     blocks = tuple(BlockTrace(_quantities(row, index, gradients, changes)) for index, row in enumerate(seen.blocks))
     of_features = torch.tensor([aim.of_features for aim in aims], device=seen.logits.device)
-    return Trace(seen.logits, features, reached, of_features, blocks, len(anatomy.prefix), grid)
+    reached = torch.stack([reached for _, reached in found], dim=1)
+    again = of_last_block(anatomy, seen.blocks[-1], aims, seeds)
+    return Trace(seen.logits, features, reached, of_features, blocks, len(anatomy.prefix), grid, again)
 
 
 def _gradients(
@@ -175,30 +176,3 @@ def _quantities(
 
 def _level(anatomy: Anatomy, index: int) -> Blocks:
     return Blocks.LAST if index + 1 == len(anatomy.blocks) else Blocks.ALL
-
-
-def _seeds(anatomy: Anatomy, logits: Tensor, features: Tensor, aims: Sequence[Aim]) -> tuple[Tensor, Tensor]:
-    """The gradients of all targets at the features (m b F), and whether there is any (b m)."""
-    weight = None if anatomy.classifier is None else anatomy.classifier.weight.detach()
-    seeds, reached = [], []
-    for aim in aims:
-        seed = _seed(aim.score, features if aim.of_features else logits)
-        reached.append(seed.any(dim=1))
-        seeds.append(seed if aim.of_features or weight is None else seed @ weight)
-    return torch.stack(seeds), torch.stack(reached, dim=1)
-
-
-def _seed(score: Score, where: Tensor) -> Tensor:
-    """The gradient (b c) of the targets' sum at the output, or (b F) at the features."""
-    with torch.enable_grad():
-        leaf = where.detach().requires_grad_()
-        value = score(leaf)
-        if not isinstance(value, Tensor) or value.shape != leaf.shape[:1]:
-            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise TargetError(
-                f"a target must give one value an image, ({len(leaf)},), got {found}; return output[:, i]"
-            )
-        if not value.requires_grad:
-            raise TargetError("the target does not depend on the output by differentiable steps; avoid argmax, detach")
-        (seed,) = torch.autograd.grad(value.sum(), leaf)
-    return seed
