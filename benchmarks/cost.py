@@ -50,7 +50,7 @@ def main() -> None:
         needs = reduce(Needs.__or__, (method.needs for method in methods))
 
         def explain() -> None:
-            trace = record(anatomy, images, needs, Predicted().score)
+            trace = record(anatomy, images, needs, [Predicted()])
             for method in methods:
                 method(trace)
 

@@ -89,3 +89,28 @@ def cdam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
     logits, run = forward(model, images)
     (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), run.tokens[-1:])
     return (run.tokens[-1] * gradient).sum(-1)
+
+
+def last_input(model: nn.Module, images: Tensor) -> Tensor:
+    """x_B, (b n D): what enters the last block."""
+    seen: list[Tensor] = []
+    hook = model.blocks[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    with torch.no_grad():
+        model(images)
+    hook.remove()
+    return seen[0]
+
+
+def cdam_of_last_block(model: nn.Module, inputs: Tensor, score, tokens: Tensor | None = None) -> Tensor:
+    """(b n), the CDAM of score(logits) with x_B = `inputs`, and t_B = `tokens` where given."""
+    run, block = WrittenOut(model), model.blocks[-1]
+    with run.installed(), torch.enable_grad():
+        if tokens is not None:
+            block.norm1.forward = lambda _: tokens
+        try:
+            logits = model.forward_head(model.norm(block(inputs)))
+        finally:
+            if tokens is not None:
+                del block.norm1.forward
+        (gradient,) = torch.autograd.grad(score(logits).sum(), run.tokens[-1:])
+    return (run.tokens[-1] * gradient).sum(-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from importlib.metadata import version
 from typing import Any
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from vitscope.attribution import Attribution, Explanation, Subject
 from vitscope.errors import FlatMapError, MethodError, ModelError, TargetError, VitscopeError
+from vitscope.evidence import Evidence
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
-from vitscope.methods import Maps, Method, Wanted, as_methods
+from vitscope.methods import CDAM, Maps, Method, Wanted, as_methods
 from vitscope.models import Anatomy, anatomy_of, load_model
 from vitscope.targets import ClassNames, Predicted, Target, as_target
 from vitscope.targets.target import TargetLike
-from vitscope.trace import Needs, Trace, record, verify
+from vitscope.trace import Needs, Trace, effects_on_features, record, verify
 
 
 class Explainer:
@@ -103,30 +104,88 @@ class Explainer:
             TargetError: a target that does not exist, does not fit the batch, or that a class-agnostic method ignores.
             FlatMapError: a map is constant or not finite.
         """
+        (explanation,) = self.each(images, methods, [target], strict=strict)
+        return explanation
+
+    def each(
+        self,
+        images: Any,
+        methods: Wanted = "daam,agcam,cdam",
+        targets: Sequence[TargetLike] = (None,),
+        *,
+        strict: bool = True,
+    ) -> list[Explanation]:
+        """Explain `images` for several targets: one forward pass, and one batched backward pass where there is one.
+
+        Args:
+            images: as for a call.
+            methods: as for a call.
+            targets: each as for a call; one explanation is given for each.
+            strict: as for a call.
+
+        Raises:
+            as a call.
+        """
         chosen = as_methods(methods)
-        aim = as_target(target, self.names)
-        if isinstance(aim, Predicted) and not self.anatomy.outputs and _any_specific(chosen):
+        aims = [as_target(target, self.names) for target in targets]
+        if not aims:
+            raise TargetError("no target is given; name one, or None for the predicted class")
+        if not self.anatomy.outputs and _any_specific(chosen) and any(isinstance(aim, Predicted) for aim in aims):
             raise TargetError(
                 "the model has no classifier head, so no class is predicted; give weights with a head, or a target "
                 "that is a function of the features"
             )
-        failures = {label: reason for label, method in chosen.items() if (reason := self.why_not(label, method))}
-        if failures and (strict or len(failures) == len(chosen)):
-            raise MethodError(next(iter(failures.values())))
+        undefined = {label: reason for label, method in chosen.items() if (reason := self.why_not(label, method))}
+        if undefined and (strict or len(undefined) == len(chosen)):
+            raise MethodError(next(iter(undefined.values())))
         batch = prepare(images, self.preprocessing)
-        running = {label: method for label, method in chosen.items() if label not in failures}
+        running = {label: method for label, method in chosen.items() if label not in undefined}
         needs = reduce(Needs.__or__, (method.needs for method in running.values()))
-        trace = record(self.anatomy, batch.tensor, needs, aim.score)
-        subject = self._subject(batch, trace, aim)
-        attributions = {}
-        for label, method in running.items():
-            try:
-                attributions[label] = _attribute(label, method, trace, aim, subject)
-            except VitscopeError as error:
-                if strict:
-                    raise
-                failures[label] = str(error)
-        return Explanation(subject, attributions, failures)
+        trace = record(self.anatomy, batch.tensor, needs, aims)
+        maps = {label: _maps(method, trace, strict) for label, method in running.items()}
+        explanations = []
+        for slot, aim in enumerate(aims):
+            subject = self._subject_of(batch, trace, aim)
+            attributions, failures = {}, dict(undefined)
+            for label, method in running.items():
+                try:
+                    attributions[label] = _attribute(label, method, maps[label], trace, slot, aim, subject)
+                except VitscopeError as error:
+                    if strict:
+                        raise
+                    failures[label] = str(error)
+            explanations.append(Explanation(subject, attributions, failures))
+        return explanations
+
+    def features(self, images: Any) -> Tensor:
+        """The features of `images`, (b F): what the classifier reads; without a classifier, the model's output.
+
+        Raises:
+            ImageError: an image cannot be read.
+            MethodError: the model has no class row.
+        """
+        if self.anatomy.no_class_row:
+            raise MethodError(f"features are read from the class token, and {self.anatomy.no_class_row}")
+        return record(self.anatomy, prepare(images, self.preprocessing).tensor, Needs(), [Predicted()]).features
+
+    def evidence(self, images: Any) -> Evidence:
+        """CDAM of every class at once, for little more than one forward pass; see `Evidence`.
+
+        Args:
+            images: as for a call.
+
+        Raises:
+            ImageError: an image cannot be read.
+            MethodError: the model has no class row, which the closed form needs.
+        """
+        if reason := self.why_not("evidence", CDAM()):
+            raise MethodError(reason)
+        batch = prepare(images, self.preprocessing)
+        found = effects_on_features(self.anatomy, batch.tensor)
+        subject = self._subject(batch, found.logits, found.grid, None, "every class")
+        classifier = self.anatomy.classifier
+        weight = None if classifier is None else classifier.weight.detach()
+        return Evidence(subject, found.effects, found.features, weight)
 
     def why_not(self, label: str, method: Method) -> str:
         """Why `method` is not defined for this model, or "" where it is."""
@@ -137,28 +196,25 @@ class Explainer:
             )
         return ""
 
-    def _subject(self, batch: Batch, trace: Trace, target: Target) -> Subject:
-        height, width = (cells * side for cells, side in zip(trace.grid, self.anatomy.patch, strict=True))
-        covered = tuple(_covering(geometry, height, width) for geometry in batch.geometries)
+    def _subject_of(self, batch: Batch, trace: Trace, aim: Target) -> Subject:
         classifier = self.anatomy.outputs > 0
+        asked = aim.describe() if classifier or not isinstance(aim, Predicted) else "what any target would give"
+        return self._subject(batch, trace.logits, trace.grid, aim.classes(trace.logits) if classifier else None, asked)
+
+    def _subject(
+        self, batch: Batch, logits: Tensor, grid: tuple[int, int], target: Tensor | None, asked: str
+    ) -> Subject:
+        height, width = (cells * side for cells, side in zip(grid, self.anatomy.patch, strict=True))
+        covered = tuple(_covering(geometry, height, width) for geometry in batch.geometries)
         provenance = {
             "versions": {name: version(name) for name in ("vitscope", "torch", "timm")},
             "python": platform.python_version(),
             "model": {**self.source, "name": self.anatomy.name, "family": self.anatomy.family},
-            "grid": list(trace.grid),
+            "grid": list(grid),
             "prefix_tokens": list(self.anatomy.prefix),
             "preprocessing": self.preprocessing.describe(),
         }
-        return Subject(
-            batch,
-            covered,
-            trace.logits,
-            classifier,
-            target.classes(trace.logits) if classifier else None,
-            target.describe() if classifier or not isinstance(target, Predicted) else "what any target would give",
-            self.names,
-            provenance,
-        )
+        return Subject(batch, covered, logits, self.anatomy.outputs > 0, target, asked, self.names, provenance)
 
 
 def explain(
@@ -209,7 +265,28 @@ def _any_specific(methods: Mapping[str, Method]) -> bool:
     return any(method.facts.class_specific for method in methods.values())
 
 
-def _attribute(label: str, method: Method, trace: Trace, target: Target, subject: Subject) -> Attribution:
+def _maps(method: Method, trace: Trace, strict: bool) -> Maps | VitscopeError:
+    """A method's maps for all targets, or the reason why there are none."""
+    try:
+        return method(trace)
+    except VitscopeError as error:
+        if strict:
+            raise
+        return error
+
+
+def _attribute(
+    label: str,
+    method: Method,
+    maps: Maps | VitscopeError,
+    trace: Trace,
+    slot: int,
+    target: Target,
+    subject: Subject,
+) -> Attribution:
+    """One target's part of a method's maps."""
+    if isinstance(maps, VitscopeError):
+        raise maps
     if not method.facts.class_specific and not isinstance(target, Predicted):
         predicted = trace.logits.argmax(dim=1)
         if subject.target is None or not torch.equal(subject.target, predicted):
@@ -217,23 +294,26 @@ def _attribute(label: str, method: Method, trace: Trace, target: Target, subject
                 f"{label} is class-agnostic: it gives the same map for {subject.asked} as for any other; leave the "
                 "target out, or use a class-specific method"
             )
-    maps = method(trace)
-    _refuse_flat(label, maps, trace)
+    values, blocks, heads = (
+        None if part is None else (part[:, slot] if method.facts.class_specific else part).float()
+        for part in (maps.values, maps.blocks, maps.heads)
+    )
+    assert values is not None
+    _refuse_flat(label, values, trace, slot)
     options = dataclasses.asdict(method)  # type: ignore[call-overload]
-    blocks, heads = (None if m is None else m.float() for m in (maps.blocks, maps.heads))
-    return Attribution(label, method.facts, options, maps.values.float(), blocks, heads, subject)
+    return Attribution(label, method.facts, options, values, blocks, heads, subject)
 
 
-def _refuse_flat(label: str, maps: Maps, trace: Trace) -> None:
+def _refuse_flat(label: str, maps: Tensor, trace: Trace, slot: int) -> None:
     """Raise FlatMapError where a map is not finite or constant, and say why."""
     last = trace.blocks[-1]
-    for image, values in enumerate(maps.values):
+    for image, values in enumerate(maps):
         if not torch.isfinite(values).all():
             raise FlatMapError(f"the {label} map of image {image} is not finite; run the model in float32")
         if values.numel() > 1 and values.min() == values.max():
-            if not trace.seed[image].any():
+            if not trace.reached[image, slot]:
                 cause = "the target's gradient at the model's output is zero; explain another target"
-            elif last.has("skip_gradient") and not last.skip_gradient[image].any():
+            elif last.has("skip_gradient") and not last.skip_gradient[image, :, slot].any():
                 cause = (
                     "no gradient reaches the class token, as with a head whose weights are zero; load trained weights"
                 )

@@ -238,6 +238,6 @@ def test_reading_an_undeclared_quantity_names_it():
     from vitscope.trace import Needs, record
 
     model = build()
-    trace = record(anatomy_of(model), pictures(model), Needs(), Predicted().score)
+    trace = record(anatomy_of(model), pictures(model), Needs(), [Predicted()])
     with pytest.raises(vitscope.MethodError, match="'values' was not recorded"):
         _ = trace.blocks[0].values

@@ -9,6 +9,7 @@ import vitscope
 from tests import reference
 from tests.conftest import build, pictures
 from vitscope.models import load_model
+from vitscope.targets import Neighbours
 from vitscope.view import daam_frames
 
 
@@ -72,3 +73,22 @@ def test_real_labels_of_real_photographs(shared):
     ex = explainer([str(photo) for photo in photos], "attention")
     right = sum(int(ex.target[i]) == truth[photo.stem] for i, photo in enumerate(photos))
     assert right >= 12
+
+
+@pytest.mark.parametrize("with_head", [True, False])
+def test_the_self_supervised_branch_is_the_official_one(shared, golden, with_head):
+    weights = shared / "weights" / "vit_tiny_patch16_224.safetensors"
+    model = load_model("timm/vit_tiny_patch16_224", weights)
+    if not with_head:
+        model.reset_classifier(0)
+    explainer = vitscope.Explainer(model)
+    images = torch.from_numpy(golden["images"])
+    neighbours = Neighbours.among(torch.from_numpy(golden["ssl_bank"]), torch.from_numpy(golden["ssl_bank_labels"]))
+    features = explainer.features(images)
+    assert relative(features, golden["ssl_features"]) < 1e-5
+    assert neighbours.voted(features).tolist() == golden["ssl_vote"].tolist()
+    assert relative(neighbours.weights(features), golden["ssl_weights"]) < 1e-5
+    blocks = explainer(images, "daam", neighbours)["daam"].blocks
+    for image in range(3):
+        for block in range(12):
+            assert relative(blocks[image, block], golden["ssl_blocks"][image, block]) < 1e-5

@@ -239,8 +239,8 @@ def test_each_wrong_claim_of_a_block_is_found_out(layout, wrong, says):
         verify(dataclasses.replace(anatomy, blocks=(first, *anatomy.blocks[1:])), pictures(model))
 
 
-def test_a_wrong_tail_is_found_out():
+def test_wrong_features_are_found_out():
     model = build()
     anatomy = anatomy_of(model)
     with pytest.raises(ModelError, match="the head differs"):
-        verify(dataclasses.replace(anatomy, tail=lambda rows: 1.1 * anatomy.tail(rows)), pictures(model))
+        verify(dataclasses.replace(anatomy, features=lambda rows: 1.1 * anatomy.features(rows)), pictures(model))

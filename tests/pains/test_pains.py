@@ -30,7 +30,7 @@ def test_03_attention_under_the_fused_kernel_is_never_none():
 
     model = build()
     assert all(block.attn.fused_attn for block in model.blocks)
-    trace = record(anatomy_of(model), pictures(model), Needs(attention=Blocks.ALL), Predicted().score)
+    trace = record(anatomy_of(model), pictures(model), Needs(attention=Blocks.ALL), [Predicted()])
     assert len(trace.blocks) == 3
     for block in trace.blocks:
         assert torch.allclose(block.attention.sum(-1), torch.ones(2, 3), atol=1e-5)

@@ -9,9 +9,10 @@ import vitscope
 from tests import reference
 from tests.conftest import build, pictures
 from vitscope.models import anatomy_of
+from vitscope.targets import Class, Contrast
 from vitscope.trace import Blocks, Needs, record, verify
 from vitscope.trace import capture as watching
-from vitscope.trace.classpath import feature_map, push_forward
+from vitscope.trace.classpath import feature_map, push_forward, token_effects
 from vitscope.trace.heads import merge_heads
 
 ALL = Blocks.ALL
@@ -19,7 +20,7 @@ EVERYTHING = Needs(attention=ALL, values=ALL, sensitivity=ALL, skip_gradient=ALL
 
 
 def traced(model, images, classes, needs=EVERYTHING):
-    return record(anatomy_of(model), images, needs, lambda y: y.gather(1, classes[:, None])[:, 0])
+    return record(anatomy_of(model), images, needs, [Class(tuple(classes.tolist()))])
 
 
 def effect_on_rows(block) -> torch.Tensor:
@@ -39,7 +40,21 @@ def test_gradients_at_every_block(layout, path, fused):
     images, classes = pictures(model, 3, dtype=torch.float64), torch.tensor([0, 5, 2])
     trace = traced(model, images, classes)
     for block, wanted in zip(trace.blocks, reference.gradients_at_outputs(model, images, classes, path), strict=True):
-        assert close(block.gradient(path), wanted)
+        assert close(block.gradient(path)[:, :, 0], wanted)
+
+
+@pytest.mark.parametrize("path", ["skip", "full"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_gradients_of_several_targets_are_each_ones_own(layout, path, fused):
+    model = build(layout, dtype=torch.float64, fused=fused)
+    images = pictures(model, 2, dtype=torch.float64)
+    aims = [Class((0, 5)), Contrast(3, 1), Class(6)]
+    trace = record(anatomy_of(model), images, EVERYTHING, aims)
+    alone = [record(anatomy_of(model), images, EVERYTHING, [aim]) for aim in aims]
+    for slot, single in enumerate(alone):
+        for block, wanted in zip(trace.blocks, single.blocks, strict=True):
+            assert close(block.gradient(path)[:, :, slot], wanted.gradient(path)[:, :, 0])
+        assert close(trace.blocks[-1].row_gradient[:, :, slot], single.blocks[-1].row_gradient[:, :, 0])
 
 
 def test_scores_attention_values_output(layout):
@@ -83,21 +98,22 @@ def test_push_forward_agrees_with_pull_back(layout):
     anatomy = anatomy_of(model)
     trace = traced(model, images, torch.tensor([1, 2]))
     seen = watching.forward(anatomy, images, EVERYTHING)
-    block = trace.blocks[-1]
-    effect = effect_on_rows(block)
-    tangents = effect.permute(3, 0, 2, 1, 4).flatten(3)  # n b r D
-    every_class = push_forward(feature_map(anatomy, seen), merge_heads(seen.blocks[-1].rows), tangents)  # n b c
+    tangents = effect_on_rows(trace.blocks[-1]).permute(3, 0, 2, 1, 4).flatten(3)  # n b r D
+    assert close(token_effects(anatomy.blocks[-1], seen.blocks[-1]), tangents)
+    pushed = push_forward(feature_map(anatomy, seen), merge_heads(seen.blocks[-1].rows), tangents)  # n b F
+    every_class = pushed @ anatomy.classifier.weight.T  # n b c
     for c in range(every_class.shape[-1]):
         wanted = reference.cdam(model, images, torch.tensor([c, c]))
         patches = slice(trace.prefix, None)
         assert close(every_class[patches, :, c].T, wanted[:, patches])
 
 
-def test_feature_map_is_the_models_own_output(layout):
+def test_feature_map_leads_to_the_models_own_output(layout):
     model = build(layout, dtype=torch.float64)
     images = pictures(model, 2, dtype=torch.float64)
-    seen = watching.forward(anatomy_of(model), images, EVERYTHING)
-    assert close(feature_map(anatomy_of(model), seen)(merge_heads(seen.blocks[-1].rows)), model(images))
+    anatomy = anatomy_of(model)
+    seen = watching.forward(anatomy, images, EVERYTHING)
+    assert close(anatomy.output(feature_map(anatomy, seen)(merge_heads(seen.blocks[-1].rows))), model(images))
 
 
 def test_verify_finds_nothing_wrong(layout):

@@ -34,7 +34,7 @@ def main() -> None:
             rows = np.arange(start, min(start + 100, args.count)) * source.views
             features.append(model(normalise(source.images[rows])))
             labels.append(torch.from_numpy(source.label_maps[rows].max(axis=(1, 2)).astype(np.int64) - 1))
-    bank = MemoryBank.of(torch.cat(features), torch.cat(labels), ClassNames(CLASSES))
+    bank = MemoryBank.of(torch.cat(features), torch.cat(labels), ClassNames(CLASSES), torch.float16)
     bank.save(FOLDER / "scenes-ssl-bank.safetensors")
     print(f"{len(bank)} features of width {bank.features.shape[1]} -> {FOLDER / 'scenes-ssl-bank.safetensors'}")
 

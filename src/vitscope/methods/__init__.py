@@ -5,7 +5,9 @@ from vitscope.methods.attention import Attention
 from vitscope.methods.base import Facts, Maps, Method
 from vitscope.methods.cdam import CDAM
 from vitscope.methods.daam import DAAM
+from vitscope.methods.integrated_cdam import IntegratedCDAM
 from vitscope.methods.registry import Wanted, as_method, as_methods, list_methods, options_of, register_method
+from vitscope.methods.smooth_cdam import SmoothCDAM
 
 __all__ = [
     "AGCAM",
@@ -13,8 +15,10 @@ __all__ = [
     "DAAM",
     "Attention",
     "Facts",
+    "IntegratedCDAM",
     "Maps",
     "Method",
+    "SmoothCDAM",
     "Wanted",
     "as_method",
     "as_methods",

@@ -18,7 +18,7 @@ class AGCAM:
     """Attention Guided CAM (Leem, Seo; AAAI 2024, arXiv 2402.04563).
 
         F_b^h[n] = sigmoid(z_b^h[n])                            (b h n)
-        alpha_b^h[n] = dY / da_b^h[n] = <dY/dT_b^h, v_b^h[n]>   (b h n)
+        alpha_b^h[n] = dY / da_b^h[n] = <dY/dT_b^h, v_b^h[n]>   (b h m n)
         map = sum_b sum_h ReLU(alpha) F
 
     The gradient follows the skip connections only, as in the paper and its official implementation, which detaches
@@ -54,8 +54,8 @@ class AGCAM:
         """The map summed over blocks and heads, and each block's share of it."""
         per_block = []
         for block in trace.blocks:
-            gradient = head_products(block.gradient(self.path).unsqueeze(2), block.values).squeeze(2)  # b h n
-            guide = block.scores.sigmoid() if self.scores == "sigmoid" else block.attention
-            per_block.append((gradient.relu() * guide).sum(dim=1))
-        blocks = trace.to_grid(torch.stack(per_block, dim=1))
-        return Maps(values=blocks.sum(dim=1), blocks=blocks)
+            gradient = head_products(block.gradient(self.path), block.values)  # b h m n
+            guide = block.scores.sigmoid() if self.scores == "sigmoid" else block.attention  # b h n
+            per_block.append((gradient.relu() * guide.unsqueeze(2)).sum(dim=1))
+        blocks = trace.to_grid(torch.stack(per_block, dim=2))
+        return Maps(values=blocks.sum(dim=2), blocks=blocks)

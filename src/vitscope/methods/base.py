@@ -37,12 +37,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Maps:
-    """A method's result on the patch grid, raw.
+    """A method's result on the patch grid, raw. Axis m: the targets; a class-agnostic method's maps have none.
 
     Attributes:
-        values: (b rows cols).
-        blocks: each block's own map, (b blocks rows cols), where the method has one a block.
-        heads: each head's own map, (b heads rows cols), where the method has one a head.
+        values: (b m rows cols).
+        blocks: each block's own map, (b m blocks rows cols), where the method has one a block.
+        heads: each head's own map, (b m heads rows cols), where the method has one a head.
     """
 
     values: Tensor

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
-from vitscope.trace import Blocks, Needs, Trace, head_products
+from vitscope.trace import Blocks, Needs, Sway, Trace, head_products
 
 
 @register_method
@@ -46,9 +48,17 @@ class CDAM:
     def __call__(self, trace: Trace) -> Maps:
         """The signed map."""
         block = trace.blocks[-1]
-        gradient = block.row_gradient  # b h r d
-        through_value = head_products(gradient, block.value_change)  # b h r n
-        at_output = (gradient * block.row_output).sum(dim=-1, keepdim=True)  # <g, T>
-        through_score = head_products(gradient, block.values) - at_output
-        effect = block.row_attention * (through_value + block.score_change * through_score)
-        return Maps(values=trace.to_grid(effect.sum(dim=(1, 2))))
+        gradient = block.row_gradient  # b h m r d
+        vectors, sizes = gradient.flatten(2, 3), gradient.shape[2:4]
+        at_values, at_changes = (
+            head_products(vectors, each).unflatten(2, sizes) for each in (block.values, block.value_change)
+        )
+        at_output = (gradient * block.row_output.unsqueeze(2)).sum(dim=-1, keepdim=True)
+        sway = Sway(block.row_attention, block.score_change, at_values, at_changes, at_output)
+        return Maps(values=trace.to_grid(signed_effect(sway)))
+
+
+def signed_effect(sway: Sway) -> Tensor:
+    """S[n] = sum_rh a[n] (<g, dv_n> + ds_n <g, v_n - T>), (... m n): the closed form of `CDAM`."""
+    change = sway.at_changes + sway.score_change.unsqueeze(-3) * (sway.at_values - sway.at_output)
+    return (sway.attention.unsqueeze(-3) * change).sum(dim=(-4, -2))

@@ -15,14 +15,15 @@ from vitscope.trace import Blocks, Needs, Trace, head_products
 @register_method
 @dataclass(frozen=True)
 class DAAM:
-    """DAAM, supervised (Liao, Gao, Zhang; arXiv 2503.14640, Eqs. 7 to 12).
+    """DAAM (Liao, Gao, Zhang; arXiv 2503.14640, Eqs. 7 to 13).
 
         S_b[n] = a_b^h[n] v_b^h[n], heads concatenated          (b h n d)
-        C_b    = dY / dT_b                                      (b h d)
-        L_b[n] = ReLU( sum_d ReLU(C_b)_d S_b[n, d] )            (b n)
+        C_b    = dY / dT_b                                      (b h m d)
+        L_b[n] = ReLU( sum_d ReLU(C_b)_d S_b[n, d] )            (b m n)
         map    = sum_b L_b
 
-    `blocks` holds the L_b; `values` is their sum.
+    `blocks` holds the L_b; `values` is their sum. Of a target that is a function of the features, as in the
+    self-supervised branch (`targets.Neighbours`), the ReLU on C_b is left out, as in the official implementation.
 
     Attributes:
         path: how the gradient reaches T_b: "full" back-propagation as in the official implementation, or "skip",
@@ -52,8 +53,9 @@ class DAAM:
         """The accumulated map and each block's own."""
         per_block = []
         for block in trace.blocks:
-            importance = block.gradient(self.path).relu()  # b h d
-            weighted = head_products(importance.unsqueeze(2), block.values).squeeze(2)  # b h n
-            per_block.append((block.attention * weighted).sum(dim=1).relu())
-        blocks = trace.to_grid(torch.stack(per_block, dim=1))
-        return Maps(values=blocks.sum(dim=1), blocks=blocks)
+            gradient = block.gradient(self.path)  # b h m d
+            importance = torch.where(trace.of_features[:, None], gradient, gradient.relu())
+            weighted = head_products(importance, block.values)  # b h m n
+            per_block.append((block.attention.unsqueeze(2) * weighted).sum(dim=1).relu())
+        blocks = trace.to_grid(torch.stack(per_block, dim=2))
+        return Maps(values=blocks.sum(dim=2), blocks=blocks)

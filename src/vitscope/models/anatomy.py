@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 
@@ -26,7 +27,8 @@ class Block:
         projection: row-wise map (b r D) -> (b r D), from T_b to what is added to the residual stream.
         feedforward: row-wise map (b r D) -> (b r D), from e_b to what is added to the residual stream.
         feedforward_site: the first module of `feedforward`; its input is e_b.
-        keys_values: (b n D) -> keys, values, each (b h n d).
+        queries: rows of t_b (b r D) -> their queries (b h r d), times the attention's scale.
+        keys_values: t_b (b n D) -> keys, values, each (b h n d).
         affine_keys: whether `keys_values` is affine in t, so that its derivative along t is f(t) - f(0).
     """
 
@@ -38,8 +40,33 @@ class Block:
     projection: Callable[[Tensor], Tensor]
     feedforward: Callable[[Tensor], Tensor]
     feedforward_site: nn.Module
+    queries: Callable[[Tensor], Tensor]
     keys_values: Callable[[Tensor], tuple[Tensor, Tensor]]
     affine_keys: bool
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """y = W f + bias, the mean of one or several linear layers that each read their own part of f.
+
+    Attributes:
+        heads: the layers, in the order of their parts; a distilled DeiT has two, on the class and distillation token.
+    """
+
+    heads: tuple[nn.Linear, ...]
+
+    @property
+    def weight(self) -> Tensor:
+        """W as it is now, (c F)."""
+        if len(self.heads) == 1:
+            return self.heads[0].weight
+        return torch.cat([head.weight for head in self.heads], dim=1) / len(self.heads)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """(... F) -> (... c)."""
+        parts = features.split([head.in_features for head in self.heads], dim=-1)
+        outputs = [head(part) for head, part in zip(self.heads, parts, strict=True)]
+        return torch.stack(outputs).mean(dim=0) if len(outputs) > 1 else outputs[0]
 
 
 @dataclass(frozen=True)
@@ -54,7 +81,9 @@ class Anatomy:
         blocks: the blocks in the order of the forward pass.
         final_site: the module whose input is the last block's output x_{B+1}, (b n D).
         rows_read: how many leading prefix tokens the head reads: 1, the class token, or 2 in a distilled DeiT.
-        tail: x_{B+1} of these rows only, (b r D) -> the model's output (b c).
+        features: x_{B+1} of these rows only, (b r D) -> what the classifier reads (b F); where there is no classifier,
+            or it is not affine, the model's output (b c).
+        classifier: the affine classifier behind the features, or None.
         patch: height and width of a patch in pixels.
         grid: picture size (height, width) in pixels -> patch grid (rows, cols).
         input_size: the picture size (height, width) that the model was built for.
@@ -70,10 +99,15 @@ class Anatomy:
     blocks: tuple[Block, ...]
     final_site: nn.Module
     rows_read: int
-    tail: Callable[[Tensor], Tensor]
+    features: Callable[[Tensor], Tensor]
+    classifier: Classifier | None
     patch: tuple[int, int]
     grid: Callable[[tuple[int, int]], tuple[int, int]]
     input_size: tuple[int, int]
     flexible_size: bool
     outputs: int
     no_class_row: str = ""
+
+    def output(self, features: Tensor) -> Tensor:
+        """The model's output (b c) of its features (b F)."""
+        return features if self.classifier is None else self.classifier(features)

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
 from vitscope.errors import ModelError
-from vitscope.models.anatomy import Anatomy, Block
+from vitscope.models.anatomy import Anatomy, Block, Classifier
 from vitscope.models.registry import register_adapter
 
 
@@ -33,9 +33,18 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
             "the model recomputes its blocks in the backward pass; call model.set_grad_checkpointing(False) first"
         )
 
-    def tail(rows: Tensor) -> Tensor:
-        output: Tensor = model.forward_head(model.norm(rows))
-        return output
+    classifier = _classifier(model)
+
+    def features(rows: Tensor) -> Tensor:
+        normed = model.norm(rows)
+        if classifier is None:
+            output: Tensor = model.forward_head(normed)
+            return output
+        if isinstance(model, VisionTransformerDistilled):
+            read: Tensor = model.head_drop(normed).flatten(1)
+        else:
+            read = model.forward_head(normed, pre_logits=True)
+        return read
 
     return Anatomy(
         family="timm VisionTransformer",
@@ -45,7 +54,8 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
         blocks=tuple(_block(f"blocks.{index}", block) for index, block in enumerate(model.blocks)),
         final_site=model.norm,
         rows_read=2 if isinstance(model, VisionTransformerDistilled) else 1,
-        tail=tail,
+        features=features,
+        classifier=classifier,
         patch=tuple(model.patch_embed.patch_size),
         grid=_grid(model),
         input_size=tuple(model.patch_embed.img_size),
@@ -53,6 +63,11 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
         outputs=0 if isinstance(model.head, nn.Identity) else int(model.num_classes),
         no_class_row=_no_class_row(model),
     )
+
+
+def _classifier(model: VisionTransformer) -> Classifier | None:
+    heads = (model.head, model.head_dist) if isinstance(model, VisionTransformerDistilled) else (model.head,)
+    return Classifier(heads) if all(type(head) is nn.Linear for head in heads) else None
 
 
 def _prefix(model: VisionTransformer) -> tuple[str, ...]:
@@ -122,6 +137,14 @@ def _block(name: str, block: Any) -> Block:
         added: Tensor = block.ls2(block.mlp(block.norm2(rows)))
         return added
 
+    def queries(rows: Tensor) -> Tensor:
+        width = attention.proj.in_features
+        bias = None if attention.qkv.bias is None else attention.qkv.bias[:width]
+        flat = nn.functional.linear(rows, attention.qkv.weight[:width], bias)
+        by_head = flat.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+        scaled: Tensor = attention.q_norm(by_head) * attention.scale
+        return scaled
+
     def keys_values(tokens: Tensor) -> tuple[Tensor, Tensor]:
         width = attention.proj.in_features
         bias = None if attention.qkv.bias is None else attention.qkv.bias[width:]
@@ -138,6 +161,7 @@ def _block(name: str, block: Any) -> Block:
         projection=projection,
         feedforward=feedforward,
         feedforward_site=block.norm2,
+        queries=queries,
         keys_values=keys_values,
         affine_keys=isinstance(attention.k_norm, nn.Identity),
     )

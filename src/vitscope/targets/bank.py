@@ -32,8 +32,8 @@ class MemoryBank:
     names: ClassNames
 
     @classmethod
-    def of(cls, features: Tensor, labels: Tensor, names: ClassNames) -> MemoryBank:
-        """A bank of raw features (n d), which are brought to length 1.
+    def of(cls, features: Tensor, labels: Tensor, names: ClassNames, dtype: torch.dtype = torch.float32) -> MemoryBank:
+        """A bank of raw features (n d), which are brought to length 1 and kept in `dtype`.
 
         Raises:
             TargetError: features and labels differ in number, or a label has no name.
@@ -48,7 +48,7 @@ class MemoryBank:
                 "named; give a name for each"
             )
         unit = torch.nn.functional.normalize(features.detach().float(), dim=1)
-        return cls(unit.half().cpu(), labels.long().cpu(), names)
+        return cls(unit.to("cpu", dtype), labels.long().cpu(), names)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MemoryBank:

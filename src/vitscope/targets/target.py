@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,8 +17,18 @@ from vitscope.targets.names import ClassNames
 class Target(Protocol):
     """What is explained."""
 
-    def score(self, output: Tensor) -> Tensor:
-        """From the model's output (b c), with its graph, to the explained value of every image (b)."""
+    @property
+    def of_features(self) -> bool:
+        """Whether `score` reads the features (b F), which the classifier reads, and not the output (b c)."""
+        ...
+
+    @property
+    def linear(self) -> bool:
+        """Whether its gradient is the same at altered tokens: so of a class's logit, not of a probability."""
+        ...
+
+    def score(self, output: Tensor, /) -> Tensor:
+        """From the model's output (b c), or its features (b F), with their graph, to a value an image (b)."""
         ...
 
     def classes(self, output: Tensor) -> Tensor | None:
@@ -33,6 +43,9 @@ class Target(Protocol):
 @dataclass(frozen=True)
 class Predicted:
     """The class with the highest logit, image by image."""
+
+    of_features: ClassVar[bool] = False
+    linear: ClassVar[bool] = True  # the class stays that of the unaltered picture
 
     def score(self, output: Tensor) -> Tensor:
         """The highest logit of every image, (b)."""
@@ -51,6 +64,8 @@ class Predicted:
 class Class:
     """The logit of a class: one index for all images, or one an image."""
 
+    of_features: ClassVar[bool] = False
+    linear: ClassVar[bool] = True
     index: int | tuple[int, ...]
 
     def score(self, output: Tensor) -> Tensor:
@@ -81,10 +96,77 @@ class Class:
 
 
 @dataclass(frozen=True)
-class Custom:
-    """Any differentiable function of the model's output (b c) that gives (b)."""
+class Probability(Class):
+    """The softmax probability of a class: one index for all images, or one an image.
 
+    Its gradient is p (1 - p) times the logit's less the other classes' share: near 0 or 1 it is small, and it speaks
+    against the other classes as much as for this one.
+    """
+
+    linear: ClassVar[bool] = False
+
+    def score(self, output: Tensor) -> Tensor:
+        """The class's probability in every image, (b)."""
+        return _pick(output.softmax(dim=1), self.classes(output))
+
+    def describe(self) -> str:
+        """The target in words."""
+        return f"the probability of {super().describe()}"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The difference of two classes' logits: what speaks for the first rather than the second."""
+
+    of_features: ClassVar[bool] = False
+    linear: ClassVar[bool] = True
+    first: int
+    second: int
+
+    def score(self, output: Tensor) -> Tensor:
+        """The difference in every image, (b)."""
+        for index in (self.first, self.second):
+            Class(index).check(output.shape[1])
+        return output[:, self.first] - output[:, self.second]
+
+    def classes(self, output: Tensor) -> None:
+        """None: it is no class."""
+        return
+
+    def describe(self) -> str:
+        """The target in words."""
+        return f"class {self.first} rather than class {self.second}"
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a regression or a multi-label head, which is no class among others."""
+
+    of_features: ClassVar[bool] = False
+    linear: ClassVar[bool] = True
+    index: int
+
+    def score(self, output: Tensor) -> Tensor:
+        """The output in every image, (b)."""
+        Class(self.index).check(output.shape[1])
+        return output[:, self.index]
+
+    def classes(self, output: Tensor) -> None:
+        """None: it is no class."""
+        return
+
+    def describe(self) -> str:
+        """The target in words."""
+        return f"output {self.index}"
+
+
+@dataclass(frozen=True)
+class Custom:
+    """Any differentiable function of the model's output (b c), or of its features (b F), that gives (b)."""
+
+    linear: ClassVar[bool] = False
     function: Callable[[Tensor], Tensor]
+    of_features: bool = False
 
     def score(self, output: Tensor) -> Tensor:
         """The function's value of every image, (b)."""

@@ -1,8 +1,23 @@
 """How a pass is recorded: one forward and at most one backward for all methods, and the closed-form class path."""
 
+from vitscope.trace.evidence import Effects, effects_on_features
 from vitscope.trace.heads import head_products
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.record import BlockTrace, Trace, record
+from vitscope.trace.rerun import LastBlock, Sway, samples_at_once
 from vitscope.trace.verify import verify
 
-__all__ = ["BlockTrace", "Blocks", "Needs", "Trace", "head_products", "record", "verify"]
+__all__ = [
+    "BlockTrace",
+    "Blocks",
+    "Effects",
+    "LastBlock",
+    "Needs",
+    "Sway",
+    "Trace",
+    "effects_on_features",
+    "head_products",
+    "record",
+    "samples_at_once",
+    "verify",
+]

@@ -37,6 +37,8 @@ class BlockCapture:
     values: Tensor | None = None  # (b h n d)
     products: Tensor | None = None  # (b h r n), <query, keys>
     scores: Tensor | None = None  # (b h r n), these with the attention's mask
+    mask: Tensor | None = None  # what was added to the products, where the attention has a mask
+    input: Tensor | None = None  # (b n D), x_b, where the block will be run again
     rows: Tensor | None = None  # (b h r d), T_b
     residual: Tensor | None = None  # (b r D), e_b
     tokens: Tensor | None = None  # (b n D), t_b, where the keys are not affine in it, or thoroughly
@@ -50,6 +52,10 @@ class BlockCapture:
     def keep_incoming(self, rows: int, tokens: Tensor) -> None:
         """Take x_b with its graph."""
         self.incoming = tokens[:, :rows]
+
+    def keep_input(self, tokens: Tensor) -> None:
+        """Take x_b."""
+        self.input = tokens.detach()
 
     def keep_tokens(self, tokens: Tensor) -> None:
         """Take t_b."""
@@ -195,7 +201,10 @@ class _AttentionWatch(TorchFunctionMode):
             record.query = detached_query
             scores = record.products = head_products(detached_query, detached_key)
             if mask is not None:
-                scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+                if mask.dtype == torch.bool:
+                    mask = scores.new_zeros(mask.shape).masked_fill(~mask, float("-inf"))
+                record.mask = mask
+                scores = scores + mask
             record.scores = scores
         if max(self._needs.values, self._needs.sensitivity) >= level:
             # A view would keep queries and keys alive; where there is a graph, it keeps them itself.
@@ -235,6 +244,8 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
             level = Blocks.LAST if index + 1 == len(records) else Blocks.ALL
             if thorough or (not block.affine_keys and needs.sensitivity >= level):
                 hook.after(block.norm, records[index].keep_tokens)
+            if needs.rerun and level == Blocks.LAST:
+                hook.before(block.norm, records[index].keep_input)
             if thorough or (graph and index + 1 == len(records)):
                 hook.before(block.norm, partial(records[index].keep_incoming, rows))
         if graph:

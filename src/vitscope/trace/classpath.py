@@ -10,7 +10,7 @@ nothing re-implemented.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,13 +23,30 @@ from vitscope.trace.heads import head_products, merge_heads, split_heads
 RowMap = Callable[[Tensor], Tensor]
 
 
-def pull_back(function: RowMap, at: Tensor, cotangent: Tensor) -> Tensor:
-    """J^T product: the gradient of <cotangent, function(x)> at x = `at`, of `at`'s shape."""
+def pull_back(function: RowMap, at: Tensor, cotangents: Tensor) -> Tensor:
+    """J^T products: the gradients of <cotangent_m, function(x)> at x = `at` (...), stacked (m ...)."""
     with torch.enable_grad():
         point = at.detach().requires_grad_()
-        value = function(point)
-        (gradient,) = torch.autograd.grad(value, point, cotangent.to(value.dtype))
-    return gradient
+        (gradients,) = gradients_of([function(point)], [point], [cotangents])
+    return gradients
+
+
+def gradients_of(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of sum_i <cotangent_i,m, output_i> at every input, stacked over m: one backward pass, m at a time.
+
+    Args:
+        outputs: with their graph.
+        inputs: of that graph.
+        cotangents: of every output, (m ...).
+
+    Returns:
+        Of every input, (m ...).
+    """
+    each = [cotangent.to(output.dtype) for cotangent, output in zip(cotangents, outputs, strict=True)]
+    if len(each[0]) == 1:  # one target: no batching rule is needed
+        found = torch.autograd.grad(outputs, inputs, [cotangent[0] for cotangent in each])
+        return [gradient[None] for gradient in found]
+    return list(torch.autograd.grad(outputs, inputs, each, is_grads_batched=True))
 
 
 def push_forward(function: RowMap, at: Tensor, tangents: Tensor) -> Tensor:
@@ -40,25 +57,25 @@ def push_forward(function: RowMap, at: Tensor, tangents: Tensor) -> Tensor:
 
 
 def skip_gradients(
-    anatomy: Anatomy, capture: ForwardCapture, seed: Tensor, last_only: bool = False
+    anatomy: Anatomy, capture: ForwardCapture, seeds: Tensor, last_only: bool = False
 ) -> tuple[dict[int, Tensor], Tensor]:
-    """Gradient of the target at every T_b along the skip path (AG-CAM's; exact for the last block).
+    """Gradient of every target at every T_b along the skip path (AG-CAM's; exact for the last block).
 
-    g = J_tail(x_{B+1})^T seed; for b = B..1: g += J_{ff}(e_b)^T g; gT_b = J_{proj}(T_b)^T g.
+    g = J_features(x_{B+1})^T seed; for b = B..1: g += J_{ff}(e_b)^T g; gT_b = J_{proj}(T_b)^T g.
 
     Args:
         anatomy: the model's description.
         capture: the recorded pass.
-        seed: gradient of the target at the model's output, (b c).
+        seeds: gradient of every target at the features, (m b F).
         last_only: stop after the last block.
 
     Returns:
-        block index -> (b h r d) (row 0 is the class token's); and the gradient at the last
-        block's e_B, (b r D).
+        block index -> (m b h r d) (row 0 is the class token's); and the gradient at the last
+        block's e_B, (m b r D).
     """
     gradients = {}
     last = len(anatomy.blocks) - 1
-    flow = pull_back(anatomy.tail, capture.final, seed)
+    flow = pull_back(anatomy.features, capture.final, seeds)
     for index in reversed(range(len(anatomy.blocks))):
         block, record = anatomy.blocks[index], capture.blocks[index]
         assert record.residual is not None
@@ -74,7 +91,7 @@ def skip_gradients(
 
 
 def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, residual: Tensor) -> dict[int, Tensor]:
-    """Gradient of the target at every T_b by full back-propagation, in one backward pass.
+    """Gradient of every target at every T_b by full back-propagation, in one backward pass.
 
     It starts where the last block's attention and residual stream meet, with the closed form's gradients there: what
     lies behind acts on the rows that the head reads alone, so no patch row is pushed back through the last projection
@@ -83,11 +100,11 @@ def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, resi
     Args:
         anatomy: the model's description.
         capture: the recorded pass, with its graph.
-        last: gradient at the last block's T_B, (b h r d).
-        residual: gradient at its e_B, which is also that at x_B along the residual stream, (b r D).
+        last: gradient at the last block's T_B, (m b h r d).
+        residual: gradient at its e_B, which is also that at x_B along the residual stream, (m b r D).
 
     Returns:
-        block index -> (b h r d).
+        block index -> (m b h r d).
     """
     first, *middle, end = capture.blocks
     start = capture.start
@@ -98,8 +115,8 @@ def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, resi
     assert first.rows is not None
     rows = last.shape[-2]
     outputs = [start, *(record.output for record in middle if record.output is not None)]
-    at_start, *inner = torch.autograd.grad([end.output, end.incoming], outputs, [last, residual])
-    flow = at_start[:, :rows]
+    at_start, *inner = gradients_of([end.output, end.incoming], outputs, [last, residual])
+    flow = at_start[..., :rows, :]
     flow = flow + pull_back(anatomy.blocks[0].feedforward, first.residual, flow)
     at_first = pull_back(anatomy.blocks[0].projection, merge_heads(first.rows), flow)
     found = [
@@ -134,7 +151,7 @@ def token_sensitivity(block: Block, record: BlockCapture) -> tuple[Tensor, Tenso
 
 
 def feature_map(anatomy: Anatomy, capture: ForwardCapture) -> RowMap:
-    """The way from the last block's T (b r D) to the model's output (b c), for Jacobian products."""
+    """The way from the last block's T (b r D) to the features (b F), for Jacobian products."""
     block, record = anatomy.blocks[-1], capture.blocks[-1]
     assert record.residual is not None
     assert record.rows is not None
@@ -143,6 +160,22 @@ def feature_map(anatomy: Anatomy, capture: ForwardCapture) -> RowMap:
 
     def features(rows: Tensor) -> Tensor:
         after = incoming + block.projection(rows)
-        return anatomy.tail(after + block.feedforward(after))
+        return anatomy.features(after + block.feedforward(after))
 
     return features
+
+
+def token_effects(block: Block, record: BlockCapture) -> Tensor:
+    """Each token's own effect on the rows that the head reads, along t_n: dT_r = a_r[n] (dv_n + ds_r[n] (v_n - T_r)).
+
+    Returns:
+        (n b r D), heads concatenated: one tangent of T a token.
+    """
+    assert record.scores is not None
+    assert record.values is not None
+    assert record.rows is not None
+    value_change, score_change = token_sensitivity(block, record)
+    distance = record.values[:, :, None] - record.rows[:, :, :, None]  # b h r n d
+    effect = value_change[:, :, None] + score_change[..., None] * distance
+    weighted = record.scores.softmax(-1)[..., None] * effect
+    return weighted.permute(3, 0, 2, 1, 4).flatten(3)

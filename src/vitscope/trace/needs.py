@@ -22,9 +22,11 @@ class Needs:
         attention: scores z (before softmax) and attention a, each (b h n).
         values: values v, (b h n d).
         sensitivity: each token's own effect on its value and its scores, and the rows that the head reads:
-            value_change (b h n d), score_change, row_attention (b h r n), row_output, row_gradient (b h r d).
-        skip_gradient: gradient of the target at T_b along the skip path, (b h d); closed form.
-        full_gradient: gradient of the target at T_b by full back-propagation, (b h d); one backward pass for all.
+            value_change (b h n d), score_change, row_attention (b h r n), row_output (b h r d),
+            row_gradient (b h m r d).
+        skip_gradient: gradient of every target m at T_b along the skip path, (b h m d); closed form.
+        full_gradient: the same by full back-propagation, (b h m d); one backward pass for all blocks.
+        rerun: the last block's input x_B, so that it can be run again on other tokens (`Trace.again`).
     """
 
     attention: Blocks = Blocks.NONE
@@ -32,6 +34,7 @@ class Needs:
     sensitivity: Blocks = Blocks.NONE
     skip_gradient: Blocks = Blocks.NONE
     full_gradient: Blocks = Blocks.NONE
+    rerun: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         """The union: what serves both."""
@@ -41,4 +44,5 @@ class Needs:
             sensitivity=max(self.sensitivity, other.sensitivity),
             skip_gradient=max(self.skip_gradient, other.skip_gradient),
             full_gradient=max(self.full_gradient, other.full_gradient),
+            rerun=self.rerun or other.rerun,
         )

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vitscope.errors import MethodError, TargetError
+from vitscope.errors import MethodError
 from vitscope.models import Anatomy
 from vitscope.trace import capture as watching
+from vitscope.trace.aim import Aim, seed_of
 from vitscope.trace.classpath import full_gradients, skip_gradients, token_sensitivity
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.needs import Blocks, Needs
-
-Score = Callable[[Tensor], Tensor]
+from vitscope.trace.rerun import LastBlock, of_last_block
 
 
 class BlockTrace:
     """One block's record, patch tokens and prefix tokens alike on axis n, in the model's dtype.
 
-    Of the class row: scores z (b h n), attention a (b h n), output T (b h d), skip_gradient and full_gradient of the
-    target at T (b h d); values v (b h n d). Where `sensitivity` is needed, of each row r that the head reads (the class
-    token; in a distilled DeiT the distillation token too): row_attention (b h r n), row_output (b h r d), row_gradient
-    along the skip path (b h r d), score_change (b h r n); and value_change (b h n d). Reading what no method declared
-    in its needs is a MethodError.
+    Of the class row: scores z (b h n), attention a (b h n), output T (b h d), skip_gradient and full_gradient of every
+    target m at T (b h m d); values v (b h n d). Where `sensitivity` is needed, of each row r that the head reads (the
+    class token; in a distilled DeiT the distillation token too): row_attention (b h r n), row_output (b h r d),
+    row_gradient along the skip path (b h m r d), score_change (b h r n); and value_change (b h n d). Reading what no
+    method declared in its needs is a MethodError.
     """
 
     scores: Tensor
@@ -53,27 +53,45 @@ class BlockTrace:
         return name in self.__dict__
 
     def gradient(self, path: str) -> Tensor:
-        """The target's gradient at T (b h d) along `path`: "skip" or "full"."""
+        """Every target's gradient at T (b h m d) along `path`: "skip" or "full"."""
         return self.skip_gradient if path == "skip" else self.full_gradient
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What methods read: the output, the target's gradient there, the blocks' class rows, the token layout.
+    """What methods read: the output, the blocks' class rows with the targets' gradients, the token layout.
+
+    Axis m: the targets that are explained in one call.
 
     Attributes:
         logits: the model's output, (b c).
-        seed: gradient of the target at the output, (b c).
+        features: what the classifier reads, (b F); the output where there is no affine classifier.
+        reached: whether a target has any gradient where it is defined, (b m) bool.
+        of_features: whether a target is a function of the features, which the classifier reads, (m) bool.
         blocks: a record a block.
         prefix: number of tokens before the patch tokens.
         grid: patch grid (rows, cols).
+        last: the last block, to be run again on altered tokens, where a method declared that it needs to.
     """
 
     logits: Tensor
-    seed: Tensor
+    features: Tensor
+    reached: Tensor
+    of_features: Tensor
     blocks: tuple[BlockTrace, ...]
     prefix: int
     grid: tuple[int, int]
+    last: LastBlock | None = None
+
+    def again(self) -> LastBlock:
+        """The last block, to be run again on altered tokens.
+
+        Raises:
+            MethodError: the method did not declare it in its needs.
+        """
+        if self.last is None:
+            raise MethodError("the last block's input was not recorded; declare `rerun` in the method's needs")
+        return self.last
 
     def to_grid(self, tokens: Tensor) -> Tensor:
         """(... n) over all tokens -> (... rows cols) over the patch tokens, in float32."""
@@ -81,7 +99,7 @@ class Trace:
         return patches.float()
 
 
-def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Score) -> Trace:
+def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) -> Trace:
     """Trace the model on `images` (b 3 H W).
 
     The model is left exactly as found (parameters, gradients, hooks, training flags, requires_grad, random state),
@@ -91,7 +109,7 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Score) -> Trac
         anatomy: the model's description.
         images: the batch, of the model's dtype and on its device.
         needs: the union of what the methods read.
-        score: the target, a differentiable function from the model's output (b c) to one value an image (b).
+        aims: the targets, at least one.
 
     Raises:
         ModelError: the model does not fit its description, or its output is not usable.
@@ -101,29 +119,37 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, score: Score) -> Trac
     with left_as_found(anatomy.model):
         seen = watching.forward(anatomy, fitted(images, anatomy.model), needs)
         watching.check_tokens(anatomy, seen, grid)
-        seed = _seed(score, seen.logits)
-        gradients = _gradients(anatomy, seen, seed, needs)
+        features = seen.logits if anatomy.no_class_row else anatomy.features(seen.final).detach()
+        found = [seed_of(anatomy, aim, seen.logits, features) for aim in aims]
+        seeds = torch.stack([seed for seed, _ in found])  # m b F
+        gradients = _gradients(anatomy, seen, seeds, needs)
         changes = {
             index: token_sensitivity(block, seen.blocks[index])
             for index, block in enumerate(anatomy.blocks)
             if needs.sensitivity >= _level(anatomy, index)
         }
     blocks = tuple(BlockTrace(_quantities(row, index, gradients, changes)) for index, row in enumerate(seen.blocks))
-    return Trace(seen.logits, seed, blocks, len(anatomy.prefix), grid)
+    of_features = torch.tensor([aim.of_features for aim in aims], device=seen.logits.device)
+    reached = torch.stack([reached for _, reached in found], dim=1)
+    again = of_last_block(anatomy, seen.blocks[-1], aims, seeds)
+    return Trace(seen.logits, features, reached, of_features, blocks, len(anatomy.prefix), grid, again)
 
 
 def _gradients(
-    anatomy: Anatomy, seen: watching.ForwardCapture, seed: Tensor, needs: Needs
+    anatomy: Anatomy, seen: watching.ForwardCapture, seeds: Tensor, needs: Needs
 ) -> dict[str, dict[int, Tensor]]:
-    """The gradients at T_b that `needs` asks for: path -> block -> (b h r d)."""
+    """The gradients at T_b that `needs` asks for: path -> block -> (b h m r d)."""
     if max(needs.skip_gradient, needs.full_gradient) == Blocks.NONE:
         return {}
-    skip, residual = skip_gradients(anatomy, seen, seed, last_only=needs.skip_gradient < Blocks.ALL)
+    skip, residual = skip_gradients(anatomy, seen, seeds, last_only=needs.skip_gradient < Blocks.ALL)
     last = len(anatomy.blocks) - 1
     full = {last: skip[last]}
     if needs.full_gradient == Blocks.ALL and last > 0:
         full = full_gradients(anatomy, seen, skip[last], residual)
-    return {"skip_gradient": skip, "full_gradient": full}
+    return {
+        path: {index: gradient.permute(1, 2, 0, 3, 4) for index, gradient in found.items()}
+        for path, found in (("skip_gradient", skip), ("full_gradient", full))
+    }
 
 
 def _quantities(
@@ -150,19 +176,3 @@ def _quantities(
 
 def _level(anatomy: Anatomy, index: int) -> Blocks:
     return Blocks.LAST if index + 1 == len(anatomy.blocks) else Blocks.ALL
-
-
-def _seed(score: Score, logits: Tensor) -> Tensor:
-    """The gradient (b c) of the targets' sum at the output."""
-    with torch.enable_grad():
-        leaf = logits.detach().requires_grad_()
-        value = score(leaf)
-        if not isinstance(value, Tensor) or value.shape != leaf.shape[:1]:
-            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise TargetError(
-                f"a target must give one value an image, ({len(leaf)},), got {found}; return output[:, i]"
-            )
-        if not value.requires_grad:
-            raise TargetError("the target does not depend on the output by differentiable steps; avoid argmax, detach")
-        (seed,) = torch.autograd.grad(value.sum(), leaf)
-    return seed

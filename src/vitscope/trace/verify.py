@@ -19,9 +19,9 @@ def verify(anatomy: Anatomy, images: Tensor) -> float:
     """Run `images` (b 3 H W) through the model and compare it with its description.
 
     Checked in every block: `norm` is given x_b, which is e_b less the projection and the block before it plus its
-    feed-forward; `keys_values` gives the keys and values that the attention used, and is affine where it says so; the
-    recorded scores and values give T_b. And in the end: the tail gives the model's output. Models without a class row
-    have nothing to compare beyond their token count.
+    feed-forward; `queries` and `keys_values` give what the attention used, and the latter is affine where it says so;
+    the recorded scores and values give T_b. And in the end: features and classifier give the model's output. Models
+    without a class row have nothing to compare beyond their token count.
 
     Returns:
         The largest relative error found.
@@ -61,7 +61,9 @@ def _claims(anatomy: Anatomy, seen: watching.ForwardCapture) -> list[tuple[str, 
         assert row.incoming is not None
         assert row.tokens is not None
         keys, values = block.keys_values(row.tokens)
+        queries = block.queries(row.tokens[:, : anatomy.rows_read])
         claims += [
+            (f"{block.name}: queries", queries, row.query),
             (f"{block.name}: values", values, row.values),
             (f"{block.name}: keys", head_products(row.query, keys), row.products),
             (f"{block.name}: attention of the class row", row.scores.softmax(-1) @ row.values, row.rows),
@@ -75,7 +77,7 @@ def _claims(anatomy: Anatomy, seen: watching.ForwardCapture) -> list[tuple[str, 
         flow = row.residual + block.feedforward(row.residual)
     assert flow is not None
     claims.append(("the last block's output", flow, seen.final))
-    claims.append(("the head", anatomy.tail(seen.final), seen.logits))
+    claims.append(("the head", anatomy.output(anatomy.features(seen.final)), seen.logits))
     return claims
 
 

@@ -1,0 +1,140 @@
+"""Targets in the space of the features, which the classifier reads: concepts, and neighbours in a memory bank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from vitscope.errors import TargetError
+from vitscope.targets.bank import MemoryBank
+from vitscope.targets.names import ClassNames
+
+
+@dataclass(frozen=True, eq=False)
+class Concept:
+    """How much an image's features point the way that those of some example images do (CDAM, 2312.02364, section 3.2).
+
+    Attributes:
+        features: of the examples, (n F), whose mean is the concept vector; or that vector, (F).
+        similarity: "dot" product, as in the paper, or "cosine".
+        name: the concept in words.
+    """
+
+    of_features: ClassVar[bool] = True
+    features: Tensor
+    similarity: Literal["dot", "cosine"] = "dot"
+    name: str = "the concept"
+
+    @property
+    def linear(self) -> bool:
+        """Whether the gradient is the same everywhere: of the dot product."""
+        return self.similarity == "dot"
+
+    @property
+    def vector(self) -> Tensor:
+        """The concept vector, (F)."""
+        return self.features.detach().float().reshape(-1, self.features.shape[-1]).mean(dim=0)
+
+    def score(self, features: Tensor) -> Tensor:
+        """The similarity in every image, (b).
+
+        Raises:
+            TargetError: the concept is of another width than the model's features.
+        """
+        vector = self.vector.to(features)
+        if vector.shape != features.shape[1:]:
+            raise TargetError(
+                f"a concept of width {len(vector)} for features of width {features.shape[1]}; take the features of "
+                "the same model: explainer.features(images)"
+            )
+        return features @ vector if self.similarity == "dot" else F.cosine_similarity(features, vector[None], dim=1)
+
+    def classes(self, output: Tensor) -> None:
+        """None: it is no class."""
+        return
+
+    def describe(self) -> str:
+        """The target in words."""
+        return f"{self.name} ({self.similarity})"
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """What makes an image like its nearest neighbours in a memory bank (DAAM, 2503.14640, section 3.4).
+
+    The k nearest by cosine vote for a class, weighted by exp(similarity / temperature). Those of the winning class give
+    a weight for each dimension of the features, and the explained value is <w, f> with w held constant.
+
+    Attributes:
+        bank: of the same model's features.
+        k: how many neighbours vote.
+        temperature: of the vote.
+        weighting: "official": w = mean_k(f' * z_k) with f' and z_k of length 1, divided by |sum_d w_d|, then min-max
+            scaled to [0, 1], as in the official implementation; "equation": the paper's Eq. 13, the mean over k of
+            f_d z_kd / (|cos(f, z_k)| |f| |z_k|).
+        label: explain the neighbours of this class instead of the winning one's.
+    """
+
+    of_features: ClassVar[bool] = True
+    linear: ClassVar[bool] = True  # the weights stay those of the unaltered picture
+    bank: MemoryBank
+    k: int = 20
+    temperature: float = 0.07
+    weighting: Literal["official", "equation"] = "official"
+    label: int | None = None
+
+    @classmethod
+    def among(
+        cls, features: Tensor, labels: Tensor, names: ClassNames | None = None, k: int = 20, temperature: float = 0.07
+    ) -> Neighbours:
+        """Of raw features (n F) and their labels (n)."""
+        known = names or ClassNames(tuple(f"class {index}" for index in range(int(labels.max()) + 1)))
+        return cls(MemoryBank.of(features, labels, known), k, temperature)
+
+    def score(self, features: Tensor) -> Tensor:
+        """<w, f> of every image, (b)."""
+        return (self.weights(features.detach()) * features).sum(dim=1)
+
+    def classes(self, output: Tensor) -> None:
+        """None: it is no output of the model."""
+        return
+
+    def describe(self) -> str:
+        """The target in words."""
+        whose = "" if self.label is None else f" among {self.bank.names[self.label]}"
+        return f"its {self.k} nearest neighbours{whose}"
+
+    def voted(self, features: Tensor) -> Tensor:
+        """The class that the neighbours of every image vote for, (b)."""
+        return self.bank.vote(features, self.k, self.temperature).argmax(dim=1)
+
+    def weights(self, features: Tensor) -> Tensor:
+        """The weight w of every dimension, (b F), from features (b F).
+
+        Raises:
+            TargetError: an image has no neighbour of the class that is asked for among its k nearest.
+        """
+        similar, index = self.bank.nearest(features, self.k)
+        labels = self.bank.labels.to(index.device)[index]
+        wanted = self.voted(features) if self.label is None else torch.full_like(labels[:, 0], self.label)
+        chosen = (labels == wanted[:, None]).to(features)  # b k
+        if not bool(chosen.any(dim=1).all()):
+            image = int((~chosen.any(dim=1)).nonzero()[0])
+            raise TargetError(
+                f"none of the {self.k} nearest neighbours of image {image} is a {self.bank.names[int(wanted[image])]}; "
+                "ask for more neighbours, or for the class that they vote for"
+            )
+        neighbours = self.bank.features.to(features)[index]  # b k F, of length 1
+        products = F.normalize(features, dim=1)[:, None] * neighbours
+        if self.weighting == "equation":
+            products = products / similar.abs().clamp_min(1e-12)[..., None]
+        mean = (products * chosen[..., None]).sum(dim=1) / chosen.sum(dim=1, keepdim=True)
+        if self.weighting == "equation":
+            return mean
+        scaled = mean / mean.sum(dim=1, keepdim=True).abs().clamp_min(1e-12)
+        low, high = scaled.amin(dim=1, keepdim=True), scaled.amax(dim=1, keepdim=True)
+        return (scaled - low) / (high - low).clamp_min(1e-12)

@@ -1,0 +1,58 @@
+"""What the trace must know of a target: its gradient where it is defined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vitscope.errors import TargetError
+from vitscope.models import Anatomy
+
+
+class Aim(Protocol):
+    """A target, to the trace."""
+
+    @property
+    def of_features(self) -> bool:
+        """Whether it is a function of the features (b F), which the classifier reads, not of the output (b c)."""
+        ...
+
+    @property
+    def linear(self) -> bool:
+        """Whether its gradient there is the same at altered tokens: so of a class's logit, not of a probability."""
+        ...
+
+    def score(self, where: Tensor, /) -> Tensor:
+        """From the output, or the features, with their graph, to one value an image (b)."""
+        ...
+
+
+def seed_of(anatomy: Anatomy, aim: Aim, logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """A target's gradient at the features (b F), and whether it has any where it is defined (b).
+
+    Raises:
+        TargetError: it does not give one differentiable value an image.
+    """
+    seed = _gradient(aim.score, features if aim.of_features else logits)
+    if aim.of_features or anatomy.classifier is None:
+        return seed, seed.any(dim=1)
+    return seed @ anatomy.classifier.weight.detach(), seed.any(dim=1)
+
+
+def _gradient(score: Callable[[Tensor], Tensor], where: Tensor) -> Tensor:
+    """The gradient of the targets' sum at `where`, of its shape."""
+    with torch.enable_grad():
+        leaf = where.detach().requires_grad_()
+        value = score(leaf)
+        if not isinstance(value, Tensor) or value.shape != leaf.shape[:1]:
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise TargetError(
+                f"a target must give one value an image, ({len(leaf)},), got {found}; return output[:, i]"
+            )
+        if not value.requires_grad:
+            raise TargetError("the target does not depend on the output by differentiable steps; avoid argmax, detach")
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+    return gradient
