@@ -12,6 +12,7 @@ import json
 import random
 import statistics
 import time
+from collections.abc import Sequence
 from functools import reduce
 
 import timm
@@ -19,10 +20,11 @@ import torch
 
 from vitscope.methods import as_methods
 from vitscope.models import anatomy_of
-from vitscope.targets import Predicted
-from vitscope.trace import Needs, record
+from vitscope.targets import Class, Predicted, Target
+from vitscope.trace import Needs, effects_on_features, record
 
-SETS = ("attention", "cdam", "agcam", "daam", "daam,agcam,cdam", "daam,agcam,cdam,attention")
+SETS = ("attention", "cdam", "agcam", "daam", "daam,agcam,cdam", "smooth_cdam", "integrated_cdam")
+EVERY = ("evidence of every class", "agcam of every class", "daam of 8 classes")
 
 
 def main() -> None:
@@ -45,18 +47,24 @@ def main() -> None:
         with torch.inference_mode():
             model(images)
 
-    def run(names: str):
+    def run(names: str, aims: Sequence[Target] = (Predicted(),)):
         methods = as_methods(names).values()
         needs = reduce(Needs.__or__, (method.needs for method in methods))
 
         def explain() -> None:
-            trace = record(anatomy, images, needs, [Predicted()])
+            trace = record(anatomy, images, needs, aims)
             for method in methods:
                 method(trace)
 
         return explain
 
+    def evidence() -> None:
+        found = effects_on_features(anatomy, images)
+        found.effects.flatten(1, 2) @ anatomy.classifier.weight.detach().T
+
+    classes = [Class(index) for index in range(anatomy.outputs)]
     jobs = {"forward": plain} | {names: run(names) for names in SETS}
+    jobs |= dict(zip(EVERY, (evidence, run("agcam", classes), run("daam", classes[:8])), strict=True))
     times = {name: [] for name in jobs}
     for job in jobs.values():
         job()
@@ -71,7 +79,7 @@ def main() -> None:
             times[name].append(time.perf_counter() - start)
 
     table = {}
-    for name in SETS:
+    for name in (*SETS, *EVERY):
         ratios = sorted(t / f for t, f in zip(times[name], times["forward"], strict=True))
         quartile = len(ratios) // 4
         table[name] = {

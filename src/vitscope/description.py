@@ -27,9 +27,10 @@ class Description:
     def __str__(self) -> str:
         width = max(map(len, (*self.facts, "methods")))
         lines = [f"{key.replace('_', ' '):<{width}}  {_text(value)}" for key, value in self.facts.items()]
+        names = max(map(len, self.methods), default=0)
         for index, (name, reason) in enumerate(self.methods.items()):
             head = "methods" if index == 0 else ""
-            lines.append(f"{head:<{width}}  {name:<12} {'no: ' + reason if reason else 'yes'}")
+            lines.append(f"{head:<{width}}  {name:<{names}}  {'no: ' + reason if reason else 'yes'}")
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -287,6 +287,9 @@ def _attribute(
     """One target's part of a method's maps."""
     if isinstance(maps, VitscopeError):
         raise maps
+    axes = "(b m rows cols)" if method.facts.class_specific else "(b rows cols)"
+    if maps.values.ndim != len(axes.split()):
+        raise MethodError(f"{label} gave values of shape {tuple(maps.values.shape)}; its maps must be {axes}")
     if not method.facts.class_specific and not isinstance(target, Predicted):
         predicted = trace.logits.argmax(dim=1)
         if subject.target is None or not torch.equal(subject.target, predicted):
@@ -313,7 +316,9 @@ def _refuse_flat(label: str, maps: Tensor, trace: Trace, slot: int) -> None:
         if values.numel() > 1 and values.min() == values.max():
             if not trace.reached[image, slot]:
                 cause = "the target's gradient at the model's output is zero; explain another target"
-            elif last.has("skip_gradient") and not last.skip_gradient[image, :, slot].any():
+            elif not trace.carried[image, slot] or (
+                last.has("skip_gradient") and not last.skip_gradient[image, :, slot].any()
+            ):
                 cause = (
                     "no gradient reaches the class token, as with a head whose weights are zero; load trained weights"
                 )

@@ -32,7 +32,7 @@ class Blind:
         return Needs()
 
     def __call__(self, trace):
-        values = torch.rand(len(trace.logits), *trace.grid)
+        values = torch.rand(len(trace.logits), 1, *trace.grid)
         values[trace.logits[:, 0] > self.limit] = 1.0
         return Maps(values)
 

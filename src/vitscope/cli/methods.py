@@ -26,11 +26,11 @@ def methods(json: common.Json = False) -> None:
         return
     for facts in list_methods():
         options = [f"{key} = {takes} [{default}]" for key, (takes, default) in options_of(facts.name).items()]
-        common.tell(f"{facts.name:<12} {facts.title} ({facts.year}, {facts.paper})")
+        common.tell(f"{facts.name:<16} {facts.title} ({facts.year}, {facts.paper})")
         common.tell(
-            f"{'':<12} {'signed' if facts.signed else 'unsigned'} · "
+            f"{'':<16} {'signed' if facts.signed else 'unsigned'} · "
             f"{'class-specific' if facts.class_specific else 'the same for every class'} · {facts.cost} forwards"
         )
         for option in options:
-            common.tell(f"{'':<12} option {option}")
-        common.tell(f"{'':<12} {facts.caution}\n")
+            common.tell(f"{'':<16} option {option}")
+        common.tell(f"{'':<16} {facts.caution}\n")

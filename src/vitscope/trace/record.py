@@ -67,6 +67,7 @@ class Trace:
         logits: the model's output, (b c).
         features: what the classifier reads, (b F); the output where there is no affine classifier.
         reached: whether a target has any gradient where it is defined, (b m) bool.
+        carried: whether the classifier carries it on to the features, (b m) bool.
         of_features: whether a target is a function of the features, which the classifier reads, (m) bool.
         blocks: a record a block.
         prefix: number of tokens before the patch tokens.
@@ -77,6 +78,7 @@ class Trace:
     logits: Tensor
     features: Tensor
     reached: Tensor
+    carried: Tensor
     of_features: Tensor
     blocks: tuple[BlockTrace, ...]
     prefix: int
@@ -131,8 +133,9 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
     blocks = tuple(BlockTrace(_quantities(row, index, gradients, changes)) for index, row in enumerate(seen.blocks))
     of_features = torch.tensor([aim.of_features for aim in aims], device=seen.logits.device)
     reached = torch.stack([reached for _, reached in found], dim=1)
+    carried = seeds.any(dim=-1).T
     again = of_last_block(anatomy, seen.blocks[-1], aims, seeds)
-    return Trace(seen.logits, features, reached, of_features, blocks, len(anatomy.prefix), grid, again)
+    return Trace(seen.logits, features, reached, carried, of_features, blocks, len(anatomy.prefix), grid, again)
 
 
 def _gradients(
