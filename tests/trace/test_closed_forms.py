@@ -12,8 +12,9 @@ from vitscope.models import anatomy_of
 from vitscope.targets import Class, Contrast
 from vitscope.trace import Blocks, Needs, record, verify
 from vitscope.trace import capture as watching
-from vitscope.trace.classpath import feature_map, push_forward, token_effects
+from vitscope.trace.classpath import feature_map, token_effects
 from vitscope.trace.heads import merge_heads
+from vitscope.trace.jacobian import push_forward
 
 ALL = Blocks.ALL
 EVERYTHING = Needs(attention=ALL, values=ALL, sensitivity=ALL, skip_gradient=ALL, full_gradient=ALL)

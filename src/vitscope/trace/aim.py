@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -30,16 +30,26 @@ class Aim(Protocol):
         ...
 
 
-def seed_of(anatomy: Anatomy, aim: Aim, logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """A target's gradient at the features (b F), and whether it has any where it is defined (b).
+def seeds_of(anatomy: Anatomy, aims: Sequence[Aim], logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Every target's gradient at the features (m b F), and whether it has any where it is defined (m b).
 
     Raises:
-        TargetError: it does not give one differentiable value an image.
+        TargetError: a target does not give one differentiable value an image.
     """
-    seed = _gradient(aim.score, features if aim.of_features else logits)
-    if aim.of_features or anatomy.classifier is None:
-        return seed, seed.any(dim=1)
-    return seed @ anatomy.classifier.weight.detach(), seed.any(dim=1)
+    defined = [_gradient(aim.score, features if aim.of_features else logits) for aim in aims]
+    if anatomy.classifier is None:
+        seeds = torch.stack(defined)
+        return seeds, seeds.any(dim=-1)
+    weight = anatomy.classifier.weight.detach()
+    seeds = features.new_empty(len(aims), *features.shape)
+    reached = torch.empty(len(aims), len(features), dtype=torch.bool, device=features.device)
+    of_features = torch.tensor([aim.of_features for aim in aims], device=features.device)
+    for which, matrix in ((of_features, None), (~of_features, weight)):
+        if which.any():
+            stacked = torch.stack([gradient for gradient, one in zip(defined, which.tolist(), strict=True) if one])
+            seeds[which] = stacked if matrix is None else stacked @ matrix
+            reached[which] = stacked.any(dim=-1)
+    return seeds, reached
 
 
 def _gradient(score: Callable[[Tensor], Tensor], where: Tensor) -> Tensor:

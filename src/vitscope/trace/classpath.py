@@ -10,50 +10,14 @@ nothing re-implemented.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
+from torch.func import jvp
 
 from vitscope.models import Anatomy, Block
 from vitscope.trace.capture import BlockCapture, ForwardCapture
 from vitscope.trace.heads import head_products, merge_heads, split_heads
-
-RowMap = Callable[[Tensor], Tensor]
-
-
-def pull_back(function: RowMap, at: Tensor, cotangents: Tensor) -> Tensor:
-    """J^T products: the gradients of <cotangent_m, function(x)> at x = `at` (...), stacked (m ...)."""
-    with torch.enable_grad():
-        point = at.detach().requires_grad_()
-        (gradients,) = gradients_of([function(point)], [point], [cotangents])
-    return gradients
-
-
-def gradients_of(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients of sum_i <cotangent_i,m, output_i> at every input, stacked over m: one backward pass, m at a time.
-
-    Args:
-        outputs: with their graph.
-        inputs: of that graph.
-        cotangents: of every output, (m ...).
-
-    Returns:
-        Of every input, (m ...).
-    """
-    each = [cotangent.to(output.dtype) for cotangent, output in zip(cotangents, outputs, strict=True)]
-    if len(each[0]) == 1:  # one target: no batching rule is needed
-        found = torch.autograd.grad(outputs, inputs, [cotangent[0] for cotangent in each])
-        return [gradient[None] for gradient in found]
-    return list(torch.autograd.grad(outputs, inputs, each, is_grads_batched=True))
-
-
-def push_forward(function: RowMap, at: Tensor, tangents: Tensor) -> Tensor:
-    """J product: directional derivatives of `function` at `at` (...), along `tangents` (m ...), stacked (m ...)."""
-    with torch.no_grad():
-        derivative: Tensor = vmap(lambda tangent: jvp(function, (at,), (tangent,))[1])(tangents)
-    return derivative
+from vitscope.trace.jacobian import RowMap, gradients_of, pull_back
 
 
 def skip_gradients(

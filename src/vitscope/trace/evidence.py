@@ -8,9 +8,10 @@ from torch import Tensor
 
 from vitscope.models import Anatomy
 from vitscope.trace import capture as watching
-from vitscope.trace.classpath import feature_map, push_forward, token_effects
+from vitscope.trace.classpath import feature_map, token_effects
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.heads import merge_heads
+from vitscope.trace.jacobian import push_forward
 from vitscope.trace.needs import Blocks, Needs
 
 _NEEDS = Needs(attention=Blocks.LAST, values=Blocks.LAST, sensitivity=Blocks.LAST)

@@ -11,7 +11,7 @@ from torch import Tensor
 from vitscope.errors import MethodError
 from vitscope.models import Anatomy
 from vitscope.trace import capture as watching
-from vitscope.trace.aim import Aim, seed_of
+from vitscope.trace.aim import Aim, seeds_of
 from vitscope.trace.classpath import full_gradients, skip_gradients, token_sensitivity
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.needs import Blocks, Needs
@@ -122,8 +122,7 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         seen = watching.forward(anatomy, fitted(images, anatomy.model), needs)
         watching.check_tokens(anatomy, seen, grid)
         features = seen.logits if anatomy.no_class_row else anatomy.features(seen.final).detach()
-        found = [seed_of(anatomy, aim, seen.logits, features) for aim in aims]
-        seeds = torch.stack([seed for seed, _ in found])  # m b F
+        seeds, reached = seeds_of(anatomy, aims, seen.logits, features)
         gradients = _gradients(anatomy, seen, seeds, needs)
         changes = {
             index: token_sensitivity(block, seen.blocks[index])
@@ -132,10 +131,9 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         }
     blocks = tuple(BlockTrace(_quantities(row, index, gradients, changes)) for index, row in enumerate(seen.blocks))
     of_features = torch.tensor([aim.of_features for aim in aims], device=seen.logits.device)
-    reached = torch.stack([reached for _, reached in found], dim=1)
     carried = seeds.any(dim=-1).T
     again = of_last_block(anatomy, seen.blocks[-1], aims, seeds)
-    return Trace(seen.logits, features, reached, carried, of_features, blocks, len(anatomy.prefix), grid, again)
+    return Trace(seen.logits, features, reached.T, carried, of_features, blocks, len(anatomy.prefix), grid, again)
 
 
 def _gradients(

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from vitscope.models import Anatomy, Block
-from vitscope.trace.aim import Aim, seed_of
+from vitscope.trace.aim import Aim, seeds_of
 from vitscope.trace.capture import BlockCapture
-from vitscope.trace.classpath import pull_back, token_sensitivity
+from vitscope.trace.classpath import token_sensitivity
 from vitscope.trace.guard import left_as_found
 from vitscope.trace.heads import head_products, merge_heads, split_heads
+from vitscope.trace.jacobian import pull_back
 
 
 @dataclass(frozen=True)
@@ -190,12 +191,10 @@ class LastBlock:
 
     def _seeds(self, features: Tensor) -> Tensor:
         """(m b F) at the features of one sample (b F)."""
-        output = self.anatomy.output(features)
-        found = [
-            seed if aim.linear else seed_of(self.anatomy, aim, output.detach(), features.detach())[0]
-            for aim, seed in zip(self.aims, self.seeds, strict=True)
-        ]
-        return torch.stack(found)
+        fixed = torch.tensor([aim.linear for aim in self.aims], device=features.device)
+        output = self.anatomy.output(features).detach()
+        again, _ = seeds_of(self.anatomy, self.aims, output, features.detach())
+        return torch.where(fixed[:, None, None], self.seeds, again)
 
 
 def samples_at_once(tokens: Tensor, limit: int = 64 * 2**20) -> int:

@@ -1,0 +1,120 @@
+"""Jacobian products: J^T along many cotangents, J along many tangents, of the model's own modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from torch.func import jvp, vmap
+from torch.overrides import TorchFunctionMode
+
+RowMap = Callable[[Tensor], Tensor]
+
+
+def pull_back(function: RowMap, at: Tensor, cotangents: Tensor) -> Tensor:
+    """J^T products: the gradients of <cotangent_m, function(x)> at x = `at` (...), stacked (m ...)."""
+    with torch.enable_grad(), _batchable(len(cotangents) > 1):
+        point = at.detach().requires_grad_()
+        (gradients,) = gradients_of([function(point)], [point], [cotangents])
+    return gradients
+
+
+def push_forward(function: RowMap, at: Tensor, tangents: Tensor) -> Tensor:
+    """J product: directional derivatives of `function` at `at` (...), along `tangents` (m ...), stacked (m ...)."""
+    with torch.no_grad():
+        derivative: Tensor = vmap(lambda tangent: jvp(function, (at,), (tangent,))[1])(tangents)
+    return derivative
+
+
+def gradients_of(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of sum_i <cotangent_i,m, output_i> at every input, stacked over m: one backward pass for all m.
+
+    Args:
+        outputs: with their graph.
+        inputs: of that graph.
+        cotangents: of every output, (m ...).
+
+    Returns:
+        Of every input, (m ...).
+    """
+    each = [cotangent.to(output.dtype) for cotangent, output in zip(cotangents, outputs, strict=True)]
+    if len(each[0]) == 1:  # one target: no batching rule is needed
+        found = torch.autograd.grad(outputs, inputs, [cotangent[0] for cotangent in each])
+        return [gradient[None] for gradient in found]
+    return list(torch.autograd.grad(outputs, inputs, each, is_grads_batched=True))
+
+
+class _Pointwise(torch.autograd.Function):
+    """A pointwise function whose backward is one product, which batches over cotangents."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, function: RowMap) -> Tensor:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            value = function(leaf)
+            (slope,) = torch.autograd.grad(value.sum(), leaf)
+        ctx.save_for_backward(slope)
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return gradient * slope, None
+
+
+class _LayerNorm(torch.autograd.Function):
+    """Layer norm over the last axis whose backward is written in products and means, which batch over cotangents."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+        scale = (x.var(dim=-1, keepdim=True, unbiased=False) + eps).rsqrt()
+        ctx.save_for_backward((x - x.mean(dim=-1, keepdim=True)) * scale, scale, weight)
+        return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        normed, scale, weight = ctx.saved_tensors
+        inner = gradient if weight is None else gradient * weight
+        along = (inner * normed).mean(dim=-1, keepdim=True)
+        return scale * (inner - inner.mean(dim=-1, keepdim=True) - normed * along), None, None, None
+
+
+class _Batchable(TorchFunctionMode):
+    """Gives GELU and layer norm a backward that batches; torch's own runs them one cotangent after the other."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.gelu and len(args) == 1:
+            return _Pointwise.apply(args[0], lambda x: F.gelu(x, **kwargs))
+        if func is F.layer_norm:
+            return self._layer_norm(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    @staticmethod
+    def _layer_norm(
+        x: Tensor,
+        normalized_shape: Sequence[int],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> Any:
+        """As F.layer_norm, by its own signature; over several axes it is torch's own."""
+        if len(normalized_shape) != 1:
+            return F.layer_norm(x, list(normalized_shape), weight, bias, eps)
+        frozen = (None if part is None else part.detach() for part in (weight, bias))
+        return _LayerNorm.apply(x, *frozen, eps)
+
+
+@contextmanager
+def _batchable(wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    with _Batchable():
+        yield
