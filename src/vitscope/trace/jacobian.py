@@ -79,8 +79,9 @@ class _LayerNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         normed, scale, weight = ctx.saved_tensors
         inner = gradient if weight is None else gradient * weight
-        along = (inner * normed).mean(dim=-1, keepdim=True)
-        return scale * (inner - inner.mean(dim=-1, keepdim=True) - normed * along), None, None, None
+        share = 1 / normed.shape[-1]  # sums, since means do not batch
+        level, along = inner.sum(dim=-1, keepdim=True) * share, (inner * normed).sum(dim=-1, keepdim=True) * share
+        return scale * (inner - level - normed * along), None, None, None
 
 
 class _Batchable(TorchFunctionMode):
