@@ -14,7 +14,7 @@ from vitscope.trace import Blocks, Needs, record, verify
 from vitscope.trace import capture as watching
 from vitscope.trace.classpath import feature_map, token_effects
 from vitscope.trace.heads import merge_heads
-from vitscope.trace.jacobian import push_forward
+from vitscope.trace.jacobian import push_forward, pushed
 
 ALL = Blocks.ALL
 EVERYTHING = Needs(attention=ALL, values=ALL, sensitivity=ALL, skip_gradient=ALL, full_gradient=ALL)
@@ -92,7 +92,7 @@ def test_sensitivity_is_the_derivative_along_each_token(layout):
         assert close(effect[:, :, :, n], (ends[0] - ends[1]) / (2 * step), 1e-7)
 
 
-def test_push_forward_agrees_with_pull_back(layout):
+def test_push_forward_agrees_with_pull_back(layout, monkeypatch):
     """<J x, y> through autograd's reverse mode, and CDAM of every class through forward mode."""
     model = build(layout, dtype=torch.float64)
     images = pictures(model, 2, dtype=torch.float64)
@@ -101,8 +101,12 @@ def test_push_forward_agrees_with_pull_back(layout):
     seen = watching.forward(anatomy, images, EVERYTHING)
     tangents = effect_on_rows(trace.blocks[-1]).permute(3, 0, 2, 1, 4).flatten(3)  # n b r D
     assert close(token_effects(anatomy.blocks[-1], seen.blocks[-1]), tangents)
-    pushed = push_forward(feature_map(anatomy, seen), merge_heads(seen.blocks[-1].rows), tangents)  # n b F
-    every_class = pushed @ anatomy.classifier.weight.T  # n b c
+    forth = push_forward(feature_map(anatomy, seen), merge_heads(seen.blocks[-1].rows), tangents)  # n b F
+    for ways in (0, 1e9):  # by the tangents, and back from every output
+        monkeypatch.setattr("vitscope.trace.jacobian._BACK_IS_CHEAPER", ways)
+        either = pushed(feature_map(anatomy, seen), merge_heads(seen.blocks[-1].rows), tangents, forth.shape[-1])
+        assert close(either, forth)
+    every_class = forth @ anatomy.classifier.weight.T  # n b c
     for c in range(every_class.shape[-1]):
         wanted = reference.cdam(model, images, torch.tensor([c, c]))
         patches = slice(trace.prefix, None)

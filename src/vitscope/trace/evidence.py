@@ -11,7 +11,7 @@ from vitscope.trace import capture as watching
 from vitscope.trace.classpath import feature_map, token_effects
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.heads import merge_heads
-from vitscope.trace.jacobian import push_forward
+from vitscope.trace.jacobian import pushed
 from vitscope.trace.needs import Blocks, Needs
 
 _NEEDS = Needs(attention=Blocks.LAST, values=Blocks.LAST, sensitivity=Blocks.LAST)
@@ -49,6 +49,6 @@ def effects_on_features(anatomy: Anatomy, images: Tensor) -> Effects:
         last = seen.blocks[-1]
         assert last.rows is not None
         tangents = token_effects(anatomy.blocks[-1], last)[len(anatomy.prefix) :]
-        pushed = push_forward(feature_map(anatomy, seen), merge_heads(last.rows), tangents)  # n b F
         features = anatomy.features(seen.final).detach()
-    return Effects(seen.logits, features, pushed.transpose(0, 1).unflatten(1, grid), grid)
+        effects = pushed(feature_map(anatomy, seen), merge_heads(last.rows), tangents, features.shape[1])  # n b F
+    return Effects(seen.logits, features, effects.transpose(0, 1).unflatten(1, grid), grid)

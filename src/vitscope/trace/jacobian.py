@@ -14,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 RowMap = Callable[[Tensor], Tensor]
 
+_BACK_IS_CHEAPER = 2  # a direction back costs about half of one forth, benchmarks/cost.py on a CPU
+
 
 def pull_back(function: RowMap, at: Tensor, cotangents: Tensor) -> Tensor:
     """J^T products: the gradients of <cotangent_m, function(x)> at x = `at` (...), stacked (m ...)."""
@@ -28,6 +30,25 @@ def push_forward(function: RowMap, at: Tensor, tangents: Tensor) -> Tensor:
     with torch.no_grad():
         derivative: Tensor = vmap(lambda tangent: jvp(function, (at,), (tangent,))[1])(tangents)
     return derivative
+
+
+def pushed(function: RowMap, at: Tensor, tangents: Tensor, width: int) -> Tensor:
+    """J products as `push_forward`'s, by the way that costs less: along the tangents, or back along each output.
+
+    Args:
+        function: (b r D) -> (b F), image by image.
+        at: (b r D).
+        tangents: (m b r D).
+        width: F.
+
+    Returns:
+        (m b F).
+    """
+    if width > _BACK_IS_CHEAPER * len(tangents):
+        return push_forward(function, at, tangents)
+    basis = torch.eye(width, dtype=at.dtype, device=at.device)[:, None].expand(-1, len(at), -1)
+    rows = pull_back(function, at, basis)  # F b r D
+    return torch.einsum("mbrd,fbrd->mbf", tangents, rows)
 
 
 def gradients_of(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
