@@ -21,7 +21,7 @@ from vitscope.explainer import Explainer
 from vitscope.methods import Facts, as_methods, list_methods
 from vitscope.metrics import energy_in_mask
 from vitscope.models.bundled import SHORTCUT
-from vitscope.targets import Custom, MemoryBank, Target
+from vitscope.targets import MemoryBank, Neighbours, Target
 from vitscope.view import at_size, blend, clipped, global_max, overlay, text
 from vitscope.view.page import Cell, Film, Row, Section, Table, Tile, outline, page
 
@@ -36,7 +36,7 @@ ONE_SHOWN, FILMED, SEVERAL_SHOWN, TWO_SHOWN = (4, 20, 28), (6, 24), (18, 25), (2
 CHEATED_SHOWN, UNLABELLED_SHOWN = 16, (19, 8)
 """Which scenes are shown: chosen by hand for variety. What is measured is not chosen."""
 
-_LEADING = ("daam", "agcam", "cdam")
+_LEADING = ("daam", "agcam", "cdam", "smooth_cdam", "integrated_cdam")
 METHODS = [*_LEADING, *(facts.name for facts in list_methods() if facts.name not in _LEADING)]
 """Every method there is, those of the three papers first."""
 
@@ -160,23 +160,17 @@ def without_labels(device: str = "cpu") -> Section:
     rows = []
     for index in UNLABELLED_SHOWN:
         scene = ONE[index]
-        features = explainer([scene.image], "attention").logits
-        votes = bank.vote(features)[0]
+        votes = bank.vote(explainer.features([scene.image]))[0]
         said = f"{CLASSES[int(votes.argmax())]} ({float(votes.max()):.2f})"
-        rows.append(_row(explainer, scene, target=_closeness(bank), prefix=f"its neighbours in memory say {said}"))
+        rows.append(_row(explainer, scene, target=Neighbours(bank), prefix=f"its neighbours in memory say {said}"))
     return Section(
         "Without labels",
         [
             "scenes-ssl never saw a label. A memory bank of training scenes lets it name what it sees by its nearest "
-            "neighbours; what is explained is how close it is to those."
+            "neighbours; what is explained is what makes it like those (DAAM's self-supervised branch)."
         ],
         rows,
     )
-
-
-def _closeness(bank: MemoryBank) -> Target:
-    """The mean similarity to the 20 nearest neighbours."""
-    return Custom(lambda features: bank.nearest(features)[0].mean(dim=1))
 
 
 def measured(size: Size, device: str, progress: Progress) -> Section:

@@ -249,3 +249,29 @@ def test_explain_with_a_bundled_model(run, tmp_path):
         *words[:-1], tmp_path / "p", "--methods", "attention", "--target", "blue dotted rong", model=False
     )
     assert (code, out) == (2, "")
+
+
+def test_a_memory_bank_is_built_told_of_and_used(run, tmp_path):
+    for index, scene in enumerate(Scenes(40, seed=3)):
+        (tmp_path / "p" / CLASSES[scene.labels[0]]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene.image).save(tmp_path / "p" / CLASSES[scene.labels[0]] / f"{index}.png")
+    words = ("bank", "build", "--root", tmp_path / "p", "--model", "scenes-ssl", "--out", tmp_path / "b.safetensors")
+    code, out, _ = run(*words, model=False)
+    assert code == 0
+    assert "40 pictures of" in out
+    code, out, _ = run("bank", "info", tmp_path / "b.safetensors", "--json", model=False)
+    told = json.loads(out)
+    assert (code, told["pictures"], told["width"]) == (0, 40, 128)
+    assert sum(told["classes"].values()) == 40
+    picture = next((tmp_path / "p").rglob("*.png"))
+    words = ("explain", picture, "--model", "scenes-ssl", "--methods", "daam", "--bank", tmp_path / "b.safetensors")
+    code, out, _ = run(*words, "--out", tmp_path / "o", model=False)
+    assert code == 0
+    assert "nearest neighbours" in out
+    assert run("bank", "info", tmp_path / "none", model=False)[0] == 2
+    (tmp_path / "p" / "bad").mkdir()
+    (tmp_path / "p" / "bad" / "x.png").write_text("no")
+    words = ("bank", "build", "--root", tmp_path / "p", "--model", "scenes-ssl", "--out", tmp_path / "c.safetensors")
+    code, out, err = run(*words, model=False)
+    assert code == 1
+    assert "x.png" in err

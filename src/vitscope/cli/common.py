@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vitscope.attribution import Explanation
+from vitscope.datasets.labelled import PICTURES
 from vitscope.errors import ImageError, VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.images import Batch, prepare
 from vitscope.methods import as_methods
-from vitscope.targets import Class, Target, as_target
-
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+from vitscope.targets import Class, MemoryBank, Neighbours, Target, as_target
 
 Images = Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.", show_default=False)]
 Model = Annotated[str, typer.Option("--model", "-m", help="A model's name, e.g. timm/vit_tiny_patch16_224.")]
@@ -33,6 +32,12 @@ Methods = Annotated[
 ]
 TargetOption = Annotated[
     str | None, typer.Option("--target", "-t", help="A class's index or name; otherwise the predicted class.")
+]
+Bank = Annotated[
+    Path | None,
+    typer.Option(
+        "--bank", help="A memory bank: explain what makes the picture like its neighbours there (of class --target)."
+    ),
 ]
 Labels = Annotated[
     Path | None, typer.Option("--labels", help="Class names: one a line, an ImageNet synset file, or JSON.")
@@ -98,8 +103,8 @@ def _numbers(text: str, separator: str, counts: Sequence[int], kind: type, optio
     return numbers * 2 if counts == (1, 2) and len(numbers) == 1 else numbers
 
 
-def check_use(explainer: Explainer, methods: str, target: str | None) -> Target:
-    """Hold methods and target against the model before the first picture is opened.
+def check_use(explainer: Explainer, methods: str, target: str | None, bank: Path | None) -> Target:
+    """Hold methods and target, or the memory bank, against the model before the first picture is opened.
 
     Raises:
         VitscopeError: an unknown method or class, or no method that is defined for the model.
@@ -108,6 +113,11 @@ def check_use(explainer: Explainer, methods: str, target: str | None) -> Target:
     reasons = [explainer.why_not(label, method) for label, method in chosen.items()]
     if all(reasons):
         raise VitscopeError(reasons[0])
+    if bank is not None:
+        known = MemoryBank.load(bank)
+        wanted = as_target(target, known.names)
+        label = wanted.index if isinstance(wanted, Class) and isinstance(wanted.index, int) else None
+        return Neighbours(known, min(20, len(known)), label=label)
     aim = as_target(target, explainer.names)
     if isinstance(aim, Class) and explainer.anatomy.outputs:
         aim.check(explainer.anatomy.outputs)

@@ -21,6 +21,7 @@ def compare(
     weights: common.Weights = None,
     methods: common.Methods = "daam,agcam,cdam,attention",
     target: common.TargetOption = None,
+    bank: common.Bank = None,
     labels: common.Labels = None,
     device: common.Device = "cpu",
     batch_size: common.BatchSize = 8,
@@ -36,7 +37,7 @@ def compare(
         raise VitscopeError(f"--out {out}: the comparison is written as a .png file; give a name that ends so")
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
     explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=device)
-    aim = common.check_use(explainer, methods, target)
+    aim = common.check_use(explainer, methods, target, bank)
     failed: dict[str, str] = {}
     rows = []
     for _, explanation in common.run_over(explainer, common.find_pictures(images), methods, aim, batch_size, failed):

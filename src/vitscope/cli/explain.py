@@ -19,6 +19,7 @@ def explain(
     weights: common.Weights = None,
     methods: common.Methods = "daam,agcam,cdam",
     target: common.TargetOption = None,
+    bank: common.Bank = None,
     labels: common.Labels = None,
     device: common.Device = "cpu",
     batch_size: common.BatchSize = 8,
@@ -32,7 +33,7 @@ def explain(
     """Explain pictures: for each an overlay a method, DAAM's evolution, a sheet, the raw values and a manifest."""
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
     explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=device)
-    aim = common.check_use(explainer, methods, target)
+    aim = common.check_use(explainer, methods, target, bank)
     prepare_folder(out)
     failed: dict[str, str] = {}
     written: dict[str, str] = {}

@@ -39,7 +39,7 @@ class IntegratedCDAM:
         year=2023,
         signed=True,
         class_specific=True,
-        cost="1.8",
+        cost="1.2",
         caution="Looks at the last block's tokens only; scaled tokens are such as the model never sees.",
     )
 

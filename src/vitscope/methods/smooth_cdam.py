@@ -43,7 +43,7 @@ class SmoothCDAM:
         year=2023,
         signed=True,
         class_specific=True,
-        cost="3.5",
+        cost="2.6",
         caution="Looks at the last block's tokens only; what the noise averages away may have been real.",
     )
 

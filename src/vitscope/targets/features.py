@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
@@ -12,6 +14,13 @@ from torch import Tensor
 from vitscope.errors import TargetError
 from vitscope.targets.bank import MemoryBank
 from vitscope.targets.names import ClassNames
+
+_log = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=8)
+def _typical(bank: MemoryBank, k: int) -> tuple[float, float]:
+    return bank.typical(k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +117,22 @@ class Neighbours:
         whose = "" if self.label is None else f" among {self.bank.names[self.label]}"
         return f"its {self.k} nearest neighbours{whose}"
 
+    def _warn(self, similar: Tensor) -> None:
+        """Say which images have poor neighbours, with figures."""
+        if len(self.bank) <= self.k:
+            return  # every picture of the bank is a neighbour: there is nothing to compare with
+        usual, _ = _typical(self.bank, self.k)
+        for image, closeness in enumerate(similar.mean(dim=1).tolist()):
+            if closeness < usual:
+                _log.warning(
+                    "image %d: its %d nearest neighbours have a mean cosine of %.2f, where 95 %% of the bank's own "
+                    "pictures have at least %.2f; the map explains a poor match",
+                    image,
+                    self.k,
+                    closeness,
+                    usual,
+                )
+
     def voted(self, features: Tensor) -> Tensor:
         """The class that the neighbours of every image vote for, (b)."""
         return self.bank.vote(features, self.k, self.temperature).argmax(dim=1)
@@ -119,6 +144,7 @@ class Neighbours:
             TargetError: an image has no neighbour of the class that is asked for among its k nearest.
         """
         similar, index = self.bank.nearest(features, self.k)
+        self._warn(similar)
         labels = self.bank.labels.to(index.device)[index]
         wanted = self.voted(features) if self.label is None else torch.full_like(labels[:, 0], self.label)
         chosen = (labels == wanted[:, None]).to(features)  # b k

@@ -1,0 +1,138 @@
+"""Building a memory bank: the features of labelled pictures, in parts, so that an interrupted run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from vitscope.datasets.labelled import Labelled
+from vitscope.errors import ImageError, TargetError, VitscopeError
+from vitscope.explainer import Explainer
+from vitscope.images import Batch, prepare
+from vitscope.targets import ClassNames, MemoryBank
+
+PART = 1024
+"""Pictures in a part: what an interruption loses at most."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished bank, and the pictures that could not be read, with the reason."""
+
+    bank: MemoryBank
+    failed: Mapping[str, str]
+
+
+def build_bank(
+    explainer: Explainer,
+    dataset: Labelled,
+    out: str | os.PathLike[str],
+    batch_size: int = 32,
+    progress: Callable[[int], object] = lambda done: None,
+) -> Built:
+    """Write the features of all pictures of a dataset to one file, in float16.
+
+    Finished parts lie in a folder beside the file while it is built; a run with the same model and data takes them up,
+    and one with others refuses to. A picture that cannot be read is left out and named.
+
+    Args:
+        explainer: of the model whose features are kept.
+        dataset: the pictures.
+        out: the file, .safetensors.
+        batch_size: pictures in one pass.
+        progress: called with the number of pictures done since the last call, those of an earlier run included.
+
+    Raises:
+        VitscopeError: the file cannot be written, or other parts lie in its place.
+        TargetError: no picture could be read.
+    """
+    file = Path(out)
+    if file.suffix != ".safetensors":
+        raise VitscopeError(f"{file}: a memory bank is a .safetensors file; give a name that ends so")
+    parts = file.with_suffix(".parts")
+    facts = {
+        "model": {**explainer.source, "name": explainer.anatomy.name},
+        "preprocessing": explainer.preprocessing.describe(),
+        "dataset": dataset.description,
+        "pictures": len(dataset),
+    }
+    _open_parts(parts, facts)
+    for start in range(0, len(dataset), PART):
+        end = min(start + PART, len(dataset))
+        part = parts / f"{start:09d}.safetensors"
+        if part.exists():
+            progress(end - start)
+        else:
+            _write_part(explainer, dataset, range(start, end), part, batch_size, progress)
+    return _join(parts, file, ClassNames(dataset.names), facts)
+
+
+def _open_parts(parts: Path, facts: Mapping[str, Any]) -> None:
+    plan = parts / "plan.json"
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+        if plan.exists() and json.loads(plan.read_text(encoding="utf-8")) != json.loads(json.dumps(facts)):
+            raise VitscopeError(
+                f"{parts}: holds parts of a bank of another model or other pictures; take the folder away, or choose "
+                "another --out"
+            )
+        plan.write_text(json.dumps(facts), encoding="utf-8")
+    except OSError as error:
+        raise VitscopeError(f"{parts}: cannot be written ({error.strerror}); choose another --out") from error
+
+
+def _write_part(
+    explainer: Explainer,
+    dataset: Labelled,
+    which: range,
+    part: Path,
+    batch_size: int,
+    progress: Callable[[int], object],
+) -> None:
+    features, labels, failed = [], [], {}
+    for start in range(which.start, which.stop, batch_size):
+        indices = range(start, min(start + batch_size, which.stop))
+        ready: list[tuple[int, Batch]] = []
+        for picture in (dataset[index] for index in indices):
+            try:
+                ready.append((picture.label, prepare(picture.picture, explainer.preprocessing)))
+            except ImageError as error:
+                failed[picture.name] = str(error)
+        if ready:
+            found = explainer.features(Batch.join([batch for _, batch in ready]))
+            features.append(torch.nn.functional.normalize(found.float(), dim=1).half().cpu())
+            labels += [label for label, _ in ready]
+        progress(len(indices))
+    tensors = {"labels": torch.tensor(labels, dtype=torch.int64)}
+    if features:
+        tensors["features"] = torch.cat(features)
+    passing = part.with_suffix(".passing")
+    save_file(tensors, passing, metadata={"failed": json.dumps(failed, ensure_ascii=False)})
+    passing.replace(part)
+
+
+def _join(parts: Path, file: Path, names: ClassNames, facts: Mapping[str, Any]) -> Built:
+    features, labels, failed = [], [], {}
+    for part in sorted(parts.glob("*.safetensors")):
+        with safe_open(part, framework="pt") as content:
+            failed.update(json.loads(content.metadata()["failed"]))
+            labels.append(content.get_tensor("labels"))
+            if "features" in content.keys():  # noqa: SIM118  (no mapping)
+                features.append(content.get_tensor("features"))
+    if not features:
+        raise TargetError(f"none of the {facts['pictures']} pictures could be read; {next(iter(failed.values()))}")
+    created = {"created": datetime.now(UTC).isoformat(timespec="seconds")}
+    bank = MemoryBank(torch.cat(features), torch.cat(labels), names, {**facts, **created})
+    bank.save(file)
+    shutil.rmtree(parts)
+    return Built(bank, failed)
