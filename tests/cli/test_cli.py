@@ -275,3 +275,20 @@ def test_a_memory_bank_is_built_told_of_and_used(run, tmp_path):
     code, out, err = run(*words, model=False)
     assert code == 1
     assert "x.png" in err
+
+
+def test_flow_prints_and_draws(run, tmp_path):
+    for index, scene in enumerate(Scenes(2, seed=3)):
+        Image.fromarray(scene.image).save(tmp_path / f"{index}.png")
+    code, out, _ = run("flow", tmp_path, "--model", "scenes", "--out", tmp_path / "chart" / "flow.png", model=False)
+    assert code == 0
+    assert re.search(r"half of the evidence is there after \d+\.\d+ .* \(2 pictures\) blocks", out)
+    assert "rank correlation of share and drop" in out
+    assert Image.open(tmp_path / "chart" / "flow.png").mode == "RGB"
+    (tmp_path / "z.png").write_text("no")
+    code, out, err = run("flow", tmp_path, "--model", "scenes", "--json", "--method", "agcam", model=False)
+    told = json.loads(out)
+    assert (code, told["images"], len(told["blocks"])) == (1, 2, 12)
+    assert "z.png" in err
+    assert sum(row["share"] for row in told["blocks"]) == pytest.approx(1)
+    assert run("flow", tmp_path, "--model", "scenes", "--out", "x.jpg", model=False)[0] == 2

@@ -14,7 +14,19 @@ from tests.conftest import build, pictures
 from vitscope.methods import as_method, as_methods, list_methods
 
 NAMES = [facts.name for facts in list_methods()]
-LABELS = [*NAMES, "daam:path=skip", "agcam:path=full", "agcam:scores=softmax", "attention:head=1"]
+LABELS = [
+    *NAMES,
+    "daam:path=skip",
+    "daam:path=feedforward",
+    "agcam:path=full",
+    "agcam:scores=softmax",
+    "agcam:scores=minmax,heads=max,layers=gradient",
+    "agcam:scores=instance_norm,heads=gradient,layers=max",
+    "agcam:scores=layer_norm,heads=mean,layers=mean",
+    "smooth_cdam:samples=3,at=norm",
+    "integrated_cdam:steps=4,at=norm",
+    "attention:head=1",
+]
 
 
 def close(a: torch.Tensor, b: torch.Tensor, bound: float = 1e-4) -> bool:
@@ -214,7 +226,7 @@ def test_labels_and_options():
     [
         ("dam", "unknown method 'dam'; did you mean .*daam"),
         ("xyz", "'xyz'; known: agcam, attention, cdam, daam"),
-        ("agcam:score=softmax", "no option 'score'; it takes path, scores"),
+        ("agcam:score=softmax", "no option 'score'; it takes heads, layers, path, scores"),
         ("cdam:x=1", "takes no options"),
         ("agcam:scores=relu", "it takes sigmoid | softmax"),
         ("attention:head=x", "a whole number or none"),

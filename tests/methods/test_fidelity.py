@@ -92,3 +92,74 @@ def test_the_self_supervised_branch_is_the_official_one(shared, golden, with_hea
     for image in range(3):
         for block in range(12):
             assert relative(blocks[image, block], golden["ssl_blocks"][image, block]) < 1e-5
+
+
+def test_daam_through_the_feed_forward_alone(layout):
+    """Against products of whole Jacobians, block by block, by autograd."""
+    model = build(layout, dtype=torch.float64)
+    images, classes = pictures(model, 2, dtype=torch.float64), torch.tensor([4, 1])
+    explainer = vitscope.Explainer(model)
+    found = explainer(images, "daam:path=feedforward", classes.tolist())["daam:path=feedforward"].blocks
+    residuals, finals = [], []
+    hooks = [
+        block.norm2.register_forward_pre_hook(lambda _, x: residuals.append(x[0].detach())) for block in model.blocks
+    ]
+    hooks.append(model.norm.register_forward_pre_hook(lambda _, x: finals.append(x[0].detach())))
+    _, run = reference.forward(model, images)
+    for hook in hooks:
+        hook.remove()
+    final = finals[0].requires_grad_()
+    score = model.forward_head(model.norm(final)).gather(1, classes[:, None]).sum()
+    (flow,) = torch.autograd.grad(score, final)
+    prefix = len(explainer.anatomy.prefix)
+    for index in reversed(range(len(model.blocks))):
+        block, at = model.blocks[index], residuals[index].requires_grad_()
+        (through,) = torch.autograd.grad(block.ls2(block.mlp(block.norm2(at))), at, flow)
+        flow = flow + through if index == len(model.blocks) - 1 else through
+        rows = run.outputs[index].transpose(1, 2).flatten(2).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(block.ls1(block.attn.proj(block.attn.norm(rows))), rows, flow)
+        by_head = gradient.unflatten(-1, (block.attn.num_heads, -1)).transpose(1, 2)[:, :, 0]
+        weighted = run.attention[index][:, :, 0, :, None] * run.values[index]
+        wanted = (by_head.relu()[:, :, None] * weighted).sum((1, 3)).relu()[:, prefix:]
+        assert relative(found[:, index].flatten(1), wanted.detach()) < 1e-6
+
+
+def test_agcams_open_questions_from_their_definitions():
+    model = build(dtype=torch.float64)
+    images = pictures(model, 2, dtype=torch.float64)
+    explainer = vitscope.Explainer(model)
+    logits, run = reference.forward(model, images, detach_inputs=True)
+    grads = torch.autograd.grad(logits[:, 3].sum(), run.attention)
+    grads = [g[:, :, 0].relu() for g in grads]
+    scores = [z[:, :, 0].detach() for z in run.scores]
+
+    def minmax(z):
+        return (z - z.amin(-1, keepdim=True)) / (z.amax(-1, keepdim=True) - z.amin(-1, keepdim=True))
+
+    def standard(z, axes):
+        return ((z - z.mean(axes, keepdim=True)) / z.std(axes, keepdim=True, correction=0)).relu()
+
+    guides = {
+        "minmax": minmax,
+        "softmax": lambda z: z.softmax(-1),
+        "instance_norm": lambda z: standard(z, -1),
+        "layer_norm": lambda z: standard(z, (1, 2)),
+    }
+    for name, guide in guides.items():
+        wanted = sum((g * guide(z)).sum(1) for g, z in zip(grads, scores, strict=True))[:, 1:]
+        label = f"agcam:scores={name}"
+        assert relative(explainer(images, label, 3)[label].values.flatten(1), wanted) < 1e-6
+    parts = torch.stack([g * z.sigmoid() for g, z in zip(grads, scores, strict=True)], 1)  # b block h n
+    strength = torch.stack(grads, 1).sum(-1)  # b block h
+    by_head = (parts * (strength / strength.sum(2, keepdim=True))[..., None]).sum(2)
+    total = strength.sum(2)
+    fusions = {
+        "heads=max": parts.amax(2).sum(1),
+        "heads=mean,layers=mean": parts.mean((1, 2)),
+        "layers=max": parts.sum(2).amax(1),
+        "heads=gradient": by_head.sum(1),
+        "layers=gradient": (parts.sum(2) * (total / total.sum(1, keepdim=True))[..., None]).sum(1),
+    }
+    for options, wanted in fusions.items():
+        label = f"agcam:{options}"
+        assert relative(explainer(images, label, 3)[label].values.flatten(1), wanted[:, 1:]) < 1e-6

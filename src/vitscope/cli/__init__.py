@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from vitscope.cli import bank, compare, demo, describe, doctor, explain, methods, models
+from vitscope.cli import bank, compare, demo, describe, doctor, explain, flow, methods, models
 from vitscope.cli.common import say
 from vitscope.errors import VitscopeError
 
@@ -25,6 +25,7 @@ app.command("demo")(demo.demo)
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
 app.command("describe")(describe.describe)
+app.command("flow")(flow.flow)
 app.add_typer(bank.bank, name="bank")
 app.command("models")(models.models)
 app.command("methods")(methods.methods)

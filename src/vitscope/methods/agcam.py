@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
-from vitscope.trace import Blocks, Needs, Trace, head_products
+from vitscope.trace import Blocks, BlockTrace, Needs, Trace, head_products
 
 
 @register_method
@@ -25,13 +26,23 @@ class AGCAM:
     the input of every attention: it reaches T_b through the class row's residual stream and MLPs, never through a
     later attention. The closed form needs no backward pass.
 
+    The other options are the paper's open questions; where it leaves a form open, this is our reading.
+
     Attributes:
         path: "skip" as published, or "full" back-propagation (another map; one backward pass).
-        scores: what guides the gradient: "sigmoid" of the scores as published, or their "softmax".
+        scores: what guides the gradient. "sigmoid" of the scores as published; their "softmax"; scaled by "minmax" over
+            the tokens of each head; or standardised, negative values cut off: over the tokens of each head
+            ("instance_norm"), over heads and tokens together ("layer_norm").
+        heads: how the heads' maps become a block's: "sum" as published, "mean", "max", or weighted by each head's share
+            of the block's positive "gradient".
+        layers: how the blocks' maps become one: likewise, by each block's share of all positive gradient. With "max"
+            there is no map a block, since a maximum has no parts.
     """
 
     path: Literal["skip", "full"] = "skip"
-    scores: Literal["sigmoid", "softmax"] = "sigmoid"
+    scores: Literal["sigmoid", "softmax", "minmax", "instance_norm", "layer_norm"] = "sigmoid"
+    heads: Literal["sum", "mean", "max", "gradient"] = "sum"
+    layers: Literal["sum", "mean", "max", "gradient"] = "sum"
 
     facts: ClassVar[Facts] = Facts(
         name="agcam",
@@ -51,11 +62,42 @@ class AGCAM:
         return Needs(attention=Blocks.ALL, values=Blocks.ALL, full_gradient=full, skip_gradient=skip)
 
     def __call__(self, trace: Trace) -> Maps:
-        """The map summed over blocks and heads, and each block's share of it."""
-        per_block = []
+        """The map fused over blocks and heads, and each block's own."""
+        per_block, weights = [], []
         for block in trace.blocks:
-            gradient = head_products(block.gradient(self.path), block.values)  # b h m n
-            guide = block.scores.sigmoid() if self.scores == "sigmoid" else block.attention  # b h n
-            per_block.append((gradient.relu() * guide.unsqueeze(2)).sum(dim=1))
-        blocks = trace.to_grid(torch.stack(per_block, dim=2))
+            gradient = head_products(block.gradient(self.path), block.values).relu()  # b h m n
+            strength = gradient.sum(dim=-1)  # b h m
+            maps = gradient * _guide(block, self.scores).unsqueeze(2)
+            parts = _parts(maps, strength, self.heads)
+            per_block.append(maps.amax(dim=1) if parts is None else parts.sum(dim=1))
+            weights.append(strength.sum(dim=1))
+        stacked = torch.stack(per_block, dim=1)  # b block m n
+        parts = _parts(stacked, torch.stack(weights, dim=1), self.layers)
+        if parts is None:
+            return Maps(values=trace.to_grid(stacked.amax(dim=1)))
+        blocks = trace.to_grid(parts.transpose(1, 2))
         return Maps(values=blocks.sum(dim=2), blocks=blocks)
+
+
+def _guide(block: BlockTrace, scores: str) -> Tensor:
+    """F, (b h n)."""
+    z = block.scores
+    if scores == "sigmoid":
+        return z.sigmoid()
+    if scores == "softmax":
+        return block.attention
+    if scores == "minmax":
+        low, high = z.amin(dim=-1, keepdim=True), z.amax(dim=-1, keepdim=True)
+        return (z - low) / (high - low).clamp_min(1e-12)
+    over = (-1,) if scores == "instance_norm" else (-2, -1)
+    spread = z.var(dim=over, keepdim=True, unbiased=False).sqrt()
+    return ((z - z.mean(dim=over, keepdim=True)) / spread.clamp_min(1e-12)).relu()
+
+
+def _parts(maps: Tensor, strength: Tensor, how: str) -> Tensor | None:
+    """What each of (b x m n), of this strength (b x m), gives to their fusion, which is the sum; None for "max"."""
+    if how == "max":
+        return None
+    if how == "gradient":
+        return maps * (strength / strength.sum(dim=1, keepdim=True).clamp_min(1e-30)).unsqueeze(-1)
+    return maps / maps.shape[1] if how == "mean" else maps

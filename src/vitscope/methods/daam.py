@@ -27,10 +27,11 @@ class DAAM:
 
     Attributes:
         path: how the gradient reaches T_b: "full" back-propagation as in the official implementation, or "skip",
-            along the residual stream and the MLPs only (an open question of the paper; costs no backward pass).
+            along the residual stream and the MLPs only, or "feedforward", through the later blocks' MLPs alone, without
+            the residual stream beside them (open questions of the paper; these cost no backward pass).
     """
 
-    path: Literal["full", "skip"] = "full"
+    path: Literal["full", "skip", "feedforward"] = "full"
 
     facts: ClassVar[Facts] = Facts(
         name="daam",
@@ -46,8 +47,14 @@ class DAAM:
     @property
     def needs(self) -> Needs:
         """Class-row attention, values and the gradient at T_b of every block."""
-        full, skip = (Blocks.ALL, Blocks.NONE) if self.path == "full" else (Blocks.NONE, Blocks.ALL)
-        return Needs(attention=Blocks.ALL, values=Blocks.ALL, full_gradient=full, skip_gradient=skip)
+        wanted = {path: Blocks.ALL if path == self.path else Blocks.NONE for path in ("full", "skip", "feedforward")}
+        return Needs(
+            attention=Blocks.ALL,
+            values=Blocks.ALL,
+            full_gradient=wanted["full"],
+            skip_gradient=wanted["skip"],
+            feedforward_gradient=wanted["feedforward"],
+        )
 
     def __call__(self, trace: Trace) -> Maps:
         """The accumulated map and each block's own."""

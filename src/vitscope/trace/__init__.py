@@ -1,5 +1,6 @@
 """How a pass is recorded: one forward and at most one backward for all methods, and the closed-form class path."""
 
+from vitscope.trace.ablate import without_attention
 from vitscope.trace.evidence import Effects, effects_on_features
 from vitscope.trace.heads import head_products
 from vitscope.trace.needs import Blocks, Needs
@@ -20,4 +21,5 @@ __all__ = [
     "record",
     "samples_at_once",
     "verify",
+    "without_attention",
 ]

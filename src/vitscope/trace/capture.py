@@ -234,7 +234,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
         start.append(tokens.detach().requires_grad_())
         return start[0]
 
-    deepest = 0 if needs.skip_gradient == Blocks.ALL else len(records) - 1
+    deepest = 0 if max(needs.skip_gradient, needs.feedforward_gradient) == Blocks.ALL else len(records) - 1
     with _hooks() as hook, watch:
         for index, block in enumerate(anatomy.blocks):
             hook.before(block.attention, partial(watch.enter, index))

@@ -54,6 +54,33 @@ def skip_gradients(
     return gradients, at_last
 
 
+def feedforward_gradients(anatomy: Anatomy, capture: ForwardCapture, seeds: Tensor) -> dict[int, Tensor]:
+    """Gradient of every target at every T_b through the later blocks' feed-forward parts alone.
+
+    g = J_features(x_{B+1})^T seed, in the last block g += J_{ff}(e_B)^T g as the head reads both; then, for every block
+    before, g = J_{ff}(e_b)^T g, the residual stream beside it left out. gT_b = J_{proj}(T_b)^T g.
+
+    Args:
+        anatomy: the model's description.
+        capture: the recorded pass.
+        seeds: gradient of every target at the features, (m b F).
+
+    Returns:
+        block index -> (m b h r d).
+    """
+    gradients = {}
+    last = len(anatomy.blocks) - 1
+    flow = pull_back(anatomy.features, capture.final, seeds)
+    for index in reversed(range(len(anatomy.blocks))):
+        block, record = anatomy.blocks[index], capture.blocks[index]
+        assert record.residual is not None
+        assert record.rows is not None
+        through = pull_back(block.feedforward, record.residual, flow)
+        flow = flow + through if index == last else through
+        gradients[index] = split_heads(pull_back(block.projection, merge_heads(record.rows), flow), block.heads)
+    return gradients
+
+
 def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, residual: Tensor) -> dict[int, Tensor]:
     """Gradient of every target at every T_b by full back-propagation, in one backward pass.
 

@@ -25,6 +25,8 @@ class Needs:
             value_change (b h n d), score_change, row_attention (b h r n), row_output (b h r d),
             row_gradient (b h m r d).
         skip_gradient: gradient of every target m at T_b along the skip path, (b h m d); closed form.
+        feedforward_gradient: the same through the feed-forward parts of the later blocks alone, without the residual
+            stream beside them; all blocks or none.
         full_gradient: the same by full back-propagation, (b h m d); one backward pass for all blocks.
         rerun: the last block's input x_B, so that it can be run again on other tokens (`Trace.again`).
     """
@@ -33,6 +35,7 @@ class Needs:
     values: Blocks = Blocks.NONE
     sensitivity: Blocks = Blocks.NONE
     skip_gradient: Blocks = Blocks.NONE
+    feedforward_gradient: Blocks = Blocks.NONE
     full_gradient: Blocks = Blocks.NONE
     rerun: bool = False
 
@@ -43,6 +46,7 @@ class Needs:
             values=max(self.values, other.values),
             sensitivity=max(self.sensitivity, other.sensitivity),
             skip_gradient=max(self.skip_gradient, other.skip_gradient),
+            feedforward_gradient=max(self.feedforward_gradient, other.feedforward_gradient),
             full_gradient=max(self.full_gradient, other.full_gradient),
             rerun=self.rerun or other.rerun,
         )

@@ -12,7 +12,7 @@ from vitscope.errors import MethodError
 from vitscope.models import Anatomy
 from vitscope.trace import capture as watching
 from vitscope.trace.aim import Aim, seeds_of
-from vitscope.trace.classpath import full_gradients, skip_gradients, token_sensitivity
+from vitscope.trace.classpath import feedforward_gradients, full_gradients, skip_gradients, token_sensitivity
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.rerun import LastBlock, of_last_block
@@ -21,11 +21,11 @@ from vitscope.trace.rerun import LastBlock, of_last_block
 class BlockTrace:
     """One block's record, patch tokens and prefix tokens alike on axis n, in the model's dtype.
 
-    Of the class row: scores z (b h n), attention a (b h n), output T (b h d), skip_gradient and full_gradient of every
-    target m at T (b h m d); values v (b h n d). Where `sensitivity` is needed, of each row r that the head reads (the
-    class token; in a distilled DeiT the distillation token too): row_attention (b h r n), row_output (b h r d),
-    row_gradient along the skip path (b h m r d), score_change (b h r n); and value_change (b h n d). Reading what no
-    method declared in its needs is a MethodError.
+    Of the class row: scores z (b h n), attention a (b h n), output T (b h d); skip_gradient, feedforward_gradient and
+    full_gradient of every target m at T (b h m d); values v (b h n d). Where `sensitivity` is needed, of each row r
+    that the head reads (the class token; in a distilled DeiT the distillation token too): row_attention (b h r n),
+    row_output (b h r d), row_gradient along the skip path (b h m r d), score_change (b h r n); and value_change
+    (b h n d). Reading what no method declared in its needs is a MethodError.
     """
 
     scores: Tensor
@@ -33,6 +33,7 @@ class BlockTrace:
     values: Tensor
     output: Tensor
     skip_gradient: Tensor
+    feedforward_gradient: Tensor
     full_gradient: Tensor
     row_attention: Tensor
     row_output: Tensor
@@ -53,8 +54,9 @@ class BlockTrace:
         return name in self.__dict__
 
     def gradient(self, path: str) -> Tensor:
-        """Every target's gradient at T (b h m d) along `path`: "skip" or "full"."""
-        return self.skip_gradient if path == "skip" else self.full_gradient
+        """Every target's gradient at T (b h m d) along `path`: "skip", "feedforward" or "full"."""
+        gradient: Tensor = getattr(self, f"{path}_gradient")
+        return gradient
 
 
 @dataclass(frozen=True)
@@ -140,16 +142,18 @@ def _gradients(
     anatomy: Anatomy, seen: watching.ForwardCapture, seeds: Tensor, needs: Needs
 ) -> dict[str, dict[int, Tensor]]:
     """The gradients at T_b that `needs` asks for: path -> block -> (b h m r d)."""
-    if max(needs.skip_gradient, needs.full_gradient) == Blocks.NONE:
-        return {}
-    skip, residual = skip_gradients(anatomy, seen, seeds, last_only=needs.skip_gradient < Blocks.ALL)
-    last = len(anatomy.blocks) - 1
-    full = {last: skip[last]}
-    if needs.full_gradient == Blocks.ALL and last > 0:
-        full = full_gradients(anatomy, seen, skip[last], residual)
+    found: dict[str, dict[int, Tensor]] = {}
+    if max(needs.skip_gradient, needs.full_gradient) > Blocks.NONE:
+        skip, residual = skip_gradients(anatomy, seen, seeds, last_only=needs.skip_gradient < Blocks.ALL)
+        last = len(anatomy.blocks) - 1
+        found = {"skip_gradient": skip, "full_gradient": {last: skip[last]}}
+        if needs.full_gradient == Blocks.ALL and last > 0:
+            found["full_gradient"] = full_gradients(anatomy, seen, skip[last], residual)
+    if needs.feedforward_gradient > Blocks.NONE:
+        found["feedforward_gradient"] = feedforward_gradients(anatomy, seen, seeds)
     return {
-        path: {index: gradient.permute(1, 2, 0, 3, 4) for index, gradient in found.items()}
-        for path, found in (("skip_gradient", skip), ("full_gradient", full))
+        path: {index: gradient.permute(1, 2, 0, 3, 4) for index, gradient in gradients.items()}
+        for path, gradients in found.items()
     }
 
 

@@ -1,0 +1,115 @@
+"""A quantitative reading of the attention flow: where in depth the evidence arises, and what that predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from vitscope.attribution import Attribution, Subject
+from vitscope.errors import MethodError
+from vitscope.explainer import Explainer
+from vitscope.methods import Method
+from vitscope.targets import Class, Target, as_target
+from vitscope.targets.target import TargetLike
+from vitscope.trace import Needs, record, without_attention
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """How a decision grows over the blocks, image by image (DAAM's third open question, 2503.14640, section 5).
+
+    Attributes:
+        subject: what was explained.
+        method: whose maps a block were read.
+        share: each block's share of the accumulated evidence, (b blocks), rows sum to 1.
+        agreement: Spearman correlation of each block's own map with the accumulated one, (b blocks).
+        half: how many blocks it takes until half of the evidence is there, (b), with fractions of a block.
+        drop: by how much the target's value falls when the block's attention is left out, (b blocks).
+        correlation: Spearman correlation of share and drop over the blocks, (b): what the shares predict.
+        rows: of which rows the attention was left out.
+    """
+
+    subject: Subject
+    method: str
+    share: Tensor
+    agreement: Tensor
+    half: Tensor
+    drop: Tensor
+    correlation: Tensor
+    rows: str
+
+    def __len__(self) -> int:
+        return len(self.share)
+
+
+def attention_flow(
+    explainer: Explainer,
+    images: Any,
+    method: str | Method = "daam",
+    target: TargetLike = None,
+    rows: Literal["all", "read"] = "all",
+    progress: Callable[[int], object] = lambda done: None,
+) -> Flow:
+    """Read the flow of `images`: one explanation, and one forward pass a block with its attention left out.
+
+    Args:
+        explainer: of the model.
+        images: as for a call of the explainer.
+        method: one that gives a map a block, such as "daam" or "agcam".
+        target: as for a call of the explainer; the predicted class stays that of the whole model.
+        rows: leave out the attention of "all" tokens, or of those that the head "read"s alone.
+        progress: called with 1 after every block.
+
+    Raises:
+        MethodError: the method gives no map a block.
+        as a call of the explainer.
+    """
+    explanation = explainer(images, [method], target)
+    (label, attribution) = next(iter(explanation.attributions.items()))
+    if attribution.blocks is None:
+        raise MethodError(f"{label} gives no map a block; use daam or agcam")
+    subject = explanation.subject
+    aim = as_target(target, explainer.names) if subject.target is None else Class(tuple(subject.target.tolist()))
+    whole = _value(explainer, subject, aim)
+    drops = []
+    for block in range(attribution.blocks.shape[1]):
+        with without_attention(explainer.anatomy, block, rows):
+            drops.append(whole - _value(explainer, subject, aim))
+        progress(1)
+    drop, (share, agreement, half) = torch.stack(drops, dim=1), _reading(attribution)
+    correlation = torch.tensor([_spearman(one, other) for one, other in zip(share, drop, strict=True)])
+    return Flow(subject, label, share, agreement, half, drop, correlation, rows)
+
+
+def _value(explainer: Explainer, subject: Subject, aim: Target) -> Tensor:
+    trace = record(explainer.anatomy, subject.batch.tensor, Needs(), [aim])
+    with torch.no_grad():
+        return aim.score(trace.features if aim.of_features else trace.logits).float().cpu()
+
+
+def _reading(attribution: Attribution) -> tuple[Tensor, Tensor, Tensor]:
+    """Share and agreement (b blocks), half (b)."""
+    assert attribution.blocks is not None
+    blocks, total = attribution.blocks.flatten(2).cpu(), attribution.values.flatten(1).cpu()
+    mass = blocks.abs().sum(dim=2)
+    share = mass / mass.sum(dim=1, keepdim=True)
+    agreement = torch.tensor(
+        [[_spearman(block, whole) for block in each] for each, whole in zip(blocks, total, strict=True)]
+    )
+    reached = share.cumsum(dim=1)
+    index = (reached < 0.5).sum(dim=1, keepdim=True).clamp(max=share.shape[1] - 1)
+    before = torch.where(index > 0, reached.gather(1, (index - 1).clamp(min=0)), torch.zeros_like(share[:, :1]))
+    half = index + (0.5 - before) / share.gather(1, index)
+    return share, agreement, half[:, 0]
+
+
+def _spearman(one: Tensor, other: Tensor) -> float:
+    """NaN where one of them is constant."""
+    if one.min() == one.max() or other.min() == other.max():
+        return float("nan")
+    return float(spearmanr(one.numpy(), other.numpy()).statistic)

@@ -1,0 +1,98 @@
+"""The reading of the attention flow, against the model with a block's attention taken out by hand."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+import vitscope
+from tests.conftest import build, pictures
+from vitscope.errors import MethodError
+from vitscope.flow import attention_flow
+from vitscope.models import anatomy_of
+from vitscope.trace import without_attention
+from vitscope.view.flow import flow_chart
+
+
+def ablated(model, block, rows):
+    """A copy whose block adds no attention, for all rows or the first `rows`."""
+    again = copy.deepcopy(model)
+    whole = again.blocks[block].attn.forward
+
+    def forward(x, *args, **kwargs):
+        found = whole(x, *args, **kwargs)
+        return torch.cat([torch.zeros_like(found[:, :rows]), found[:, rows:]], dim=1)
+
+    again.blocks[block].attn.forward = forward
+    return again
+
+
+@pytest.mark.parametrize("rows", ["all", "read"])
+@pytest.mark.parametrize("method", ["daam", "agcam"])
+def test_the_reading_is_what_it_says(layout, rows, method):
+    model = build(layout, seed=int(np.random.default_rng().integers(1000)))
+    images = pictures(model, 3)
+    explainer = vitscope.Explainer(model)
+    flow = attention_flow(explainer, images, method, rows=rows)
+    maps = explainer(images, method)[method]
+    with torch.no_grad():
+        logits = model(images)
+    classes = logits.argmax(1)
+    depth, kept = len(model.blocks), None if rows == "all" else explainer.anatomy.rows_read
+    for image in range(3):
+        mass = maps.blocks[image].sum((1, 2))
+        torch.testing.assert_close(flow.share[image], mass / mass.sum())
+        for block in range(depth):
+            with torch.no_grad():
+                without = ablated(model, block, 10_000 if kept is None else kept)(images)
+            drop = logits[image, classes[image]] - without[image, classes[image]]
+            assert float(flow.drop[image, block]) == pytest.approx(float(drop), abs=2e-4, rel=1e-3)
+            wanted = spearmanr(maps.blocks[image, block].flatten(), maps.values[image].flatten()).statistic
+            if not np.isnan(wanted):
+                assert float(flow.agreement[image, block]) == pytest.approx(wanted, abs=1e-6)
+        if depth > 2:
+            wanted = spearmanr(flow.share[image], flow.drop[image]).statistic
+            assert float(flow.correlation[image]) == pytest.approx(wanted, abs=1e-6)
+        whole = int(flow.half[image])
+        reached = float(flow.share[image, :whole].sum()) + (float(flow.half[image]) - whole) * float(
+            flow.share[image, min(whole, depth - 1)]
+        )
+        assert reached == pytest.approx(0.5, abs=1e-5)
+
+
+def test_the_context_leaves_nothing_behind():
+    model = build()
+    images = pictures(model)
+    anatomy = anatomy_of(model)
+    with torch.no_grad():
+        before = model(images)
+        try:
+            with without_attention(anatomy, 1):
+                assert not torch.allclose(model(images), before)
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            pass
+        assert torch.equal(model(images), before)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_other_targets_and_methods_without_blocks():
+    explainer = vitscope.Explainer(build())
+    images = pictures(explainer.anatomy.model)
+    contrast = attention_flow(explainer, images, target=vitscope.targets.Contrast(1, 2))
+    concept = attention_flow(explainer, images, target=vitscope.targets.Concept(explainer.features(images)))
+    assert contrast.drop.shape == concept.drop.shape == (2, 3)
+    with pytest.raises(MethodError, match="no map a block"):
+        attention_flow(explainer, images, "cdam")
+
+
+def test_the_chart_is_a_picture_also_with_gaps():
+    rng = np.random.default_rng(0)
+    agreement = rng.random((3, 5))
+    agreement[:, 2] = np.nan
+    chart = flow_chart(rng.random((3, 5)), rng.normal(size=(3, 5)), agreement, "title", "attention")
+    assert chart.mode == "RGB"
+    assert chart.width > 1000
+    assert np.asarray(chart).std() > 5
