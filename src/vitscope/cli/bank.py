@@ -60,7 +60,7 @@ def info(
         "classes": {found.names[label]: counts[label] for label in sorted(counts)},
         "dtype": str(found.features.dtype).removeprefix("torch."),
         "leave_one_out_top1": round(right, 4),
-        "mean_cosine_to_20_nearest_of_95_percent": round(closeness, 4),
+        "mean_cosine_to_20_nearest_of_99_percent": round(closeness, 4),
         **found.facts,
     }
     if json:

@@ -142,7 +142,7 @@ class MemoryBank:
             sample: at most so many pictures are asked, evenly spread.
 
         Returns:
-            The mean cosine to the k nearest that 95 % of the pictures have at least; the share whose class is voted.
+            The mean cosine to the k nearest that 99 % of the pictures have at least; the share whose class is voted.
 
         Raises:
             TargetError: the bank holds a single picture.
@@ -158,7 +158,7 @@ class MemoryBank:
         votes = torch.zeros(len(asked), len(self.names))
         votes.scatter_add_(1, self.labels[index], (similar / 0.07).softmax(dim=1))
         right = (votes.argmax(dim=1) == self.labels[asked]).float().mean()
-        return float(similar.mean(dim=1).quantile(0.05)), float(right)
+        return float(similar.mean(dim=1).quantile(0.01)), float(right)
 
     def vote(self, features: Tensor, k: int = 20, temperature: float = 0.07) -> Tensor:
         """What the neighbours say, weighted by exp(similarity / temperature): the kNN classifier's probabilities.

@@ -125,7 +125,7 @@ class Neighbours:
         for image, closeness in enumerate(similar.mean(dim=1).tolist()):
             if closeness < usual:
                 _log.warning(
-                    "image %d: its %d nearest neighbours have a mean cosine of %.2f, where 95 %% of the bank's own "
+                    "image %d: its %d nearest neighbours have a mean cosine of %.2f, where 99 %% of the bank's own "
                     "pictures have at least %.2f; the map explains a poor match",
                     image,
                     self.k,
