@@ -116,7 +116,8 @@ def test_saving(explainer, photos, tmp_path):
     assert manifest["versions"]["vitscope"] == vitscope.__version__
     assert manifest["image"]["size"] == [60, 40]
     assert manifest["explained"]["name"] in "abcdefg"
-    assert manifest["methods"][3]["options"] == {"path": "skip", "scores": "softmax"}
+    published = {"path": "skip", "heads": "sum", "layers": "sum"}
+    assert manifest["methods"][3]["options"] == {**published, "scores": "softmax"}
     for name in ("daam", "cdam"):
         assert Image.open(folder / f"{name}.png").size == (40, 60)
     with np.load(folder / "values.npz") as values:
