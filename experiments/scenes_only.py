@@ -2,7 +2,7 @@
 
 instances: of several things of one class, how many does a map find? concepts: does a concept from five pictures point
 at its thing among two? neighbours: how many neighbours should DAAM's self-supervised branch ask? depth: what does a
-block's share of the evidence predict?
+block's share of the evidence predict? homogeneous: where are AG-CAM's peaks when the background has one colour?
 """
 
 from __future__ import annotations
@@ -112,11 +112,33 @@ def depth(count: int) -> str:
     return table(["method", "attention left out", "half of the evidence after blocks", "rank correlation"], rows)
 
 
+def homogeneous(count: int) -> str:
+    """AG-CAM's peaks in the background, as drawn and painted in its mean colour, by what guides the gradient."""
+    explainer, guides = Explainer("scenes"), ("sigmoid", "softmax", "instance_norm")
+    rows = []
+    for what in ("as drawn", "one colour"):
+        strays: dict[str, list[float]] = {guide: [] for guide in guides}
+        leaks: dict[str, list[float]] = {guide: [] for guide in guides}
+        for scene in Scenes(count, "one", seed=77):
+            image, thing = scene.image.copy(), scene.mask()
+            if what == "one colour":
+                image[~thing] = image[~thing].mean(axis=0)
+            near = torch.nn.functional.max_pool2d(torch.from_numpy(thing)[None, None].float(), 17, 1, 8)[0, 0] > 0
+            found = explainer([image], [f"agcam:scores={guide}" for guide in guides], scene.labels[0], strict=False)
+            for guide, attribution in zip(guides, found.attributions.values(), strict=True):
+                values = attribution.to_pixels()[0]
+                strays[guide].append(float(values[~near].max() / values.max()))
+                leaks[guide].append(float(values[~near].sum() / values.sum()))
+        rows += [[what, guide, show(Estimate.of(strays[guide])), show(Estimate.of(leaks[guide]))] for guide in guides]
+    return table(["background", "guide", "highest value there / highest of all", "mass there"], rows)
+
+
 QUESTIONS: dict[str, Callable[[int], str]] = {
     "instances": instances,
     "concepts": concepts,
     "neighbours": neighbours,
     "depth": depth,
+    "homogeneous": homogeneous,
 }
 
 

@@ -21,7 +21,7 @@ from vitscope.trace.jacobian import RowMap, gradients_of, pull_back
 
 
 def skip_gradients(
-    anatomy: Anatomy, capture: ForwardCapture, seeds: Tensor, last_only: bool = False
+    anatomy: Anatomy, capture: ForwardCapture, seeds: Tensor, last_only: bool = False, beside: bool = True
 ) -> tuple[dict[int, Tensor], Tensor]:
     """Gradient of every target at every T_b along the skip path (AG-CAM's; exact for the last block).
 
@@ -32,6 +32,8 @@ def skip_gradients(
         capture: the recorded pass.
         seeds: gradient of every target at the features, (m b F).
         last_only: stop after the last block.
+        beside: let the gradient pass the earlier feed-forward parts on the residual stream beside them as well; False
+            leaves g = J_{ff}(e_b)^T g for all blocks but the last, whose sum the head reads.
 
     Returns:
         block index -> (m b h r d) (row 0 is the class token's); and the gradient at the last
@@ -44,7 +46,8 @@ def skip_gradients(
         block, record = anatomy.blocks[index], capture.blocks[index]
         assert record.residual is not None
         assert record.rows is not None
-        flow = flow + pull_back(block.feedforward, record.residual, flow)
+        through = pull_back(block.feedforward, record.residual, flow)
+        flow = flow + through if beside or index == last else through
         gradient = pull_back(block.projection, merge_heads(record.rows), flow)
         gradients[index] = split_heads(gradient, block.heads)
         if index == last:
@@ -52,33 +55,6 @@ def skip_gradients(
         if last_only:
             break
     return gradients, at_last
-
-
-def feedforward_gradients(anatomy: Anatomy, capture: ForwardCapture, seeds: Tensor) -> dict[int, Tensor]:
-    """Gradient of every target at every T_b through the later blocks' feed-forward parts alone.
-
-    g = J_features(x_{B+1})^T seed, in the last block g += J_{ff}(e_B)^T g as the head reads both; then, for every block
-    before, g = J_{ff}(e_b)^T g, the residual stream beside it left out. gT_b = J_{proj}(T_b)^T g.
-
-    Args:
-        anatomy: the model's description.
-        capture: the recorded pass.
-        seeds: gradient of every target at the features, (m b F).
-
-    Returns:
-        block index -> (m b h r d).
-    """
-    gradients = {}
-    last = len(anatomy.blocks) - 1
-    flow = pull_back(anatomy.features, capture.final, seeds)
-    for index in reversed(range(len(anatomy.blocks))):
-        block, record = anatomy.blocks[index], capture.blocks[index]
-        assert record.residual is not None
-        assert record.rows is not None
-        through = pull_back(block.feedforward, record.residual, flow)
-        flow = flow + through if index == last else through
-        gradients[index] = split_heads(pull_back(block.projection, merge_heads(record.rows), flow), block.heads)
-    return gradients
 
 
 def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, residual: Tensor) -> dict[int, Tensor]:

@@ -12,7 +12,7 @@ from vitscope.errors import MethodError
 from vitscope.models import Anatomy
 from vitscope.trace import capture as watching
 from vitscope.trace.aim import Aim, seeds_of
-from vitscope.trace.classpath import feedforward_gradients, full_gradients, skip_gradients, token_sensitivity
+from vitscope.trace.classpath import full_gradients, skip_gradients, token_sensitivity
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.rerun import LastBlock, of_last_block
@@ -150,7 +150,7 @@ def _gradients(
         if needs.full_gradient == Blocks.ALL and last > 0:
             found["full_gradient"] = full_gradients(anatomy, seen, skip[last], residual)
     if needs.feedforward_gradient > Blocks.NONE:
-        found["feedforward_gradient"] = feedforward_gradients(anatomy, seen, seeds)
+        found["feedforward_gradient"], _ = skip_gradients(anatomy, seen, seeds, beside=False)
     return {
         path: {index: gradient.permute(1, 2, 0, 3, 4) for index, gradient in gradients.items()}
         for path, gradients in found.items()
