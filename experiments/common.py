@@ -15,6 +15,7 @@ from PIL import Image
 
 from vitscope import Explainer
 from vitscope.bench import Estimate
+from vitscope.bench.scenes import centred_gaussian
 from vitscope.datasets import Scenes
 from vitscope.metrics import THRESHOLDS, energy_in_mask, iou_curve
 
@@ -122,8 +123,7 @@ def seen_part(values: torch.Tensor) -> tuple[slice, slice]:
 
 def trivial_maps(size: Sequence[int]) -> dict[str, torch.Tensor]:
     """Maps (H W) that know nothing: a Gaussian in the middle (a quarter of the side), the full frame."""
-    y, x = ((torch.arange(side) + 0.5) / side - 0.5 for side in size)
-    return {"center": torch.exp(-(y[:, None] ** 2 + x[None] ** 2) / (2 * 0.25**2)), "frame": torch.ones(*size)}
+    return {"center": centred_gaussian(*size), "frame": torch.ones(*size)}
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

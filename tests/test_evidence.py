@@ -133,3 +133,12 @@ def test_wrong_use_is_one_clear_line(evidence):
     pooled = build("vit", global_pool="avg")
     with pytest.raises(MethodError, match="evidence reads the class token"):
         vitscope.Explainer(pooled).evidence(pictures(pooled))
+
+
+def test_evidence_stays_when_the_model_changes():
+    model = build()
+    evidence = vitscope.Explainer(model).evidence(pictures(model))
+    before = evidence[2]
+    with torch.no_grad():
+        model.head.weight.zero_()
+    assert torch.equal(evidence[2], before)

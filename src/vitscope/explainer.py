@@ -184,7 +184,7 @@ class Explainer:
         found = effects_on_features(self.anatomy, batch.tensor)
         subject = self._subject(batch, found.logits, found.grid, None, "every class")
         classifier = self.anatomy.classifier
-        weight = None if classifier is None else classifier.weight.detach()
+        weight = None if classifier is None else classifier.weight.detach().clone()  # the model may change afterwards
         return Evidence(subject, found.effects, found.features, weight)
 
     def why_not(self, label: str, method: Method) -> str:

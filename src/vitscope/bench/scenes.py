@@ -155,13 +155,17 @@ def trivial_maps(scenes: Sequence[Scene], grid: tuple[int, int] = (12, 12)) -> d
     noise = [
         torch.rand(grid, generator=torch.Generator().manual_seed(zlib.crc32(scene.name.encode()))) for scene in scenes
     ]
-    y, x = ((torch.arange(side) + 0.5) / side - 0.5 for side in (height, width))
-    gauss = torch.exp(-(y[:, None] ** 2 + x[None] ** 2) / (2 * 0.25**2))
     return {
         "random": F.interpolate(torch.stack(noise)[:, None], (height, width), mode="bilinear")[:, 0],
-        "center": gauss.expand(len(scenes), -1, -1),
+        "center": centred_gaussian(height, width).expand(len(scenes), -1, -1),
         "frame": torch.ones(len(scenes), height, width),
     }
+
+
+def centred_gaussian(height: int, width: int) -> Tensor:
+    """A Gaussian in the middle of (height width), its standard deviation a quarter of each side."""
+    y, x = ((torch.arange(side) + 0.5) / side - 0.5 for side in (height, width))
+    return torch.exp(-(y[:, None] ** 2 + x[None] ** 2) / (2 * 0.25**2))
 
 
 @dataclass
@@ -228,10 +232,9 @@ def _maps(
 
 def _present(maps: list[Tensor | None]) -> tuple[Tensor, list[int]]:
     """The maps that there are (b H W), and whose they are; (0 H W) where there are none."""
-    there = [index for index, values in enumerate(maps) if values is not None]
-    return torch.stack([values for values in maps if values is not None]) if there else torch.zeros(
-        0, SIZE, SIZE
-    ), there
+    found = [(index, values) for index, values in enumerate(maps) if values is not None]
+    stacked = torch.stack([values for _, values in found]) if found else torch.zeros(0, SIZE, SIZE)
+    return stacked, [index for index, _ in found]
 
 
 def _check(label: str, maps: int) -> None:

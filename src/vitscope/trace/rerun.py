@@ -191,10 +191,11 @@ class LastBlock:
 
     def _seeds(self, features: Tensor) -> Tensor:
         """(m b F) at the features of one sample (b F)."""
-        fixed = torch.tensor([aim.linear for aim in self.aims], device=features.device)
+        seeds = self.seeds.clone()
+        changing = [slot for slot, aim in enumerate(self.aims) if not aim.linear]
         output = self.anatomy.output(features).detach()
-        again, _ = seeds_of(self.anatomy, self.aims, output, features.detach())
-        return torch.where(fixed[:, None, None], self.seeds, again)
+        seeds[changing], _ = seeds_of(self.anatomy, [self.aims[slot] for slot in changing], output, features.detach())
+        return seeds
 
 
 def samples_at_once(tokens: Tensor, limit: int = 64 * 2**20) -> int:
