@@ -17,6 +17,7 @@ from vitscope import Explainer
 from vitscope.bench import Estimate
 from vitscope.bench.scenes import centred_gaussian
 from vitscope.datasets import Scenes
+from vitscope.images import load_image
 from vitscope.metrics import THRESHOLDS, energy_in_mask, iou_curve
 
 SHARED = Path(os.environ.get("VITSCOPE_SHARED", Path(__file__).parents[2] / "shared"))
@@ -24,10 +25,21 @@ SHARED = Path(os.environ.get("VITSCOPE_SHARED", Path(__file__).parents[2] / "sha
 
 @dataclass(frozen=True)
 class Case:
-    """A picture as a path or array, and the pixels (H W) where its object is."""
+    """A picture as a path or array, and the pixels (H W) where its things are, one by one."""
 
     picture: object
-    mask: np.ndarray
+    things: tuple[np.ndarray, ...]
+    label: int
+
+    @property
+    def mask(self) -> np.ndarray:
+        """All of them."""
+        return np.logical_or.reduce(self.things)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(H W 3) uint8."""
+        return self.picture if isinstance(self.picture, np.ndarray) else np.asarray(load_image(self.picture))
 
 
 @dataclass(frozen=True)
@@ -39,12 +51,16 @@ class World:
     cases: Sequence[Case]
 
 
-def worlds(count: int = 200, kind: str = "one") -> Iterator[World]:
-    """The bundled scenes; and, where the shared files are, 200 ImageNet photographs with their boxes."""
-    cases = [Case(scene.image, scene.mask()) for scene in Scenes(count, kind, seed=71)]
+def worlds(count: int = 200, kind: str = "one", seed: int = 71) -> Iterator[World]:
+    """The bundled scenes; and, where the shared files are, 200 ImageNet photographs with their boxes.
+
+    Photographs with one box alone are left out where `kind` is "several".
+    """
+    scenes = Scenes(count, kind, seed=seed)
+    cases = [Case(s.image, tuple(one.mask for one in s.instances), s.labels[0]) for s in scenes]
     yield World(f"scenes ({count} drawn)", Explainer("scenes"), cases)
     if SHARED.is_dir():
-        photographs = boxed_photographs()[:count]
+        photographs = [case for case in boxed_photographs() if kind == "one" or len(case.things) > 1][:count]
         yield World(f"ViT-Ti/16 ({len(photographs)} ImageNet photographs, boxes)", vit_tiny(), photographs)
 
 
@@ -55,19 +71,26 @@ def vit_tiny() -> Explainer:
 
 @cache
 def boxed_photographs() -> list[Case]:
-    """The shared photographs with the union of their boxes."""
+    """The shared photographs with their boxes."""
+    lines = (SHARED / "imagenet" / "LOC_synset_mapping.txt").read_text().splitlines()
+    classes = [line.split()[0] for line in lines]
     with (SHARED / "imagenet" / "LOC_val_solution.csv").open() as file:
         words = {row["ImageId"]: row["PredictionString"].split() for row in csv.DictReader(file)}
     cases = []
     for path in sorted((SHARED / "imagenet" / "val").iterdir()):
         width, height = Image.open(path).size
-        mask = np.zeros((height, width), dtype=bool)
-        entry = words[path.stem]
+        entry, boxes = words[path.stem], []
         for start in range(0, len(entry), 5):
             left, top, right, bottom = map(int, entry[start + 1 : start + 5])
-            mask[top : bottom + 1, left : right + 1] = True
-        cases.append(Case(path, mask))
+            boxes.append(np.zeros((height, width), dtype=bool))
+            boxes[-1][top : bottom + 1, left : right + 1] = True
+        cases.append(Case(path, tuple(boxes), classes.index(entry[0])))
     return cases
+
+
+def share(values: torch.Tensor, mask: np.ndarray) -> float:
+    """Of the positive mass of a map (H W), that on a mask, on the pixels that the model saw."""
+    return float(energy_in_mask(values[None], torch.from_numpy(mask)[None]))
 
 
 @dataclass(frozen=True)
@@ -136,4 +159,16 @@ def show(estimate: Estimate) -> str:
     return f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-__all__ = ["SHARED", "THRESHOLDS", "Case", "Measured", "World", "measure", "show", "table", "vit_tiny", "worlds"]
+__all__ = [
+    "SHARED",
+    "THRESHOLDS",
+    "Case",
+    "Measured",
+    "World",
+    "measure",
+    "share",
+    "show",
+    "table",
+    "vit_tiny",
+    "worlds",
+]

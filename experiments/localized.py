@@ -12,6 +12,7 @@ from common import measure, show, table, worlds
 
 QUESTIONS = {
     "daam-path": ["daam", "daam:path=skip", "daam:path=feedforward"],
+    "daam-rows": ["daam", "daam:rows=all"],
     "agcam-scores": ["agcam", *(f"agcam:scores={s}" for s in ("softmax", "minmax", "instance_norm", "layer_norm"))],
     "agcam-fusion": ["agcam", "agcam:heads=max", "agcam:heads=gradient", "agcam:layers=max", "agcam:layers=gradient"],
     "agcam-path": ["agcam", "agcam:path=full"],

@@ -65,6 +65,14 @@ def gradients_at_outputs(model: nn.Module, images: Tensor, classes: Tensor, path
     return [g[:, :, 0] for g in torch.autograd.grad(score, run.outputs)]
 
 
+def daam_blocks_of_every_row(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """(b blocks n), every token: all rows of the attention matrix take part."""
+    logits, run = forward(model, images)
+    gradients = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), run.outputs)
+    each = zip(run.attention, run.values, gradients, strict=True)
+    return torch.stack([((a.transpose(-1, -2) @ g.relu()) * v).sum((1, 3)).relu() for a, v, g in each], 1)
+
+
 def daam_blocks(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
     """(b blocks n), every token."""
     _, run = forward(model, images)

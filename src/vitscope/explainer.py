@@ -198,7 +198,9 @@ class Explainer:
 
     def _subject_of(self, batch: Batch, trace: Trace, aim: Target) -> Subject:
         classifier = self.anatomy.outputs > 0
-        asked = aim.describe() if classifier or not isinstance(aim, Predicted) else "what any target would give"
+        asked = (
+            aim.describe(self.names) if classifier or not isinstance(aim, Predicted) else "what any target would give"
+        )
         return self._subject(batch, trace.logits, trace.grid, aim.classes(trace.logits) if classifier else None, asked)
 
     def _subject(

@@ -99,6 +99,7 @@ def test_one_method_that_fails_leaves_the_others(run, desk, tmp_path):
     [
         (["--target", "3"], "class 3 is out of range: the model has outputs 0 to 2"),
         (["--target", "sea snak"], "did you mean sea snake"),
+        (["--target", "cat rather than 7"], "class 7 is out of range"),
         (["--methods", "dam"], "unknown method 'dam'; did you mean daam"),
         (["--methods", "cdam:x=1"], "no option 'x'"),
         (["--crop-pct", "3"], "crop_pct 3 is impossible"),
@@ -245,6 +246,9 @@ def test_explain_with_a_bundled_model(run, tmp_path):
     code, out, err = run(*words, model=False)
     assert (code, err.strip()) == (0, "")
     assert f"predicted: {CLASSES[Scenes(1, seed=3)[0].labels[0]]}" in out
+    weighed = f"{CLASSES[3]} rather than {CLASSES[5]}"
+    code, out, _ = run(*words[:-1], tmp_path / "q", "--methods", "cdam", "--target", weighed, model=False)
+    assert (code, json.loads((tmp_path / "q" / "scene" / "manifest.json").read_text())["target"]) == (0, weighed)
     code, out, _ = run(
         *words[:-1], tmp_path / "p", "--methods", "attention", "--target", "blue dotted rong", model=False
     )

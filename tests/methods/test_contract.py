@@ -18,6 +18,7 @@ LABELS = [
     *NAMES,
     "daam:path=skip",
     "daam:path=feedforward",
+    "daam:rows=all",
     "agcam:path=full",
     "agcam:scores=softmax",
     "agcam:scores=minmax,heads=max,layers=gradient",

@@ -52,10 +52,11 @@ def test_agcam_follows_the_skip_path_by_default(official, golden):
 def test_against_the_definitions_in_float64(layout):
     model = build(layout, dtype=torch.float64)
     images, classes = pictures(model, 3, dtype=torch.float64), torch.tensor([4, 0, 6])
-    ex = vitscope.Explainer(model)(images, "daam,agcam,cdam,agcam:path=full", classes.tolist())
+    ex = vitscope.Explainer(model)(images, "daam,daam:rows=all,agcam,cdam,agcam:path=full", classes.tolist())
     prefix = model.num_prefix_tokens
     for found, wanted in (
         (ex["daam"].blocks, reference.daam_blocks(model, images, classes)),
+        (ex["daam:rows=all"].blocks, reference.daam_blocks_of_every_row(model, images, classes)),
         (ex["agcam"].values, reference.agcam(model, images, classes)),
         (ex["agcam:path=full"].values, reference.agcam(model, images, classes, "full")),
         (ex["cdam"].values, reference.cdam(model, images, classes)),

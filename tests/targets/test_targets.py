@@ -10,7 +10,7 @@ import torch
 import vitscope
 from tests.conftest import build, pictures
 from vitscope.errors import TargetError
-from vitscope.targets import Class, ClassNames, Custom, Predicted, as_target
+from vitscope.targets import Class, ClassNames, Contrast, Custom, Predicted, Probability, as_target
 
 NAMES = ClassNames(("tench, Tinca tinca", "crane", "crane", "sea snake"))
 OUTPUT = torch.tensor([[1.0, 5.0, 2.0, 0.0], [9.0, 5.0, 2.0, 0.0]])
@@ -32,6 +32,8 @@ def test_scores():
     assert Class(3).classes(OUTPUT).tolist() == [3, 3]
     assert "class 3" in Class(3).describe()
     assert "classes 2, 0" in Class((2, 0)).describe()
+    assert Contrast(0, 3).describe(NAMES) == "tench, Tinca tinca rather than sea snake"
+    assert Contrast(0, 3).describe() == "class 0 rather than class 3"
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,15 @@ def test_scores():
 def test_wrong_words(target, says):
     with pytest.raises(TargetError, match=says):
         as_target(target, NAMES)
+
+
+def test_in_words():
+    names = ClassNames(("cat", "dog, hound", "bird"))
+    assert as_target("hound rather than Cat", names) == Contrast(1, 0)
+    assert as_target("2 rather than 0", ClassNames()) == Contrast(2, 0)
+    assert as_target("probability of bird", names) == Probability(2)
+    with pytest.raises(vitscope.TargetError, match="no class is called 'elk'"):
+        as_target("cat rather than elk", names)
 
 
 def test_names_unknown():

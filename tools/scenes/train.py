@@ -1,4 +1,4 @@
-"""Train the bundled models: `python tools/scenes/train.py scenes | scenes-ssl | scenes-shortcut`.
+"""Train the bundled models: `python tools/scenes/train.py scenes | scenes-ssl | scenes-shortcut`; or others on scenes.
 
 Seeded; a run that was interrupted goes on where its last checkpoint was. See README.md beside this file.
 """
@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Plan:
     stages: tuple[Stage, ...]
     outputs: int = len(CLASSES)
     start: str | None = None  # the bundled model to start from
+    architecture: dict[str, int] = field(default_factory=dict)  # where it differs from the bundled one
 
 
 PLANS = {
@@ -64,6 +65,14 @@ PLANS = {
         (Stage(48, 240_000, 256, 1e-3), Stage(96, 32_000, 128, 5e-4)),
         outputs=0,
     ),
+}
+# For experiments/architectures.py, with a quarter of the pictures. The twin differs by its seed alone.
+SHORT = replace(PLANS["scenes"], stages=(Stage(48, 120_000, 128, 1e-3), Stage(96, 40_000, 128, 7e-4)))
+PLANS |= {
+    "twin": SHORT,
+    "registers": replace(SHORT, architecture={"reg_tokens": 4}),
+    "shallow": replace(SHORT, architecture={"depth": 6, "embed_dim": 192, "num_heads": 6}),
+    "deep": replace(SHORT, architecture={"depth": 18, "embed_dim": 96, "num_heads": 3}),
 }
 
 
@@ -98,7 +107,7 @@ class Run:
     def __init__(self, plan: Plan, seed: int, scale: float, compiled: bool) -> None:
         self.plan, self.seed = plan, seed
         self.stages = [Stage(s.size, int(s.images * scale), s.batch, s.rate) for s in plan.stages]
-        net = scenes_vit(plan.outputs, dynamic_img_size=True)
+        net = scenes_vit(plan.outputs, dynamic_img_size=True, **plan.architecture)
         if plan.start:
             net.load_state_dict({k: v.float() for k, v in load_file(FOLDER / f"{plan.start}.safetensors").items()})
         self.objective = plan.objective(net)

@@ -18,7 +18,7 @@ from vitscope.errors import ImageError, VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.images import Batch, prepare
 from vitscope.methods import as_methods
-from vitscope.targets import Class, MemoryBank, Neighbours, Target, as_target
+from vitscope.targets import Class, Contrast, MemoryBank, Neighbours, Predicted, Target, as_target
 
 Images = Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.", show_default=False)]
 Model = Annotated[str, typer.Option("--model", "-m", help="A model's name, e.g. timm/vit_tiny_patch16_224.")]
@@ -31,7 +31,12 @@ Methods = Annotated[
     typer.Option("--methods", help="Names with commas between, options after a colon: daam,agcam:scores=softmax."),
 ]
 TargetOption = Annotated[
-    str | None, typer.Option("--target", "-t", help="A class's index or name; otherwise the predicted class.")
+    str | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="A class's index or name, 'A rather than B', or 'probability of A'; otherwise the predicted class.",
+    ),
 ]
 Bank = Annotated[
     Path | None,
@@ -116,10 +121,12 @@ def check_use(explainer: Explainer, methods: str, target: str | None, bank: Path
     if bank is not None:
         known = MemoryBank.load(bank)
         wanted = as_target(target, known.names)
+        if type(wanted) not in (Predicted, Class):
+            raise VitscopeError(f"--target {target}: with a memory bank the target can only be one of its classes")
         label = wanted.index if isinstance(wanted, Class) and isinstance(wanted.index, int) else None
         return Neighbours(known, min(20, len(known)), label=label)
     aim = as_target(target, explainer.names)
-    if isinstance(aim, Class) and explainer.anatomy.outputs:
+    if isinstance(aim, Class | Contrast) and explainer.anatomy.outputs:
         aim.check(explainer.anatomy.outputs)
     return aim
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
+from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
 from vitscope.trace import Blocks, Needs, Trace, head_products
@@ -22,6 +24,12 @@ class DAAM:
         L_b[n] = ReLU( sum_d ReLU(C_b)_d S_b[n, d] )            (b m n)
         map    = sum_b L_b
 
+    With rows="all" every row of the attention matrix A_b speaks, not the class token's alone (the paper's question how
+    to read blocks without a class token; the formula is ours and becomes the paper's where the gradient stands in row 0
+    only, as in the last block):
+
+        L_b[n] = ReLU( sum_d v_b[n, d] (A_b^T ReLU(dY / dT_b))[n, d] )
+
     `blocks` holds the L_b; `values` is their sum. Of a target that is a function of the features, as in the
     self-supervised branch (`targets.Neighbours`), the ReLU on C_b is left out, as in the official implementation.
 
@@ -29,9 +37,19 @@ class DAAM:
         path: how the gradient reaches T_b: "full" back-propagation as in the official implementation, or "skip",
             along the residual stream and the MLPs only, or "feedforward", through the later blocks' MLPs alone, without
             the residual stream beside them (open questions of the paper; these cost no backward pass).
+        rows: "read", the row that the head reads, or "all", which needs path "full": along the others no gradient
+            reaches any other row.
+
+    Raises:
+        MethodError: all rows along another path than "full".
     """
 
     path: Literal["full", "skip", "feedforward"] = "full"
+    rows: Literal["read", "all"] = "read"
+
+    def __post_init__(self) -> None:
+        if self.rows == "all" and self.path != "full":
+            raise MethodError(f"daam: along path={self.path} no gradient reaches other rows; leave rows=all out")
 
     facts: ClassVar[Facts] = Facts(
         name="daam",
@@ -47,6 +65,8 @@ class DAAM:
     @property
     def needs(self) -> Needs:
         """Class-row attention, values and the gradient at T_b of every block."""
+        if self.rows == "all":
+            return Needs(every_row=Blocks.ALL)
         wanted = {path: Blocks.ALL if path == self.path else Blocks.NONE for path in ("full", "skip", "feedforward")}
         return Needs(
             attention=Blocks.ALL,
@@ -60,9 +80,19 @@ class DAAM:
         """The accumulated map and each block's own."""
         per_block = []
         for block in trace.blocks:
-            gradient = block.gradient(self.path)  # b h m d
-            importance = torch.where(trace.of_features[:, None], gradient, gradient.relu())
-            weighted = head_products(importance, block.values)  # b h m n
-            per_block.append((block.attention.unsqueeze(2) * weighted).sum(dim=1).relu())
+            if self.rows == "all":
+                every = block.every_row
+                at_values = every.at_values(_importance(every.gradient, trace))  # b h m n d
+                evidence = (at_values * every.values.unsqueeze(2)).sum(dim=-1)
+            else:
+                importance = _importance(block.gradient(self.path), trace)
+                evidence = block.attention.unsqueeze(2) * head_products(importance, block.values)  # b h m n
+            per_block.append(evidence.sum(dim=1).relu())
         blocks = trace.to_grid(torch.stack(per_block, dim=2))
         return Maps(values=blocks.sum(dim=2), blocks=blocks)
+
+
+def _importance(gradient: Tensor, trace: Trace) -> Tensor:
+    """C_b (b h m ...), its positive part but for targets that are functions of the features."""
+    keep = trace.of_features.view(-1, *[1] * (gradient.ndim - 3))
+    return torch.where(keep, gradient, gradient.relu())

@@ -36,10 +36,10 @@ def scenes_vit(outputs: int = len(CLASSES), **options: Any) -> VisionTransformer
 
     Args:
         outputs: of the classifier; 0 for none.
-        options: of timm's VisionTransformer, such as img_size.
+        options: of timm's VisionTransformer, such as img_size, or another depth or width.
     """
-    size = {"img_size": SIZE} | options
-    model = VisionTransformer(patch_size=PATCH, embed_dim=128, depth=12, num_heads=4, num_classes=outputs, **size)
+    shape = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": 128, "depth": 12, "num_heads": 4} | options
+    model = VisionTransformer(num_classes=outputs, **shape)
     half = (0.5, 0.5, 0.5)
     config = {"input_size": (3, SIZE, SIZE), "mean": half, "std": half, "crop_pct": 1.0, "interpolation": "bicubic"}
     if outputs == len(CLASSES):

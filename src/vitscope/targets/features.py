@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitscope.errors import TargetError
 from vitscope.targets.bank import MemoryBank
-from vitscope.targets.names import ClassNames
+from vitscope.targets.names import UNNAMED, ClassNames
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Concept:
         """None: it is no class."""
         return
 
-    def describe(self) -> str:
+    def describe(self, names: ClassNames = UNNAMED) -> str:
         """The target in words."""
         return f"{self.name} ({self.similarity})"
 
@@ -112,7 +112,7 @@ class Neighbours:
         """None: it is no output of the model."""
         return
 
-    def describe(self) -> str:
+    def describe(self, names: ClassNames = UNNAMED) -> str:
         """The target in words."""
         whose = "" if self.label is None else f" among {self.bank.names[self.label]}"
         return f"its {self.k} nearest neighbours{whose}"

@@ -76,6 +76,10 @@ class ClassNames:
         raise TargetError(f"no class is called '{name}'{nearest(name, words) or '; give its index'}")
 
 
+UNNAMED = ClassNames()
+"""No names are known."""
+
+
 def _from_json(text: str, file: Path) -> tuple[str, ...]:
     try:
         content = json.loads(text)

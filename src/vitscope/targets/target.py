@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vitscope.errors import TargetError
-from vitscope.targets.names import ClassNames
+from vitscope.targets.names import UNNAMED, ClassNames
 
 
 @runtime_checkable
@@ -35,8 +35,8 @@ class Target(Protocol):
         """The explained class of every image (b), or None where the target is no class."""
         ...
 
-    def describe(self) -> str:
-        """A short text for people and manifests."""
+    def describe(self, names: ClassNames = UNNAMED) -> str:
+        """A short text for people and manifests, with the classes' names where they are known."""
         ...
 
 
@@ -55,7 +55,7 @@ class Predicted:
         """The predicted classes, (b)."""
         return output.detach().argmax(dim=1)
 
-    def describe(self) -> str:
+    def describe(self, names: ClassNames = UNNAMED) -> str:
         """The target in words."""
         return "the predicted class"
 
@@ -90,9 +90,12 @@ class Class:
             if not 0 <= index < outputs:
                 raise TargetError(f"class {index} is out of range: the model has outputs 0 to {outputs - 1}")
 
-    def describe(self) -> str:
+    def describe(self, names: ClassNames = UNNAMED) -> str:
         """The target in words."""
-        return f"class {self.index}" if isinstance(self.index, int) else f"classes {', '.join(map(str, self.index))}"
+        indices = [self.index] if isinstance(self.index, int) else self.index
+        if names:
+            return ", ".join(names[index] for index in indices)
+        return f"class{'' if len(indices) == 1 else 'es'} {', '.join(map(str, indices))}"
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,9 @@ class Probability(Class):
         """The class's probability in every image, (b)."""
         return _pick(output.softmax(dim=1), self.classes(output))
 
-    def describe(self) -> str:
+    def describe(self, names: ClassNames = UNNAMED) -> str:
         """The target in words."""
-        return f"the probability of {super().describe()}"
+        return f"the probability of {super().describe(names)}"
 
 
 @dataclass(frozen=True)
@@ -125,17 +128,20 @@ class Contrast:
 
     def score(self, output: Tensor) -> Tensor:
         """The difference in every image, (b)."""
-        for index in (self.first, self.second):
-            Class(index).check(output.shape[1])
+        self.check(output.shape[1])
         return output[:, self.first] - output[:, self.second]
 
     def classes(self, output: Tensor) -> None:
         """None: it is no class."""
         return
 
-    def describe(self) -> str:
+    def check(self, outputs: int) -> None:
+        """Raise TargetError where a class lies outside a model's `outputs`."""
+        Class((self.first, self.second)).check(outputs)
+
+    def describe(self, names: ClassNames = UNNAMED) -> str:
         """The target in words."""
-        return f"class {self.first} rather than class {self.second}"
+        return f"{Class(self.first).describe(names)} rather than {Class(self.second).describe(names)}"
 
 
 @dataclass(frozen=True)
@@ -155,9 +161,9 @@ class Output:
         """None: it is no class."""
         return
 
-    def describe(self) -> str:
+    def describe(self, names: ClassNames = UNNAMED) -> str:
         """The target in words."""
-        return f"output {self.index}"
+        return names[self.index]
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,7 @@ class Custom:
         """None: it is no class."""
         return
 
-    def describe(self) -> str:
+    def describe(self, names: ClassNames = UNNAMED) -> str:
         """The target in words."""
         return f"the function {getattr(self.function, '__name__', type(self.function).__name__)}"
 
@@ -186,6 +192,8 @@ TargetLike = None | int | str | Sequence[int | str] | Target | Callable[[Tensor]
 
 def as_target(target: TargetLike, names: ClassNames) -> Target:
     """The target that a user's words mean: None, an index, a class name, one of these an image, or a callable.
+
+    In words, "cat rather than dog" weighs two classes (`Contrast`), and "probability of cat" is a `Probability`.
 
     Raises:
         TargetError: an unknown class name, or a form that is not understood.
@@ -197,12 +205,20 @@ def as_target(target: TargetLike, names: ClassNames) -> Target:
     if callable(target):
         return Custom(target)
     if isinstance(target, str):
-        return Class(_class_index(target, names))
+        return _in_words(target, names)
     if isinstance(target, Tensor):
         target = target.tolist()
     if isinstance(target, Sequence):
         return Class(tuple(_class_index(entry, names) for entry in target))
     return Class(_class_index(target, names))
+
+
+def _in_words(text: str, names: ClassNames) -> Target:
+    first, rather, second = text.partition(" rather than ")
+    if rather:
+        return Contrast(_class_index(first.strip(), names), _class_index(second.strip(), names))
+    label = text.strip().removeprefix("probability of ")
+    return (Class if label == text.strip() else Probability)(_class_index(label, names))
 
 
 def _class_index(entry: int | str, names: ClassNames) -> int:

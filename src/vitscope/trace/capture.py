@@ -39,6 +39,7 @@ class BlockCapture:
     scores: Tensor | None = None  # (b h r n), these with the attention's mask
     mask: Tensor | None = None  # what was added to the products, where the attention has a mask
     input: Tensor | None = None  # (b n D), x_b, where the block will be run again
+    attended: tuple[Tensor, Tensor, Tensor | None] | None = None  # queries (b h n d), keys, mask; where all rows count
     rows: Tensor | None = None  # (b h r d), T_b
     residual: Tensor | None = None  # (b r D), e_b
     tokens: Tensor | None = None  # (b n D), t_b, where the keys are not affine in it, or thoroughly
@@ -68,7 +69,7 @@ class ForwardCapture:
 
     logits: Tensor
     final: Tensor
-    start: Tensor | None = None  # (b n D), the second block's input, where a backward pass ends
+    start: Tensor | None = None  # (b n D), where a backward pass ends: the second block's input, or the first's
     blocks: list[BlockCapture] = field(default_factory=list)
 
 
@@ -98,8 +99,8 @@ class _AttentionWatch(TorchFunctionMode):
 
     With `graph`, weights enter every function as frozen views, so that neither their gradients nor the activations
     for these are kept and the model's own `requires_grad` flags are never touched; the graph starts at the
-    second block's input and ends at the last one's attention output: what lies before and behind is left to the
-    closed form of the rows that the head reads.
+    second block's input (the first's, where every row counts) and ends at the last one's attention output: what lies
+    before and behind is left to the closed form of the rows that the head reads.
     """
 
     def __init__(self, anatomy: Anatomy, needs: Needs, records: list[BlockCapture], lean: bool) -> None:
@@ -109,7 +110,7 @@ class _AttentionWatch(TorchFunctionMode):
         self._records = records
         self._rows = anatomy.rows_read
         self._needs = needs
-        self.graph = needs.full_gradient == Blocks.ALL and len(records) > 1
+        self.graph = max(needs.full_gradient, needs.every_row) == Blocks.ALL and len(records) > 1
         self._frozen = {id(p): p.detach() for p in anatomy.model.parameters() if p.requires_grad and self.graph}
         self._product: tuple[Tensor, Tensor] | None = None  # the queries and keys of a written-out attention
         self._matrix: Tensor | None = None  # its softmax
@@ -145,7 +146,7 @@ class _AttentionWatch(TorchFunctionMode):
                 assert self._product is not None
                 query, key = self._product
                 self._matrix = self._product = None
-                self._keep(query[..., : self._rows, :], key.transpose(-2, -1), args[1], None, result)
+                self._keep(query, key.transpose(-2, -1), args[1], None, result)
                 return self._go_on(result, result.shape[-2])
             self._product = (args[0], args[1])
         return result
@@ -167,20 +168,18 @@ class _AttentionWatch(TorchFunctionMode):
         """
         if is_causal or enable_gqa:
             raise ModelError("causal or grouped-query attention is not supported; use a plain vision transformer")
-        rows = query[..., : self._rows, :]
-        mask = attn_mask if attn_mask is None or attn_mask.shape[-2] == 1 else attn_mask[..., : self._rows, :]
+        tokens = query.shape[-2]
         if self._lean and self._at_last():
-            output = F.scaled_dot_product_attention(rows, key, value, mask, dropout_p, scale=scale)
-        else:
-            output = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, scale=scale)
-        self._keep(rows * (query.shape[-1] ** -0.5 if scale is None else scale), key, value, mask, output)
-        return self._go_on(output, query.shape[-2])
+            query, attn_mask = query[..., : self._rows, :], _first_rows(attn_mask, self._rows)
+        output = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, scale=scale)
+        self._keep(query, key, value, attn_mask, output, query.shape[-1] ** -0.5 if scale is None else scale)
+        return self._go_on(output, tokens)
 
     def _go_on(self, output: Tensor, tokens: int) -> Tensor:
         """Keep the output for the backward pass, and return what the model goes on with, (b h `tokens` d)."""
         assert self.current is not None
         last = self._at_last()
-        if self.graph:
+        if output.requires_grad:
             self._records[self.current].output = output[..., : self._rows, :] if last else output
         output = output.detach() if last else output
         return output.expand(-1, -1, tokens, -1) if output.shape[-2] != tokens else output
@@ -188,28 +187,39 @@ class _AttentionWatch(TorchFunctionMode):
     def _at_last(self) -> bool:
         return self.current == len(self._records) - 1
 
-    def _keep(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, output: Tensor) -> None:
-        """Keep what the methods need of one block: `query` and `mask` of its first r rows, the query scaled."""
+    def _keep(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, output: Tensor, scale: float = 1.0
+    ) -> None:
+        """Keep what the methods need of one block: of `query`, times `scale`, and `mask` the first r rows or all."""
         assert self.current is not None
         record = self._records[self.current]
         if record.rows is not None:
             raise ModelError(f"block {self.current} computed attention more than once; its adapter does not fit it")
-        detached_query, detached_key = query.detach(), key.detach()
+        query, key = query.detach(), key.detach()
         level = Blocks.LAST if self._at_last() else Blocks.ALL
+        if self._needs.every_row >= level:
+            # The last block's other rows have no part in the output.
+            whole = query[..., : self._rows, :] if self._at_last() else query
+            record.attended = whole * scale, key, _first_rows(mask, whole.shape[-2])
         record.rows = output.detach()[..., : self._rows, :].clone()  # cloned, so that the whole is not kept
+        query, mask = query[..., : self._rows, :] * scale, _first_rows(mask, self._rows)
         if max(self._needs.attention, self._needs.sensitivity) >= level:
-            record.query = detached_query
-            scores = record.products = head_products(detached_query, detached_key)
+            record.query = query
+            scores = record.products = head_products(query, key)
             if mask is not None:
                 if mask.dtype == torch.bool:
                     mask = scores.new_zeros(mask.shape).masked_fill(~mask, float("-inf"))
                 record.mask = mask
                 scores = scores + mask
             record.scores = scores
-        if max(self._needs.values, self._needs.sensitivity) >= level:
+        if max(self._needs.values, self._needs.sensitivity, self._needs.every_row) >= level:
             # A view would keep queries and keys alive; where there is a graph, it keeps them itself.
             by_token = value.detach().transpose(1, 2)
             record.values = (by_token if self.graph else by_token.clone()).transpose(1, 2)
+
+
+def _first_rows(mask: Tensor | None, rows: int) -> Tensor | None:
+    return mask if mask is None or mask.shape[-2] == 1 else mask[..., :rows, :]
 
 
 def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = False) -> ForwardCapture:
@@ -249,7 +259,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
             if thorough or (graph and index + 1 == len(records)):
                 hook.before(block.norm, partial(records[index].keep_incoming, rows))
         if graph:
-            hook.replace_input(anatomy.blocks[1].module, begin)
+            hook.replace_input(anatomy.blocks[0 if needs.every_row else 1].module, begin)
         if lean:
             hook.replace_input(anatomy.blocks[-1].feedforward_site, lambda x: x[:, :1])
         hook.before(anatomy.final_site, lambda x: final.append(x.detach()[:, :rows].clone()))

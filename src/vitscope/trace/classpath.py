@@ -57,7 +57,9 @@ def skip_gradients(
     return gradients, at_last
 
 
-def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, residual: Tensor) -> dict[int, Tensor]:
+def full_gradients(
+    anatomy: Anatomy, capture: ForwardCapture, last: Tensor, residual: Tensor, every_row: bool = False
+) -> dict[int, Tensor]:
     """Gradient of every target at every T_b by full back-propagation, in one backward pass.
 
     It starts where the last block's attention and residual stream meet, with the closed form's gradients there: what
@@ -69,20 +71,23 @@ def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, resi
         capture: the recorded pass, with its graph.
         last: gradient at the last block's T_B, (m b h r d).
         residual: gradient at its e_B, which is also that at x_B along the residual stream, (m b r D).
+        every_row: whether the graph starts at the first block's input and every row is wanted.
 
     Returns:
-        block index -> (m b h r d).
+        block index -> (m b h r d); with `every_row` (m b h n d) in all blocks but the last.
     """
-    first, *middle, end = capture.blocks
-    start = capture.start
-    assert start is not None
+    *before, end = capture.blocks
     assert end.output is not None
     assert end.incoming is not None
+    watched = [record.output for record in before if record.output is not None]
+    if every_row:
+        return dict(enumerate([*gradients_of([end.output, end.incoming], watched, [last, residual]), last]))
+    first, start = capture.blocks[0], capture.start
+    assert start is not None
     assert first.residual is not None
     assert first.rows is not None
     rows = last.shape[-2]
-    outputs = [start, *(record.output for record in middle if record.output is not None)]
-    at_start, *inner = gradients_of([end.output, end.incoming], outputs, [last, residual])
+    at_start, *inner = gradients_of([end.output, end.incoming], [start, *watched], [last, residual])
     flow = at_start[..., :rows, :]
     flow = flow + pull_back(anatomy.blocks[0].feedforward, first.residual, flow)
     at_first = pull_back(anatomy.blocks[0].projection, merge_heads(first.rows), flow)

@@ -16,7 +16,7 @@ class Blocks(IntEnum):
 
 @dataclass(frozen=True)
 class Needs:
-    """The quantities of the class row that a method reads, each of no, the last, or all blocks.
+    """The quantities that a method reads, each of no, the last, or all blocks.
 
     Attributes:
         attention: scores z (before softmax) and attention a, each (b h n).
@@ -28,6 +28,8 @@ class Needs:
         feedforward_gradient: the same through the feed-forward parts of the later blocks alone, without the residual
             stream beside them; all blocks or none.
         full_gradient: the same by full back-propagation, (b h m d); one backward pass for all blocks.
+        every_row: queries, keys, values and full gradients of every row, not the class row alone (`EveryRow`); all
+            blocks or none. One backward pass.
         rerun: the last block's input x_B, so that it can be run again on other tokens (`Trace.again`).
     """
 
@@ -37,6 +39,7 @@ class Needs:
     skip_gradient: Blocks = Blocks.NONE
     feedforward_gradient: Blocks = Blocks.NONE
     full_gradient: Blocks = Blocks.NONE
+    every_row: Blocks = Blocks.NONE
     rerun: bool = False
 
     def __or__(self, other: Needs) -> Needs:
@@ -48,5 +51,6 @@ class Needs:
             skip_gradient=max(self.skip_gradient, other.skip_gradient),
             feedforward_gradient=max(self.feedforward_gradient, other.feedforward_gradient),
             full_gradient=max(self.full_gradient, other.full_gradient),
+            every_row=max(self.every_row, other.every_row),
             rerun=self.rerun or other.rerun,
         )

@@ -13,6 +13,7 @@ from vitscope.models import Anatomy
 from vitscope.trace import capture as watching
 from vitscope.trace.aim import Aim, seeds_of
 from vitscope.trace.classpath import full_gradients, skip_gradients, token_sensitivity
+from vitscope.trace.everyrow import EveryRow
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.rerun import LastBlock, of_last_block
@@ -25,7 +26,8 @@ class BlockTrace:
     full_gradient of every target m at T (b h m d); values v (b h n d). Where `sensitivity` is needed, of each row r
     that the head reads (the class token; in a distilled DeiT the distillation token too): row_attention (b h r n),
     row_output (b h r d), row_gradient along the skip path (b h m r d), score_change (b h r n); and value_change
-    (b h n d). Reading what no method declared in its needs is a MethodError.
+    (b h n d). Where `every_row` is needed, the attention of all rows with their full gradients. Reading what no method
+    declared in its needs is a MethodError.
     """
 
     scores: Tensor
@@ -40,8 +42,9 @@ class BlockTrace:
     row_gradient: Tensor
     value_change: Tensor
     score_change: Tensor
+    every_row: EveryRow
 
-    def __init__(self, quantities: dict[str, Tensor]) -> None:
+    def __init__(self, quantities: dict[str, Tensor | EveryRow]) -> None:
         self.__dict__.update(quantities)
 
     def __getattr__(self, name: str) -> Tensor:
@@ -143,12 +146,14 @@ def _gradients(
 ) -> dict[str, dict[int, Tensor]]:
     """The gradients at T_b that `needs` asks for: path -> block -> (b h m r d)."""
     found: dict[str, dict[int, Tensor]] = {}
-    if max(needs.skip_gradient, needs.full_gradient) > Blocks.NONE:
+    full = max(needs.full_gradient, needs.every_row)
+    if max(needs.skip_gradient, full) > Blocks.NONE:
         skip, residual = skip_gradients(anatomy, seen, seeds, last_only=needs.skip_gradient < Blocks.ALL)
         last = len(anatomy.blocks) - 1
         found = {"skip_gradient": skip, "full_gradient": {last: skip[last]}}
-        if needs.full_gradient == Blocks.ALL and last > 0:
-            found["full_gradient"] = full_gradients(anatomy, seen, skip[last], residual)
+        if full == Blocks.ALL and last > 0:
+            every_row = needs.every_row == Blocks.ALL
+            found["full_gradient"] = full_gradients(anatomy, seen, skip[last], residual, every_row)
     if needs.feedforward_gradient > Blocks.NONE:
         found["feedforward_gradient"], _ = skip_gradients(anatomy, seen, seeds, beside=False)
     return {
@@ -162,15 +167,19 @@ def _quantities(
     index: int,
     gradients: dict[str, dict[int, Tensor]],
     changes: dict[int, tuple[Tensor, Tensor]],
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor | EveryRow]:
     assert row.rows is not None
-    quantities = {"output": row.rows[..., 0, :]}
+    quantities: dict[str, Tensor | EveryRow] = {"output": row.rows[..., 0, :]}
     if row.scores is not None:
         attention = row.scores.softmax(-1)
         quantities |= {"scores": row.scores[..., 0, :], "attention": attention[..., 0, :]}
     if row.values is not None:
         quantities["values"] = row.values
     quantities |= {path: rows[index][..., 0, :] for path, rows in gradients.items() if index in rows}
+    if row.attended is not None:
+        assert row.values is not None
+        query, keys, mask = row.attended
+        quantities["every_row"] = EveryRow(query, keys, row.values, mask, gradients["full_gradient"][index])
     if index in changes:
         quantities["value_change"], quantities["score_change"] = changes[index]
         quantities |= {"row_attention": attention, "row_output": row.rows}
