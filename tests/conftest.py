@@ -43,13 +43,26 @@ LAYOUTS: dict[str, Callable[..., nn.Module]] = {
     "one_block": lambda **kw: VisionTransformer(**{**TINY, "depth": 1, **kw}),
 }
 
+POOLED: dict[str, Callable[..., nn.Module]] = {
+    "mean": lambda **kw: VisionTransformer(**{**TINY, "global_pool": "avg", **kw}),
+    "mean_no_class_token": lambda **kw: VisionTransformer(
+        **{**TINY, "global_pool": "avg", "class_token": False, "img_size": (32, 48), **kw}
+    ),
+    "mean_one_block": lambda **kw: VisionTransformer(**{**TINY, "global_pool": "avg", "depth": 1, **kw}),
+    "max": lambda **kw: VisionTransformer(**{**TINY, "global_pool": "max", "class_token": False, **kw}),
+    "attention_pool": lambda **kw: VisionTransformer(
+        **{**TINY, "global_pool": "map", "class_token": False, "img_size": (32, 48), **kw}
+    ),
+}
+"""Layouts without a class row."""
+
 
 def build(layout: str = "vit", seed: int = 0, dtype: torch.dtype = torch.float32, fused: bool = True, **options):
     """A random model of one layout; all its parameters are moved, so that no scale is 0, 1 or alike by chance."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = LAYOUTS[layout](**options)
+        model = (LAYOUTS | POOLED)[layout](**options)
     with torch.no_grad():
         for parameter in model.parameters():
             spread = 0.3 * torch.randn(parameter.shape, generator=generator)

@@ -40,16 +40,35 @@ class WrittenOut:
         self.outputs.append(out)
         return module.proj(module.norm(out.transpose(1, 2).flatten(2)))
 
+    def pool(self, module: nn.Module, x: Tensor) -> Tensor:
+        """An attention pool, likewise."""
+        if self.detach_inputs:
+            x = x.detach()
+        x = x.requires_grad_() if not x.requires_grad else x
+        self.tokens.append(x)
+        b, n, _ = x.shape
+        q = module.q(module.latent).reshape(1, 1, module.num_heads, -1).transpose(1, 2)
+        k, v = module.kv(x).reshape(b, n, 2, module.num_heads, -1).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-1, -2) * module.scale
+        self.scores.append(scores)
+        self.attention.append(scores.softmax(-1))
+        self.values.append(v)
+        self.outputs.append(self.attention[-1] @ v)
+        row = module.proj(self.outputs[-1].transpose(1, 2).flatten(2))
+        return (row + module.mlp(module.norm(row)))[:, 0]
+
     @contextmanager
     def installed(self):
-        attentions = [block.attn for block in self.model.blocks]
-        for attention in attentions:
-            attention.forward = lambda x, *_, a=attention, **__: self.attend(a, x)
+        sites = {block.attn: self.attend for block in self.model.blocks}
+        if self.model.attn_pool is not None:
+            sites[self.model.attn_pool] = self.pool
+        for site, run in sites.items():
+            site.forward = lambda x, *_, site=site, run=run, **__: run(site, x)
         try:
             yield self
         finally:
-            for attention in attentions:
-                del attention.forward
+            for site in sites:
+                del site.forward
 
 
 def forward(model: nn.Module, images: Tensor, detach_inputs: bool = False) -> tuple[Tensor, WrittenOut]:
@@ -90,6 +109,14 @@ def agcam(model: nn.Module, images: Tensor, classes: Tensor, path: str = "skip")
     logits, run = forward(model, images, detach_inputs=path == "skip")
     grads = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), run.attention)
     return sum((g[:, :, 0].relu() * s[:, :, 0].sigmoid()).sum(1) for g, s in zip(grads, run.scores, strict=True))
+
+
+def agcam_of_every_row(model: nn.Module, images: Tensor, classes: Tensor, path: str = "skip") -> Tensor:
+    """(b n): the gradient at every entry of the attention matrix, positive part, times the sigmoid of its score."""
+    logits, run = forward(model, images, detach_inputs=path == "skip")
+    grads = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), run.attention, allow_unused=True)
+    pairs = zip(grads, run.scores, strict=True)
+    return sum((g.relu() * s.sigmoid()).sum((1, 2)) for g, s in pairs if g is not None)
 
 
 def cdam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ def test_wrong_use_is_one_clear_line(evidence):
         with pytest.raises(TargetError, match=words):
             call()
     pooled = build("vit", global_pool="avg")
-    with pytest.raises(MethodError, match="evidence reads the class token"):
+    with pytest.raises(MethodError, match=r"evidence .* pools all tokens; use cdam"):
         vitscope.Explainer(pooled).evidence(pictures(pooled))
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from vitscope.explainer import Explainer
 from vitscope.methods import as_method, list_methods
+from vitscope.models import Anatomy
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,22 @@ def describe(model: nn.Module | str | Explainer, weights: str | os.PathLike[str]
         "prefix_tokens": list(anatomy.prefix),
         "blocks": f"{len(anatomy.blocks)} of {block.heads} heads ({block.name} to {anatomy.blocks[-1].name})",
         "outputs": anatomy.outputs,
-        "class_row": anatomy.no_class_row or "read by the head",
+        "head_reads": _head_reads(anatomy),
         "preprocessing": explainer.preprocessing.describe(),
         "self_check": f"{explainer.description_error:.1e} relative error against the model's own numbers",
     }
-    reasons = {
-        f.name: anatomy.no_class_row if explainer.why_not(f.name, as_method(f.name)) else "" for f in list_methods()
-    }
+    reasons = {f.name: anatomy.no_rows if explainer.why_not(f.name, as_method(f.name)) else "" for f in list_methods()}
     return Description(facts, reasons)
+
+
+def _head_reads(anatomy: Anatomy) -> str:
+    if not anatomy.blocks:
+        return anatomy.no_rows
+    if not anatomy.blocks[-1].residual:
+        return f"the learned query of {anatomy.blocks[-1].name}, which pools all tokens"
+    if anatomy.rows_read is None:
+        return "a pool of all tokens"
+    return " and ".join(f"the {name} token" for name in anatomy.prefix[: anatomy.rows_read])
 
 
 def _text(value: Any) -> str:

@@ -162,10 +162,7 @@ class Explainer:
 
         Raises:
             ImageError: an image cannot be read.
-            MethodError: the model has no class row.
         """
-        if self.anatomy.no_class_row:
-            raise MethodError(f"features are read from the class token, and {self.anatomy.no_class_row}")
         return record(self.anatomy, prepare(images, self.preprocessing).tensor, Needs(), [Predicted()]).features
 
     def evidence(self, images: Any) -> Evidence:
@@ -176,10 +173,15 @@ class Explainer:
 
         Raises:
             ImageError: an image cannot be read.
-            MethodError: the model has no class row, which the closed form needs.
+            MethodError: no one row of the last block leads to the output, which the closed form needs.
         """
         if reason := self.why_not("evidence", CDAM()):
             raise MethodError(reason)
+        if self.anatomy.rows_read is None:
+            raise MethodError(
+                f"evidence of every class needs one row of the last block that is read, and the head of "
+                f"{self.anatomy.name} pools all tokens; use cdam with the targets that you ask for"
+            )
         batch = prepare(images, self.preprocessing)
         found = effects_on_features(self.anatomy, batch.tensor)
         subject = self._subject(batch, found.logits, found.grid, None, "every class")
@@ -189,11 +191,8 @@ class Explainer:
 
     def why_not(self, label: str, method: Method) -> str:
         """Why `method` is not defined for this model, or "" where it is."""
-        if self.anatomy.no_class_row and method.needs != Needs():
-            return (
-                f"{label} reads the class token's row and is not defined for {self.anatomy.name}: "
-                f"{self.anatomy.no_class_row}; use a model whose head reads a class token"
-            )
+        if self.anatomy.no_rows and method.needs != Needs():
+            return f"{label} is not defined for {self.anatomy.name}: {self.anatomy.no_rows}"
         return ""
 
     def _subject_of(self, batch: Batch, trace: Trace, aim: Target) -> Subject:

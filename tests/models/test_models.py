@@ -30,24 +30,25 @@ def test_prefix_grid_and_blocks(layout):
     assert anatomy.grid(tuple(images.shape[-2:])) == (images.shape[-2] // 8, images.shape[-1] // 8)
     assert len(anatomy.blocks) == len(model.blocks)
     assert anatomy.outputs == 7
-    assert anatomy.no_class_row == ""
+    assert anatomy.class_row
     assert verify(anatomy, images) < 1e-5
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"class_token": False, "global_pool": "avg"}, "it has no class token"),
-        ({"global_pool": "avg"}, "reads the 'avg' tokens"),
-        ({"class_token": False, "global_pool": "map"}, "it has no class token"),
-        ({"global_pool": "map"}, "pools all tokens by attention"),
+        ({"class_token": False, "global_pool": "avg"}, "a pool of all tokens"),
+        ({"class_token": False, "global_pool": "map"}, "the learned query of attn_pool, which pools all tokens"),
+        ({"reg_tokens": 2}, "the class token"),
     ],
 )
-def test_models_without_a_class_row_say_why(options, says):
-    model = build(**options)
-    with pytest.raises(vitscope.MethodError, match=says):
-        vitscope.Explainer(model)(pictures(model), "daam")
-    assert says in vitscope.describe(model).methods["daam"]
+def test_what_the_head_reads_is_told(options, says):
+    assert vitscope.describe(build(**options)).facts["head_reads"] == says
+
+
+def test_a_model_that_gives_every_tokens_output_is_refused():
+    with pytest.raises(vitscope.ModelError, match="an output for every token"):
+        vitscope.Explainer(build(global_pool="", fc_norm=False))
 
 
 def test_other_blocks_and_models_are_refused_by_name():
@@ -224,8 +225,8 @@ def test_description_reads_like_a_page():
 @pytest.mark.parametrize(
     ("layout", "wrong", "says"),
     [
-        ("vit", lambda b: {"keys_values": lambda t: tuple(1.1 * x for x in b.keys_values(t))}, r"blocks\.0: values"),
-        ("vit", lambda b: {"keys_values": lambda t: (b.keys_values(t)[1], b.keys_values(t)[1])}, r"blocks\.0: keys"),
+        ("vit", lambda b: {"keys_values": lambda *t: tuple(1.1 * x for x in b.keys_values(*t))}, r"blocks\.0: values"),
+        ("vit", lambda b: {"keys_values": lambda *t: (b.keys_values(*t)[1], b.keys_values(*t)[1])}, r"blocks\.0: keys"),
         ("qk_norm", lambda _: {"affine_keys": True}, r"blocks\.0: affine keys"),
         ("vit", lambda b: {"projection": lambda rows: 1.1 * b.projection(rows)}, r"blocks\.0: residual sum"),
         ("vit", lambda b: {"feedforward": lambda rows: 1.1 * b.feedforward(rows)}, r"blocks\.1: residual stream"),

@@ -100,7 +100,7 @@ def test_push_forward_agrees_with_pull_back(layout, monkeypatch):
     trace = traced(model, images, torch.tensor([1, 2]))
     seen = watching.forward(anatomy, images, EVERYTHING)
     tangents = effect_on_rows(trace.blocks[-1]).permute(3, 0, 2, 1, 4).flatten(3)  # n b r D
-    assert close(token_effects(anatomy.blocks[-1], seen.blocks[-1]), tangents)
+    assert close(token_effects(anatomy.blocks[-1], seen.blocks[-1], anatomy.grid(tuple(images.shape[-2:]))), tangents)
     forth = push_forward(feature_map(anatomy, seen), merge_heads(seen.blocks[-1].rows), tangents)  # n b F
     for ways in (0, 1e9):  # by the tangents, and back from every output
         monkeypatch.setattr("vitscope.trace.jacobian._BACK_IS_CHEAPER", ways)

@@ -26,6 +26,12 @@ class AGCAM:
     the input of every attention: it reaches T_b through the class row's residual stream and MLPs, never through a
     later attention. The closed form needs no backward pass.
 
+    Where a model pools its tokens, all rows m of the attention take part, each with its own gradient:
+
+        map = sum_b sum_h sum_m ReLU( <dY/dT_b^h[m], v_b^h[n]> ) F(z_b^h[m, n])
+
+    An attention pool is a later attention, which the skip path does not pass: there it is the only block with a map.
+
     The other options are the paper's open questions; where it leaves a form open, this is our reading.
 
     Attributes:
@@ -65,9 +71,7 @@ class AGCAM:
         """The map fused over blocks and heads, and each block's own."""
         per_block, weights = [], []
         for block in trace.blocks:
-            gradient = head_products(block.gradient(self.path), block.values).relu()  # b h m n
-            strength = gradient.sum(dim=-1)  # b h m
-            maps = gradient * _guide(block, self.scores).unsqueeze(2)
+            maps, strength = self._guided(block)
             parts = _parts(maps, strength, self.heads)
             per_block.append(maps.amax(dim=1) if parts is None else parts.sum(dim=1))
             weights.append(strength.sum(dim=1))
@@ -78,18 +82,33 @@ class AGCAM:
         blocks = trace.to_grid(parts.transpose(1, 2))
         return Maps(values=blocks.sum(dim=2), blocks=blocks)
 
+    def _guided(self, block: BlockTrace) -> tuple[Tensor, Tensor]:
+        """Of every head, the guided gradient (b h m n) and the whole positive gradient (b h m)."""
+        if block.class_row:
+            gradient = head_products(block.gradient(self.path), block.values).relu()  # b h m n
+            guide = _guide(block.scores.unsqueeze(2), self.scores)  # b h 1 n
+            return gradient * guide, gradient.sum(dim=-1)
+        every = block.every_row
+        per_target = every.gradient(self.path).unbind(dim=2)  # b h r d
+        maps = strength = every.values.new_zeros(())
+        for rows, scores in every.scores():
+            guide = _guide(scores, self.scores)  # b h r n
+            gradients = [(one[..., rows, :] @ every.values.transpose(-1, -2)).relu() for one in per_target]
+            maps = maps + torch.stack([(gradient * guide).sum(dim=2) for gradient in gradients], dim=2)
+            strength = strength + torch.stack([gradient.sum(dim=(2, 3)) for gradient in gradients], dim=2)
+        return maps, strength
 
-def _guide(block: BlockTrace, scores: str) -> Tensor:
-    """F, (b h n)."""
-    z = block.scores
+
+def _guide(z: Tensor, scores: str) -> Tensor:
+    """F of scores z, (b h r n)."""
     if scores == "sigmoid":
         return z.sigmoid()
     if scores == "softmax":
-        return block.attention
+        return z.softmax(dim=-1)
     if scores == "minmax":
         low, high = z.amin(dim=-1, keepdim=True), z.amax(dim=-1, keepdim=True)
         return (z - low) / (high - low).clamp_min(1e-12)
-    over = (-1,) if scores == "instance_norm" else (-2, -1)
+    over = (-1,) if scores == "instance_norm" else (-3, -1)
     spread = z.var(dim=over, keepdim=True, unbiased=False).sqrt()
     return ((z - z.mean(dim=over, keepdim=True)) / spread.clamp_min(1e-12)).relu()
 

@@ -16,7 +16,9 @@ from vitscope.trace import Blocks, Needs, Trace
 class Attention:
     """The class token's attention to the patches in the last block, softmax(z_B), mean over heads.
 
-    As in Caron et al., ICCV 2021 (DINO), Fig. 1. `heads` holds every head's own map.
+    As in Caron et al., ICCV 2021 (DINO), Fig. 1. `heads` holds every head's own map. Where the head pools its tokens by
+    their mean, the patch rows' attention stands for the class token's, likewise as a mean; an attention pool is itself
+    the last block.
 
     Attributes:
         head: one head (from 0), or None for the mean over heads.
@@ -42,7 +44,9 @@ class Attention:
 
     def __call__(self, trace: Trace) -> Maps:
         """The mean over heads, or one head's map."""
-        heads = trace.to_grid(trace.blocks[-1].attention)  # b h rows cols
+        block = trace.blocks[-1]
+        attention = block.attention if block.class_row else block.every_row.received(trace.prefix)
+        heads = trace.to_grid(attention)  # b h rows cols
         if self.head is None:
             return Maps(values=heads.mean(dim=1), heads=heads)
         if not 0 <= self.head < heads.shape[1]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
 from vitscope.trace import Blocks, Needs, Sway, Trace, head_products
@@ -25,7 +23,9 @@ class CDAM:
         S[n] = sum_h a^h[n] ( <g^h, dv_n^h> + ds_n^h <g^h, v_n^h - T^h> ),   g = dY/dT_B
 
     which equals the autograd definition and needs no backward pass. Where the head reads more rows than the class
-    token's (a distilled DeiT), S sums over these rows. Signed: negative values speak against the target.
+    token's (a distilled DeiT), S sums over these rows. Where it pools all tokens, every row of T_B changes with token
+    n, by its query too: S comes from the definition then, by a backward pass through the last block. An attention pool
+    is itself the last block, and the closed form holds. Signed: negative values speak against the target.
     """
 
     facts: ClassVar[Facts] = Facts(
@@ -48,6 +48,9 @@ class CDAM:
     def __call__(self, trace: Trace) -> Maps:
         """The signed map."""
         block = trace.blocks[-1]
+        if not block.class_row:
+            last = trace.again()
+            return Maps(values=trace.to_grid(last.at_norm(last.tokens[None])[0]))
         gradient = block.row_gradient  # b h m r d
         vectors, sizes = gradient.flatten(2, 3), gradient.shape[2:4]
         at_values, at_changes = (
@@ -55,10 +58,4 @@ class CDAM:
         )
         at_output = (gradient * block.row_output.unsqueeze(2)).sum(dim=-1, keepdim=True)
         sway = Sway(block.row_attention, block.score_change, at_values, at_changes, at_output)
-        return Maps(values=trace.to_grid(signed_effect(sway)))
-
-
-def signed_effect(sway: Sway) -> Tensor:
-    """S[n] = sum_rh a[n] (<g, dv_n> + ds_n <g, v_n - T>), (... m n): the closed form of `CDAM`."""
-    change = sway.at_changes + sway.score_change.unsqueeze(-3) * (sway.at_values - sway.at_output)
-    return (sway.attention.unsqueeze(-3) * change).sum(dim=(-4, -2))
+        return Maps(values=trace.to_grid(sway.effect))

@@ -30,6 +30,8 @@ class DAAM:
 
         L_b[n] = ReLU( sum_d v_b[n, d] (A_b^T ReLU(dY / dT_b))[n, d] )
 
+    A model that pools its tokens has no class row, and all rows are read in any case.
+
     `blocks` holds the L_b; `values` is their sum. Of a target that is a function of the features, as in the
     self-supervised branch (`targets.Neighbours`), the ReLU on C_b is left out, as in the official implementation.
 
@@ -80,9 +82,9 @@ class DAAM:
         """The accumulated map and each block's own."""
         per_block = []
         for block in trace.blocks:
-            if self.rows == "all":
+            if self.rows == "all" or not block.class_row:
                 every = block.every_row
-                at_values = every.at_values(_importance(every.gradient, trace))  # b h m n d
+                at_values = every.at_values(_importance(every.gradient(self.path), trace))  # b h m n d
                 evidence = (at_values * every.values.unsqueeze(2)).sum(dim=-1)
             else:
                 importance = _importance(block.gradient(self.path), trace)

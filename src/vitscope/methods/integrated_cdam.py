@@ -9,7 +9,6 @@ import torch
 
 from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
-from vitscope.methods.cdam import signed_effect
 from vitscope.methods.registry import register_method
 from vitscope.trace import Blocks, Needs, Trace, samples_at_once
 
@@ -58,5 +57,5 @@ class IntegratedCDAM:
         ends = (1, self.steps) if self.at == "input" else (0, self.steps + 1)
         factors = torch.arange(*ends, device=last.input.device, dtype=last.input.dtype) / self.steps
         run = last.scaled_input if self.at == "input" else last.scaled_norm
-        effects = [signed_effect(run(part)).sum(dim=0) for part in factors.split(samples_at_once(last.input))]
+        effects = [run(part).sum(dim=0) for part in factors.split(samples_at_once(last.input))]
         return Maps(values=trace.to_grid(torch.stack(effects).sum(dim=0) / len(factors)))

@@ -9,7 +9,6 @@ import torch
 
 from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
-from vitscope.methods.cdam import signed_effect
 from vitscope.methods.registry import register_method
 from vitscope.trace import Blocks, Needs, Trace, samples_at_once
 
@@ -71,5 +70,5 @@ class SmoothCDAM:
             count = min(chunk, self.samples - start)
             draws = torch.stack([torch.randn(tokens.shape[1:], generator=generator) for _ in range(count)])
             noisy = tokens + spread * draws[:, None].to(tokens)
-            effects.append(signed_effect(run(noisy)).sum(dim=0))
+            effects.append(run(noisy).sum(dim=0))
         return Maps(values=trace.to_grid(torch.stack(effects).sum(dim=0) / self.samples))

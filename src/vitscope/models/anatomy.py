@@ -8,28 +8,42 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+Grid = tuple[int, int]
+"""Patch grid, (rows, cols)."""
+
 
 @dataclass(frozen=True)
 class Block:
-    """One transformer block, seen from its tokens `x_b` of shape (b n D). Axis r: the rows that the head reads.
+    """One transformer block, seen from its tokens `x_b` of shape (b n D). Axis r: its rows that lead to the output.
 
     The adapter's claim, which `vitscope.trace.verify` holds against the model's own numbers:
 
-        t = norm(x);  k, v = keys_values(t);  T = attention's output before `projection`, heads concatenated
+        t = norm(x);  q = queries(t);  k, v = keys_values(t)
+        T = attention's output before `projection`, heads concatenated
         e = x + projection(T);  x_next = e + feedforward(e)
+
+    `projection` and `feedforward` act row by row. An attention pool is a block too: its one query is learned, and it
+    has no residual stream (`residual` is False: e = projection(T)).
 
     Attributes:
         name: dotted name in the model, for messages.
-        module: the block itself; its first input is x_b.
+        module: the block itself; its first input is x_b, or the patch tokens of x_b.
         norm: the module from x_b, its input, to t_b, the tokens that enter the attention.
         attention: the module inside whose call queries, keys and values meet.
         heads: number of attention heads h; D = h * d.
         projection: row-wise map (b r D) -> (b r D), from T_b to what is added to the residual stream.
         feedforward: row-wise map (b r D) -> (b r D), from e_b to what is added to the residual stream.
         feedforward_site: the first module of `feedforward`; its input is e_b.
-        queries: rows of t_b (b r D) -> their queries (b h r d), times the attention's scale.
-        keys_values: t_b (b n D) -> keys, values, each (b h n d).
-        affine_keys: whether `keys_values` is affine in t, so that its derivative along t is f(t) - f(0).
+        queries: leading rows of t_b (b r D), patch grid -> their queries (b h r d), times the attention's scale. The
+            grid is for positions, where queries and keys are rotated by them.
+        keys_values: t_b (b n D), patch grid -> keys, values, each (b h n d).
+        affine_keys: whether `keys_values` is affine in t and the same for every token, so that its derivative along t
+            is f(t) - f(0).
+        rows: how many leading rows of T_b lead to the output without passing a later attention: 1, the class token's;
+            2 in a distilled DeiT; 1 in an attention pool. None: all rows, where the head pools the tokens.
+        plain: whether x_b is the module's only input and unread rows may be left out of the attention's queries and of
+            what follows them.
+        residual: whether x_b's rows are added to what the attention gives.
     """
 
     name: str
@@ -40,9 +54,16 @@ class Block:
     projection: Callable[[Tensor], Tensor]
     feedforward: Callable[[Tensor], Tensor]
     feedforward_site: nn.Module
-    queries: Callable[[Tensor], Tensor]
-    keys_values: Callable[[Tensor], tuple[Tensor, Tensor]]
+    queries: Callable[[Tensor, Grid], Tensor]
+    keys_values: Callable[[Tensor, Grid], tuple[Tensor, Tensor]]
     affine_keys: bool
+    rows: int | None = 1
+    plain: bool = True
+    residual: bool = True
+
+    def stream(self, rows: Tensor) -> Tensor:
+        """What is added to the attention's output of x_b's rows (... r D)."""
+        return rows if self.residual else torch.zeros_like(rows)
 
 
 @dataclass(frozen=True)
@@ -78,18 +99,19 @@ class Anatomy:
         name: the model's name for people.
         model: the model itself, never changed.
         prefix: names of the tokens before the patch tokens, in order; the class token is first where there is one.
-        blocks: the blocks in the order of the forward pass.
-        final_site: the module whose input is the last block's output x_{B+1}, (b n D).
-        rows_read: how many leading prefix tokens the head reads: 1, the class token, or 2 in a distilled DeiT.
-        features: x_{B+1} of these rows only, (b r D) -> what the classifier reads (b F); where there is no classifier,
-            or it is not affine, the model's output (b c).
+        blocks: the blocks in the order of the forward pass; where some have no row that a method could read (CaiT's
+            before the class token comes in), those that have.
+        final_site: the module whose input is the last block's output x_{B+1}, (b n D); None where there is none.
+        features: x_{B+1} of the rows that the head reads, (b r D) -> what the classifier reads (b F); where there is no
+            classifier, or it is not affine, the model's output (b c).
         classifier: the affine classifier behind the features, or None.
         patch: height and width of a patch in pixels.
         grid: picture size (height, width) in pixels -> patch grid (rows, cols).
         input_size: the picture size (height, width) that the model was built for.
         flexible_size: whether other sizes are taken.
         outputs: number of outputs c of the head, 0 where there is no head.
-        no_class_row: why class-row methods are not defined, or "" where they are.
+        no_rows: why there is nothing to read row by row, as in windowed models, or "" where there is.
+        note: what a reader of the maps should know of this family, e.g. which blocks are left out.
     """
 
     family: str
@@ -97,8 +119,7 @@ class Anatomy:
     model: nn.Module
     prefix: tuple[str, ...]
     blocks: tuple[Block, ...]
-    final_site: nn.Module
-    rows_read: int
+    final_site: nn.Module | None
     features: Callable[[Tensor], Tensor]
     classifier: Classifier | None
     patch: tuple[int, int]
@@ -106,7 +127,18 @@ class Anatomy:
     input_size: tuple[int, int]
     flexible_size: bool
     outputs: int
-    no_class_row: str = ""
+    no_rows: str = ""
+    note: str = ""
+
+    @property
+    def rows_read(self) -> int | None:
+        """How many leading rows of the last block's output the head reads; None for all."""
+        return self.blocks[-1].rows
+
+    @property
+    def class_row(self) -> bool:
+        """Whether every block has a row of its own that leads to the output, as the class token's does."""
+        return all(block.rows is not None for block in self.blocks)
 
     def output(self, features: Tensor) -> Tensor:
         """The model's output (b c) of its features (b F)."""

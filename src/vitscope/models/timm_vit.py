@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from timm.layers import AttentionPoolLatent
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Attention, VisionTransformer
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
 from vitscope.errors import ModelError
-from vitscope.models.anatomy import Anatomy, Block, Classifier
+from vitscope.models.anatomy import Anatomy, Block, Classifier, Grid
 from vitscope.models.registry import register_adapter
 
 
@@ -34,16 +35,19 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
         )
 
     classifier = _classifier(model)
+    rows = _rows_read(model)
+    blocks = tuple(_block(f"blocks.{index}", block, rows) for index, block in enumerate(model.blocks))
+    pooled = model.attn_pool is not None
 
     def features(rows: Tensor) -> Tensor:
+        if pooled:
+            read: Tensor = model.head_drop(model.fc_norm(rows[:, 0]))
+            return read if classifier is not None else model.head(read)
         normed = model.norm(rows)
-        if classifier is None:
-            output: Tensor = model.forward_head(normed)
-            return output
         if isinstance(model, VisionTransformerDistilled):
-            read: Tensor = model.head_drop(normed).flatten(1)
+            read = model.head_drop(normed).flatten(1) if classifier is not None else model.forward_head(normed)
         else:
-            read = model.forward_head(normed, pre_logits=True)
+            read = model.forward_head(normed, pre_logits=classifier is not None)
         return read
 
     return Anatomy(
@@ -51,9 +55,8 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
         name=str((getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__),
         model=model,
         prefix=_prefix(model),
-        blocks=tuple(_block(f"blocks.{index}", block) for index, block in enumerate(model.blocks)),
-        final_site=model.norm,
-        rows_read=2 if isinstance(model, VisionTransformerDistilled) else 1,
+        blocks=(*blocks, attention_pool("attn_pool", model)) if pooled else blocks,
+        final_site=None if pooled else model.norm,
         features=features,
         classifier=classifier,
         patch=tuple(model.patch_embed.patch_size),
@@ -61,7 +64,6 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
         input_size=tuple(model.patch_embed.img_size),
         flexible_size=bool(model.dynamic_img_size),
         outputs=0 if isinstance(model.head, nn.Identity) else int(model.num_classes),
-        no_class_row=_no_class_row(model),
     )
 
 
@@ -79,17 +81,61 @@ def _prefix(model: VisionTransformer) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _no_class_row(model: VisionTransformer) -> str:
-    """Why the class row does not decide the output, or "" where it does."""
-    if model.cls_token is None:
-        return "it has no class token"
+def _rows_read(model: VisionTransformer) -> int | None:
+    """How many leading rows of the last block's output the head reads; None for all.
+
+    Raises:
+        ModelError: it gives no one value an image.
+    """
     if isinstance(model, VisionTransformerDistilled):
-        return ""  # its head reads the class and the distillation token
-    if model.attn_pool is not None:
-        return "its head pools all tokens by attention and does not read the class token alone"
-    if model.global_pool != "token":
-        return f"its head reads the '{model.global_pool or 'unpooled'}' tokens, not the class token"
-    return ""
+        return 2
+    if model.attn_pool is None and model.global_pool == "token":
+        return 1
+    if model.attn_pool is None and not model.global_pool:
+        raise ModelError("the model gives an output for every token; build it with global_pool='avg' or 'token'")
+    return None
+
+
+def attention_pool(name: str, model: VisionTransformer) -> Block:
+    """The head's attention pool as the last block: its one row is the learned query's.
+
+    Raises:
+        ModelError: a pool of another kind than timm's AttentionPoolLatent with one query over all tokens.
+    """
+    pool: Any = model.attn_pool
+    if type(pool) is not AttentionPoolLatent or pool.latent_len != 1 or pool.mlp is None or pool.pos_embed is not None:
+        raise ModelError(f"{name} is a {type(pool).__name__} of a kind that vitscope cannot follow yet")
+    if model.num_prefix_tokens and not model.pool_include_prefix:
+        raise ModelError(f"{name} leaves the prefix tokens out, which vitscope cannot follow yet")
+
+    def feedforward(rows: Tensor) -> Tensor:
+        added: Tensor = pool.mlp(pool.norm(rows))
+        return added
+
+    def queries(rows: Tensor, _: Grid) -> Tensor:
+        query = pool.q(pool.latent).unflatten(-1, (pool.num_heads, pool.head_dim)).transpose(1, 2)
+        scaled: Tensor = pool.q_norm(query) * pool.scale
+        return scaled.expand(len(rows), -1, -1, -1)
+
+    def keys_values(tokens: Tensor, _: Grid) -> tuple[Tensor, Tensor]:
+        keys, values = pool.kv(tokens).unflatten(-1, (2, pool.num_heads, pool.head_dim)).permute(2, 0, 3, 1, 4)
+        return pool.k_norm(keys), values
+
+    return Block(
+        name=name,
+        module=pool,
+        norm=model.norm,
+        attention=pool,
+        heads=int(pool.num_heads),
+        projection=pool.proj,
+        feedforward=feedforward,
+        feedforward_site=pool.norm,
+        queries=queries,
+        keys_values=keys_values,
+        affine_keys=isinstance(pool.k_norm, nn.Identity),
+        plain=False,
+        residual=False,
+    )
 
 
 def _grid(model: VisionTransformer) -> Callable[[tuple[int, int]], tuple[int, int]]:
@@ -117,7 +163,7 @@ def _grid(model: VisionTransformer) -> Callable[[tuple[int, int]], tuple[int, in
     return grid
 
 
-def _block(name: str, block: Any) -> Block:
+def _block(name: str, block: Any, rows: int | None) -> Block:
     """Describe one pre-norm block; refuses the parallel, post-norm and gated kinds by name."""
     attention: Any = getattr(block, "attn", None)
     if type(block) is not TimmBlock or type(attention) is not Attention:
@@ -137,7 +183,7 @@ def _block(name: str, block: Any) -> Block:
         added: Tensor = block.ls2(block.mlp(block.norm2(rows)))
         return added
 
-    def queries(rows: Tensor) -> Tensor:
+    def queries(rows: Tensor, _: Grid) -> Tensor:
         width = attention.proj.in_features
         bias = None if attention.qkv.bias is None else attention.qkv.bias[:width]
         flat = nn.functional.linear(rows, attention.qkv.weight[:width], bias)
@@ -145,7 +191,7 @@ def _block(name: str, block: Any) -> Block:
         scaled: Tensor = attention.q_norm(by_head) * attention.scale
         return scaled
 
-    def keys_values(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(tokens: Tensor, _: Grid) -> tuple[Tensor, Tensor]:
         width = attention.proj.in_features
         bias = None if attention.qkv.bias is None else attention.qkv.bias[width:]
         joint = nn.functional.linear(tokens, attention.qkv.weight[width:], bias)
@@ -164,4 +210,5 @@ def _block(name: str, block: Any) -> Block:
         queries=queries,
         keys_values=keys_values,
         affine_keys=isinstance(attention.k_norm, nn.Identity),
+        rows=rows,
     )

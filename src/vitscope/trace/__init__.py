@@ -1,6 +1,7 @@
 """How a pass is recorded: one forward and at most one backward for all methods, and the closed-form class path."""
 
 from vitscope.trace.ablate import without_attention
+from vitscope.trace.everyrow import EveryRow
 from vitscope.trace.evidence import Effects, effects_on_features
 from vitscope.trace.heads import head_products
 from vitscope.trace.needs import Blocks, Needs
@@ -12,6 +13,7 @@ __all__ = [
     "BlockTrace",
     "Blocks",
     "Effects",
+    "EveryRow",
     "LastBlock",
     "Needs",
     "Sway",

@@ -31,7 +31,7 @@ _DROPOUT = {F.dropout, torch.dropout}
 
 @dataclass
 class BlockCapture:
-    """What one block showed of itself in the pass; axis r holds the rows that the head reads, the class token first."""
+    """What one block showed of itself in the pass; axis r holds the rows that lead to the output (`Block.rows`)."""
 
     query: Tensor | None = None  # (b h r d), times the attention's scale
     values: Tensor | None = None  # (b h n d)
@@ -46,11 +46,11 @@ class BlockCapture:
     output: Tensor | None = None  # (b h n d) with its graph, where a backward pass will be made; the last: (b h r d)
     incoming: Tensor | None = None  # (b r D), x_b with its graph: the last block's, likewise; or thoroughly
 
-    def keep_residual(self, rows: int, tokens: Tensor) -> None:
+    def keep_residual(self, rows: int | None, tokens: Tensor) -> None:
         """Take e_b from the feed-forward's input (b n D); a clone, so that the whole is not kept."""
         self.residual = tokens.detach()[:, :rows].clone()
 
-    def keep_incoming(self, rows: int, tokens: Tensor) -> None:
+    def keep_incoming(self, rows: int | None, tokens: Tensor) -> None:
         """Take x_b with its graph."""
         self.incoming = tokens[:, :rows]
 
@@ -69,7 +69,7 @@ class ForwardCapture:
 
     logits: Tensor
     final: Tensor
-    start: Tensor | None = None  # (b n D), where a backward pass ends: the second block's input, or the first's
+    start: Tensor | None = None  # (b n D), the second block's input, where a backward pass ends there
     blocks: list[BlockCapture] = field(default_factory=list)
 
 
@@ -99,8 +99,8 @@ class _AttentionWatch(TorchFunctionMode):
 
     With `graph`, weights enter every function as frozen views, so that neither their gradients nor the activations
     for these are kept and the model's own `requires_grad` flags are never touched; the graph starts at the
-    second block's input (the first's, where every row counts) and ends at the last one's attention output: what lies
-    before and behind is left to the closed form of the rows that the head reads.
+    second block's input (the first's, where more than the class row counts) and ends at the last one's attention
+    output: what lies before and behind is left to the closed form of the rows that the head reads.
     """
 
     def __init__(self, anatomy: Anatomy, needs: Needs, records: list[BlockCapture], lean: bool) -> None:
@@ -108,7 +108,7 @@ class _AttentionWatch(TorchFunctionMode):
         self._lean = lean
         self.current: int | None = None
         self._records = records
-        self._rows = anatomy.rows_read
+        self._rows = [block.rows for block in anatomy.blocks]
         self._needs = needs
         self.graph = max(needs.full_gradient, needs.every_row) == Blocks.ALL and len(records) > 1
         self._frozen = {id(p): p.detach() for p in anatomy.model.parameters() if p.requires_grad and self.graph}
@@ -170,7 +170,8 @@ class _AttentionWatch(TorchFunctionMode):
             raise ModelError("causal or grouped-query attention is not supported; use a plain vision transformer")
         tokens = query.shape[-2]
         if self._lean and self._at_last():
-            query, attn_mask = query[..., : self._rows, :], _first_rows(attn_mask, self._rows)
+            rows = self._rows[-1]
+            query, attn_mask = query[..., :rows, :], _first_rows(attn_mask, rows)
         output = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, scale=scale)
         self._keep(query, key, value, attn_mask, output, query.shape[-1] ** -0.5 if scale is None else scale)
         return self._go_on(output, tokens)
@@ -180,7 +181,7 @@ class _AttentionWatch(TorchFunctionMode):
         assert self.current is not None
         last = self._at_last()
         if output.requires_grad:
-            self._records[self.current].output = output[..., : self._rows, :] if last else output
+            self._records[self.current].output = output[..., : self._rows[-1], :] if last else output
         output = output.detach() if last else output
         return output.expand(-1, -1, tokens, -1) if output.shape[-2] != tokens else output
 
@@ -197,13 +198,14 @@ class _AttentionWatch(TorchFunctionMode):
             raise ModelError(f"block {self.current} computed attention more than once; its adapter does not fit it")
         query, key = query.detach(), key.detach()
         level = Blocks.LAST if self._at_last() else Blocks.ALL
-        if self._needs.every_row >= level:
+        rows, asked = self._rows[self.current], max(self._needs.attention, self._needs.sensitivity)
+        if self._needs.every_row >= level or (rows is None and asked >= level):
             # The last block's other rows have no part in the output.
-            whole = query[..., : self._rows, :] if self._at_last() else query
+            whole = query[..., :rows, :] if self._at_last() else query
             record.attended = whole * scale, key, _first_rows(mask, whole.shape[-2])
-        record.rows = output.detach()[..., : self._rows, :].clone()  # cloned, so that the whole is not kept
-        query, mask = query[..., : self._rows, :] * scale, _first_rows(mask, self._rows)
-        if max(self._needs.attention, self._needs.sensitivity) >= level:
+        record.rows = output.detach()[..., :rows, :].clone()  # cloned, so that the whole is not kept
+        if rows is not None and asked >= level:
+            query, mask = query[..., :rows, :] * scale, _first_rows(mask, rows)
             record.query = query
             scores = record.products = head_products(query, key)
             if mask is not None:
@@ -212,32 +214,33 @@ class _AttentionWatch(TorchFunctionMode):
                 record.mask = mask
                 scores = scores + mask
             record.scores = scores
-        if max(self._needs.values, self._needs.sensitivity, self._needs.every_row) >= level:
+        if record.attended is not None or max(self._needs.values, self._needs.sensitivity) >= level:
             # A view would keep queries and keys alive; where there is a graph, it keeps them itself.
             by_token = value.detach().transpose(1, 2)
             record.values = (by_token if self.graph else by_token.clone()).transpose(1, 2)
 
 
-def _first_rows(mask: Tensor | None, rows: int) -> Tensor | None:
+def _first_rows(mask: Tensor | None, rows: int | None) -> Tensor | None:
     return mask if mask is None or mask.shape[-2] == 1 else mask[..., :rows, :]
 
 
 def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = False) -> ForwardCapture:
     """Run the model once on `images` (b 3 H W) and keep what `needs` names.
 
-    Where the head reads the class token alone, the last block's attention and feed-forward compute this row alone, and
-    the residual sums spread it over the patch rows, which nobody reads any more. With `thorough`, as `verify` runs it
-    to show that the head reads no other row, all rows are computed, and every block's x_b and t_b are kept.
+    Where the head reads the class token alone and the last block is plain, its attention and feed-forward compute this
+    row alone, and the residual sums spread it over the patch rows, which nobody reads any more. With `thorough`, as
+    `verify` runs it to show that the head reads no other row, all rows are computed, and every block's x_b and t_b are
+    kept.
 
     Raises:
         ModelError: the model's output is not (b c) and finite, or a block's attention was not seen.
     """
     records = [BlockCapture() for _ in anatomy.blocks]
-    lean = not thorough and anatomy.rows_read == 1 and not anatomy.no_class_row
+    lean = not thorough and anatomy.rows_read == 1 and anatomy.blocks[-1].plain
     watch = _AttentionWatch(anatomy, needs, records, lean)
     final: list[Tensor] = []
-    rows = anatomy.rows_read
     graph = watch.graph
+    second = anatomy.class_row and needs.every_row == Blocks.NONE and all(block.plain for block in anatomy.blocks)
     start: list[Tensor] = []
 
     def begin(tokens: Tensor) -> Tensor:
@@ -250,19 +253,20 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
             hook.before(block.attention, partial(watch.enter, index))
             hook.after(block.attention, watch.leave)
             if index >= deepest or (graph and index == 0):
-                hook.before(block.feedforward_site, partial(records[index].keep_residual, rows))
+                hook.before(block.feedforward_site, partial(records[index].keep_residual, block.rows))
             level = Blocks.LAST if index + 1 == len(records) else Blocks.ALL
             if thorough or (not block.affine_keys and needs.sensitivity >= level):
                 hook.after(block.norm, records[index].keep_tokens)
             if needs.rerun and level == Blocks.LAST:
                 hook.before(block.norm, records[index].keep_input)
             if thorough or (graph and index + 1 == len(records)):
-                hook.before(block.norm, partial(records[index].keep_incoming, rows))
+                hook.before(block.norm, partial(records[index].keep_incoming, block.rows))
         if graph:
-            hook.replace_input(anatomy.blocks[0 if needs.every_row else 1].module, begin)
+            hook.replace_input(anatomy.blocks[1 if second else 0].module, begin)
         if lean:
             hook.replace_input(anatomy.blocks[-1].feedforward_site, lambda x: x[:, :1])
-        hook.before(anatomy.final_site, lambda x: final.append(x.detach()[:, :rows].clone()))
+        if anatomy.final_site is not None:
+            hook.before(anatomy.final_site, lambda x: final.append(x.detach()[:, : anatomy.rows_read].clone()))
         with torch.enable_grad() if graph else torch.no_grad():
             logits = anatomy.model(images)
     unseen = [block.name for block, record in zip(anatomy.blocks, records, strict=True) if record.rows is None]
@@ -272,7 +276,12 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
             "switch the model to torch's scaled_dot_product_attention"
         )
     _check_output(logits, images)
-    return ForwardCapture(logits.detach(), final[0], start[0] if graph else None, records)
+    if not final:
+        residual = records[-1].residual
+        assert residual is not None
+        with torch.no_grad():
+            final.append(residual + anatomy.blocks[-1].feedforward(residual))
+    return ForwardCapture(logits.detach(), final[0], start[0] if graph and second else None, records)
 
 
 def check_tokens(anatomy: Anatomy, seen: ForwardCapture, grid: tuple[int, int]) -> None:
@@ -283,9 +292,10 @@ def check_tokens(anatomy: Anatomy, seen: ForwardCapture, grid: tuple[int, int]) 
     """
     expected = len(anatomy.prefix) + grid[0] * grid[1]
     for block, row in zip(anatomy.blocks, seen.blocks, strict=True):
-        if row.scores is not None and row.scores.shape[-1] != expected:
+        keys = row.scores if row.scores is not None else None if row.attended is None else row.attended[1].mT
+        if keys is not None and keys.shape[-1] != expected:
             raise ModelError(
-                f"{block.name} works on {row.scores.shape[-1]} tokens where {len(anatomy.prefix)} prefix tokens and "
+                f"{block.name} works on {keys.shape[-1]} tokens where {len(anatomy.prefix)} prefix tokens and "
                 f"{grid[0]} x {grid[1]} patches make {expected}; its adapter does not fit the model"
             )
 

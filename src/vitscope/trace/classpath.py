@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from vitscope.models import Anatomy, Block
+from vitscope.models import Anatomy, Block, Grid
 from vitscope.trace.capture import BlockCapture, ForwardCapture
 from vitscope.trace.heads import head_products, merge_heads, split_heads
 from vitscope.trace.jacobian import RowMap, gradients_of, pull_back
@@ -25,7 +25,9 @@ def skip_gradients(
 ) -> tuple[dict[int, Tensor], Tensor]:
     """Gradient of every target at every T_b along the skip path (AG-CAM's; exact for the last block).
 
-    g = J_features(x_{B+1})^T seed; for b = B..1: g += J_{ff}(e_b)^T g; gT_b = J_{proj}(T_b)^T g.
+    g = J_features(x_{B+1})^T seed; for b = B..1: g += J_{ff}(e_b)^T g; gT_b = J_{proj}(T_b)^T g. Where the head pools
+    all rows, it goes through each row's own residual stream and feed-forward. It ends at an attention pool, which is
+    itself a later attention to the blocks before it: their gradients are zero.
 
     Args:
         anatomy: the model's description.
@@ -54,40 +56,45 @@ def skip_gradients(
             at_last = flow
         if last_only:
             break
+        if not block.residual:
+            for before, recorded in enumerate(capture.blocks[:index]):
+                assert recorded.rows is not None
+                gradients[before] = torch.zeros_like(recorded.rows).expand(len(seeds), *recorded.rows.shape)
+            break
     return gradients, at_last
 
 
-def full_gradients(
-    anatomy: Anatomy, capture: ForwardCapture, last: Tensor, residual: Tensor, every_row: bool = False
-) -> dict[int, Tensor]:
+def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, residual: Tensor) -> dict[int, Tensor]:
     """Gradient of every target at every T_b by full back-propagation, in one backward pass.
 
     It starts where the last block's attention and residual stream meet, with the closed form's gradients there: what
     lies behind acts on the rows that the head reads alone, so no patch row is pushed back through the last projection
-    and MLP. It ends at the second block's input, whose class row is all that the first block's T needs.
+    and MLP. Where the graph starts at the second block's input, its class row gives all that the first block's T needs.
 
     Args:
         anatomy: the model's description.
         capture: the recorded pass, with its graph.
         last: gradient at the last block's T_B, (m b h r d).
         residual: gradient at its e_B, which is also that at x_B along the residual stream, (m b r D).
-        every_row: whether the graph starts at the first block's input and every row is wanted.
 
     Returns:
-        block index -> (m b h r d); with `every_row` (m b h n d) in all blocks but the last.
+        block index -> (m b h n d), where the graph starts at the first block's input; otherwise (m b h r d).
     """
     *before, end = capture.blocks
     assert end.output is not None
     assert end.incoming is not None
+    from_here, seeds = [end.output], [last]
+    if anatomy.blocks[-1].residual:
+        from_here, seeds = [*from_here, end.incoming], [*seeds, residual]
     watched = [record.output for record in before if record.output is not None]
-    if every_row:
-        return dict(enumerate([*gradients_of([end.output, end.incoming], watched, [last, residual]), last]))
-    first, start = capture.blocks[0], capture.start
-    assert start is not None
+    start = capture.start
+    if start is None:
+        return dict(enumerate([*gradients_of(from_here, watched, seeds), last]))
+    first = capture.blocks[0]
     assert first.residual is not None
     assert first.rows is not None
     rows = last.shape[-2]
-    at_start, *inner = gradients_of([end.output, end.incoming], [start, *watched], [last, residual])
+    at_start, *inner = gradients_of(from_here, [start, *watched], seeds)
     flow = at_start[..., :rows, :]
     flow = flow + pull_back(anatomy.blocks[0].feedforward, first.residual, flow)
     at_first = pull_back(anatomy.blocks[0].projection, merge_heads(first.rows), flow)
@@ -99,7 +106,7 @@ def full_gradients(
     return dict(enumerate(found))
 
 
-def token_sensitivity(block: Block, record: BlockCapture) -> tuple[Tensor, Tensor]:
+def token_sensitivity(block: Block, record: BlockCapture, grid: Grid) -> tuple[Tensor, Tensor]:
     """How each token's own direction t_n moves its value and its class-row score (CDAM's closed form).
 
     dv_n = d values / dt . t_n and ds_r[n] = <q_r, d keys / dt . t_n> / sqrt(d); without a norm on the keys these are
@@ -114,11 +121,11 @@ def token_sensitivity(block: Block, record: BlockCapture) -> tuple[Tensor, Tenso
     assert record.residual is not None
     if block.affine_keys:
         with torch.no_grad():
-            key_bias, value_bias = block.keys_values(record.residual.new_zeros(1, 1, record.residual.shape[-1]))
+            key_bias, value_bias = block.keys_values(record.residual.new_zeros(1, 1, record.residual.shape[-1]), grid)
         return record.values - value_bias, record.products - head_products(record.query, key_bias)
     assert record.tokens is not None
     with torch.no_grad():
-        keys, values = jvp(block.keys_values, (record.tokens,), (record.tokens,))[1]
+        keys, values = jvp(lambda t: block.keys_values(t, grid), (record.tokens,), (record.tokens,))[1]
     return values, head_products(record.query, keys)
 
 
@@ -137,7 +144,7 @@ def feature_map(anatomy: Anatomy, capture: ForwardCapture) -> RowMap:
     return features
 
 
-def token_effects(block: Block, record: BlockCapture) -> Tensor:
+def token_effects(block: Block, record: BlockCapture, grid: Grid) -> Tensor:
     """Each token's own effect on the rows that the head reads, along t_n: dT_r = a_r[n] (dv_n + ds_r[n] (v_n - T_r)).
 
     Returns:
@@ -146,7 +153,7 @@ def token_effects(block: Block, record: BlockCapture) -> Tensor:
     assert record.scores is not None
     assert record.values is not None
     assert record.rows is not None
-    value_change, score_change = token_sensitivity(block, record)
+    value_change, score_change = token_sensitivity(block, record, grid)
     distance = record.values[:, :, None] - record.rows[:, :, :, None]  # b h r n d
     effect = value_change[:, :, None] + score_change[..., None] * distance
     weighted = record.scores.softmax(-1)[..., None] * effect

@@ -2,32 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from vitscope.errors import MethodError
+
 
 @dataclass(frozen=True)
 class EveryRow:
     """What every row's attention of one block was made of.
 
-    Axis r: its rows; in the last block those that the head reads.
+    Axis r: its rows; in the last block those that the head reads. `scores` gives them in chunks.
 
     Attributes:
         query: (b h r d), times the attention's scale.
         keys: (b h n d).
         values: (b h n d).
         mask: what was added to the scores, where the attention has a mask.
-        gradient: every target's gradient at the attention's output, by full back-propagation, (b h m r d).
+        gradients: every target's gradient at the attention's output, (b h m r d), by path.
     """
 
     query: Tensor
     keys: Tensor
     values: Tensor
     mask: Tensor | None
-    gradient: Tensor
+    gradients: dict[str, Tensor]
+
+    def gradient(self, path: str) -> Tensor:
+        """Every target's gradient at the rows' outputs (b h m r d) along `path`: "skip", "feedforward" or "full".
+
+        Raises:
+            MethodError: no method asked for it.
+        """
+        if path not in self.gradients:
+            raise MethodError(f"'{path}_gradient' was not recorded for this block; declare it in the method's needs")
+        return self.gradients[path]
+
+    def scores(self, limit: int = 2**24) -> Iterator[tuple[slice, Tensor]]:
+        """The rows' scores z, some rows (b h r n) at a time, of at most `limit` numbers where one row has fewer."""
+        b, h, tokens, _ = self.keys.shape
+        chunk = max(1, limit // (b * h * tokens))
+        for start in range(0, self.query.shape[-2], chunk):
+            rows = slice(start, start + chunk)
+            products = self.query[..., rows, :] @ self.keys.transpose(-1, -2)
+            if self.mask is None:
+                yield rows, products
+            else:
+                mask = self.mask if self.mask.shape[-2] == 1 else self.mask[..., rows, :]
+                masked = products.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else products + mask
+                yield rows, masked
+
+    def received(self, prefix: int) -> Tensor:
+        """The attention that each token gets, mean over the patch rows, (b h n); `prefix` tokens come before them."""
+        total = sum(
+            scores[..., max(0, prefix - rows.start) :, :].softmax(dim=-1).sum(dim=-2) for rows, scores in self.scores()
+        )
+        assert isinstance(total, Tensor)
+        return total / (self.query.shape[-2] - prefix)
 
     def at_values(self, gradient: Tensor) -> Tensor:
         """A^T G: what a gradient G at the rows' outputs (b h m r d) is at the values, (b h m n d).

@@ -48,7 +48,7 @@ def effects_on_features(anatomy: Anatomy, images: Tensor) -> Effects:
         watching.check_tokens(anatomy, seen, grid)
         last = seen.blocks[-1]
         assert last.rows is not None
-        tangents = token_effects(anatomy.blocks[-1], last)[len(anatomy.prefix) :]
+        tangents = token_effects(anatomy.blocks[-1], last, grid)[len(anatomy.prefix) :]
         features = anatomy.features(seen.final).detach()
         effects = pushed(feature_map(anatomy, seen), merge_heads(last.rows), tangents, features.shape[1])  # n b F
     return Effects(seen.logits, features, effects.transpose(0, 1).unflatten(1, grid), grid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,8 +29,12 @@ class BlockTrace:
     row_output (b h r d), row_gradient along the skip path (b h m r d), score_change (b h r n); and value_change
     (b h n d). Where `every_row` is needed, the attention of all rows with their full gradients. Reading what no method
     declared in its needs is a MethodError.
+
+    A block without a class row, as in a model that pools its tokens, has `every_row` alone, wherever its attention or
+    sensitivity is needed; its `class_row` is False.
     """
 
+    class_row: bool
     scores: Tensor
     attention: Tensor
     values: Tensor
@@ -44,7 +49,8 @@ class BlockTrace:
     score_change: Tensor
     every_row: EveryRow
 
-    def __init__(self, quantities: dict[str, Tensor | EveryRow]) -> None:
+    def __init__(self, quantities: dict[str, Tensor | EveryRow], class_row: bool = True) -> None:
+        self.class_row = class_row
         self.__dict__.update(quantities)
 
     def __getattr__(self, name: str) -> Tensor:
@@ -123,22 +129,30 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         TargetError: the target does not give one differentiable value an image.
     """
     grid = anatomy.grid((images.shape[-2], images.shape[-1]))
+    if anatomy.rows_read is None and needs.sensitivity > Blocks.NONE:
+        needs = dataclasses.replace(needs, rerun=True)  # no closed form: its tokens' effects come from the block itself
     with left_as_found(anatomy.model):
         seen = watching.forward(anatomy, fitted(images, anatomy.model), needs)
         watching.check_tokens(anatomy, seen, grid)
-        features = seen.logits if anatomy.no_class_row else anatomy.features(seen.final).detach()
+        features = anatomy.features(seen.final).detach()
         seeds, reached = seeds_of(anatomy, aims, seen.logits, features)
         gradients = _gradients(anatomy, seen, seeds, needs)
         changes = {
-            index: token_sensitivity(block, seen.blocks[index])
+            index: token_sensitivity(block, seen.blocks[index], grid)
             for index, block in enumerate(anatomy.blocks)
-            if needs.sensitivity >= _level(anatomy, index)
+            if needs.sensitivity >= _level(anatomy, index) and block.rows is not None
         }
-    blocks = tuple(BlockTrace(_quantities(row, index, gradients, changes)) for index, row in enumerate(seen.blocks))
+    blocks = []
+    for index, (block, row) in enumerate(zip(anatomy.blocks, seen.blocks, strict=True)):
+        mine = {path: each[index] for path, each in gradients.items() if index in each}
+        class_row = block.rows is not None
+        blocks.append(BlockTrace(_quantities(row, class_row, mine, changes.get(index)), class_row))
     of_features = torch.tensor([aim.of_features for aim in aims], device=seen.logits.device)
     carried = seeds.any(dim=-1).T
-    again = of_last_block(anatomy, seen.blocks[-1], aims, seeds)
-    return Trace(seen.logits, features, reached.T, carried, of_features, blocks, len(anatomy.prefix), grid, again)
+    again = of_last_block(anatomy, seen.blocks[-1], aims, seeds, grid)
+    return Trace(
+        seen.logits, features, reached.T, carried, of_features, tuple(blocks), len(anatomy.prefix), grid, again
+    )
 
 
 def _gradients(
@@ -150,12 +164,11 @@ def _gradients(
     if max(needs.skip_gradient, full) > Blocks.NONE:
         skip, residual = skip_gradients(anatomy, seen, seeds, last_only=needs.skip_gradient < Blocks.ALL)
         last = len(anatomy.blocks) - 1
-        found = {"skip_gradient": skip, "full_gradient": {last: skip[last]}}
+        found = {"skip": skip, "full": {last: skip[last]}}
         if full == Blocks.ALL and last > 0:
-            every_row = needs.every_row == Blocks.ALL
-            found["full_gradient"] = full_gradients(anatomy, seen, skip[last], residual, every_row)
+            found["full"] = full_gradients(anatomy, seen, skip[last], residual)
     if needs.feedforward_gradient > Blocks.NONE:
-        found["feedforward_gradient"], _ = skip_gradients(anatomy, seen, seeds, beside=False)
+        found["feedforward"], _ = skip_gradients(anatomy, seen, seeds, beside=False)
     return {
         path: {index: gradient.permute(1, 2, 0, 3, 4) for index, gradient in gradients.items()}
         for path, gradients in found.items()
@@ -164,27 +177,31 @@ def _gradients(
 
 def _quantities(
     row: watching.BlockCapture,
-    index: int,
-    gradients: dict[str, dict[int, Tensor]],
-    changes: dict[int, tuple[Tensor, Tensor]],
+    class_row: bool,
+    gradients: dict[str, Tensor],
+    changes: tuple[Tensor, Tensor] | None,
 ) -> dict[str, Tensor | EveryRow]:
+    """What a block's record holds, of its class row and, where asked for or where it has none, of every row."""
     assert row.rows is not None
-    quantities: dict[str, Tensor | EveryRow] = {"output": row.rows[..., 0, :]}
+    quantities: dict[str, Tensor | EveryRow] = {}
+    if row.attended is not None:
+        assert row.values is not None
+        query, keys, mask = row.attended
+        quantities["every_row"] = EveryRow(query, keys, row.values, mask, gradients)
+    if not class_row:
+        return quantities
+    quantities["output"] = row.rows[..., 0, :]
     if row.scores is not None:
         attention = row.scores.softmax(-1)
         quantities |= {"scores": row.scores[..., 0, :], "attention": attention[..., 0, :]}
     if row.values is not None:
         quantities["values"] = row.values
-    quantities |= {path: rows[index][..., 0, :] for path, rows in gradients.items() if index in rows}
-    if row.attended is not None:
-        assert row.values is not None
-        query, keys, mask = row.attended
-        quantities["every_row"] = EveryRow(query, keys, row.values, mask, gradients["full_gradient"][index])
-    if index in changes:
-        quantities["value_change"], quantities["score_change"] = changes[index]
+    quantities |= {f"{path}_gradient": gradient[..., 0, :] for path, gradient in gradients.items()}
+    if changes is not None:
+        quantities["value_change"], quantities["score_change"] = changes
         quantities |= {"row_attention": attention, "row_output": row.rows}
-        if index in gradients.get("skip_gradient", {}):
-            quantities["row_gradient"] = gradients["skip_gradient"][index]
+        if "skip" in gradients:
+            quantities["row_gradient"] = gradients["skip"]
     return quantities
 
 

@@ -6,20 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from vitscope.models import Anatomy, Block
+from vitscope.models import Anatomy, Block, Grid
 from vitscope.trace.aim import Aim, seeds_of
 from vitscope.trace.capture import BlockCapture
 from vitscope.trace.classpath import token_sensitivity
 from vitscope.trace.guard import left_as_found
 from vitscope.trace.heads import head_products, merge_heads, split_heads
-from vitscope.trace.jacobian import pull_back
+from vitscope.trace.jacobian import RowMap, pull_back
 
 
 @dataclass(frozen=True)
 class Sway:
-    """How the tokens of some samples sway the rows that the head reads; axis s: the samples.
+    """How the tokens sway the rows that the head reads; axis s: samples of altered tokens, or left out.
 
     Attributes:
         attention: a, (s b h r n).
@@ -35,22 +36,34 @@ class Sway:
     at_changes: Tensor
     at_output: Tensor
 
+    @property
+    def effect(self) -> Tensor:
+        """What each token does to the target along itself: sum_rh a[n] (<g, dv_n> + ds_n <g, v_n - T>), (s b m n)."""
+        change = self.at_changes + self.score_change.unsqueeze(-3) * (self.at_values - self.at_output)
+        return (self.attention.unsqueeze(-3) * change).sum(dim=(-4, -2))
+
 
 @dataclass(frozen=True)
 class LastBlock:
     """The last block with its input, and the way from there to the targets.
+
+    The effects that it gives, (s b m n), are <t_n, dY/dt_n> of every token n of t_B in every sample s. Where the head
+    reads the class row they follow from the closed form (`Sway`); where it pools all rows, queries change with the
+    tokens too, and they come from a backward pass through this block.
 
     Attributes:
         anatomy: the model's description.
         record: the block's record, with its input.
         aims: the targets.
         seeds: their gradients at the features in the pass that was recorded, (m b F).
+        grid: patch grid (rows, cols).
     """
 
     anatomy: Anatomy
     record: BlockCapture
     aims: tuple[Aim, ...]
     seeds: Tensor
+    grid: Grid
 
     @property
     def input(self) -> Tensor:
@@ -65,20 +78,20 @@ class LastBlock:
             normed: Tensor = self._block.norm(self.input)
         return normed
 
-    def at_input(self, inputs: Tensor) -> Sway:
+    def at_input(self, inputs: Tensor) -> Tensor:
         """With x_B replaced by `inputs` (s b n D)."""
         with left_as_found(self.anatomy.model):
             with torch.no_grad():
                 tokens = self._block.norm(inputs.flatten(0, 1))
-            return self._run(tokens.view_as(inputs), inputs[:, :, : self._rows])
+            return self._run(tokens.view_as(inputs), self._block.stream(inputs[:, :, : self._rows]))
 
-    def at_norm(self, tokens: Tensor) -> Sway:
+    def at_norm(self, tokens: Tensor) -> Tensor:
         """With t_B replaced by `tokens` (s b n D), the residual stream as it was."""
-        residual = self.input[:, : self._rows]
+        residual = self._block.stream(self.input[:, : self._rows])
         with left_as_found(self.anatomy.model):
             return self._run(tokens, residual.expand(len(tokens), *residual.shape))
 
-    def scaled_input(self, factors: Tensor) -> Sway:
+    def scaled_input(self, factors: Tensor) -> Tensor:
         """With x_B times each of `factors` (s).
 
         The LayerNorm of a scaled token is affine in the token's own, LN(f x) = beta + c (LN(x) - beta) with
@@ -87,45 +100,65 @@ class LastBlock:
         """
         norm = self._block.norm
         inputs = factors.view(-1, 1, 1, 1) * self.input
-        if not (isinstance(norm, nn.LayerNorm) and self._block.affine_keys):
+        if not (isinstance(norm, nn.LayerNorm) and self._block.affine_keys and self._rows is not None):
             return self.at_input(inputs)
         variance = self.input.var(dim=-1, unbiased=False)  # b n
         scale = factors.view(-1, 1, 1)
         share = scale * ((variance + norm.eps) / (scale**2 * variance + norm.eps)).sqrt()  # s b n
         origin = torch.zeros_like(self.input[:1, :1]) if norm.bias is None else norm.bias.detach().expand(1, 1, -1)
         with left_as_found(self.anatomy.model):
-            return self._along(origin, share, inputs[:, :, : self._rows])
+            return self._along(origin, share, self._block.stream(inputs[:, :, : self._rows])).effect
 
-    def scaled_norm(self, factors: Tensor) -> Sway:
+    def scaled_norm(self, factors: Tensor) -> Tensor:
         """With t_B times each of `factors` (s), the residual stream as it was."""
-        residual = self.input[:, : self._rows].expand(len(factors), -1, -1, -1)
-        if not self._block.affine_keys:
+        residual = self._block.stream(self.input[:, : self._rows]).expand(len(factors), -1, -1, -1)
+        if not self._block.affine_keys or self._rows is None:
             return self.at_norm(factors.view(-1, 1, 1, 1) * self.tokens)
         share = factors.view(-1, 1, 1).expand(-1, *self.input.shape[:2])
         with left_as_found(self.anatomy.model):
-            return self._along(torch.zeros_like(self.input[:1, :1]), share, residual)
+            return self._along(torch.zeros_like(self.input[:1, :1]), share, residual).effect
 
     @property
     def _block(self) -> Block:
         return self.anatomy.blocks[-1]
 
     @property
-    def _rows(self) -> int:
+    def _rows(self) -> int | None:
         return self.anatomy.rows_read
 
-    def _run(self, tokens: Tensor, residual: Tensor) -> Sway:
+    def _run(self, tokens: Tensor, residual: Tensor) -> Tensor:
         """t_B = `tokens` (s b n D), rows of the residual stream (s b r D)."""
+        return self._pooled(tokens, residual) if self._rows is None else self._class_row(tokens, residual).effect
+
+    def _pooled(self, tokens: Tensor, residual: Tensor) -> Tensor:
+        """As `_run`, through every row, by a backward pass."""
+        assert self.record.attended is not None
+        stream, mask = residual.flatten(0, 1), self.record.attended[2]
+
+        def onward(at: Tensor) -> Tensor:
+            keys, values = self._block.keys_values(at, self.grid)
+            query = self._block.queries(at, self.grid)
+            output = F.scaled_dot_product_attention(query, keys, values, mask, scale=1.0)
+            after = stream + self._block.projection(merge_heads(output))
+            return self.anatomy.features(after + self._block.feedforward(after))
+
+        flat = tokens.flatten(0, 1)
+        gradient = pull_back(onward, flat, self._seeds_at(onward, flat, len(tokens)))  # m sb n D
+        by_sample: Tensor = (gradient * flat).sum(dim=-1).unflatten(1, tokens.shape[:2]).permute(1, 2, 0, 3)
+        return by_sample
+
+    def _class_row(self, tokens: Tensor, residual: Tensor) -> Sway:
         samples, batch = tokens.shape[:2]
         flat = tokens.flatten(0, 1)
         with torch.no_grad():
-            keys, values = self._block.keys_values(flat)
-            query = self._block.queries(flat[:, : self._rows])
+            keys, values = self._block.keys_values(flat, self.grid)
+            query = self._block.queries(flat[:, : self._rows], self.grid)
             products = head_products(query, keys)
             attention = self._attend(products.unflatten(0, (samples, batch)))
             output = attention.flatten(0, 1) @ values  # sb h r d
         gradient = self._gradient(output.unflatten(0, (samples, batch)), residual)  # s b h m r d
         again = BlockCapture(query=query, values=values, products=products, residual=residual, tokens=flat)
-        value_change, score_change = token_sensitivity(self._block, again)
+        value_change, score_change = token_sensitivity(self._block, again, self.grid)
         vectors, sizes = gradient.flatten(0, 1).flatten(2, 3), gradient.shape[3:5]
         at_values, at_changes = (
             head_products(vectors, each).unflatten(2, sizes).unflatten(0, (samples, batch))
@@ -140,15 +173,15 @@ class LastBlock:
         Keys and values being affine, k = k_o + share (k - k_o), and so with every product that they enter.
         """
         samples, batch = share.shape[:2]
-        rows, share = self._rows, share[:, :, None, None]  # s b 1 1 n
+        rows, share = residual.shape[2], share[:, :, None, None]  # s b 1 1 n
         with torch.no_grad():
             tokens = self.tokens
-            keys, values = self._block.keys_values(tokens)
-            key_origin, value_origin = self._block.keys_values(origin)
-            key_bias, value_bias = self._block.keys_values(torch.zeros_like(origin))
+            keys, values = self._block.keys_values(tokens, self.grid)
+            key_origin, value_origin = self._block.keys_values(origin, self.grid)
+            key_bias, value_bias = self._block.keys_values(torch.zeros_like(origin), self.grid)
             kept = share[:, :, 0, 0, :rows, None]
             moved = origin + kept * (tokens[:, :rows] - origin)  # s b r D
-            query = self._block.queries(moved.flatten(0, 1)).unflatten(0, (samples, batch))  # s b h r d
+            query = self._block.queries(moved.flatten(0, 1), self.grid).unflatten(0, (samples, batch))  # s b h r d
             at_keys, at_origin = (_all(query, each) for each in (keys, key_origin))
             products = at_origin + share * (at_keys - at_origin)
             attention = self._attend(products)
@@ -178,16 +211,18 @@ class LastBlock:
             return self.anatomy.features(after + self._block.feedforward(after))
 
         at = merge_heads(output.flatten(0, 1))
-        if all(aim.linear for aim in self.aims):
-            seeds = self.seeds.repeat(1, samples, 1)  # m sb F: the same at every sample
-        else:
-            with torch.no_grad():
-                features = onward(at).unflatten(0, (samples, batch))
-            seeds = torch.cat([self._seeds(sample) for sample in features], dim=1)
-        pulled = pull_back(onward, at, seeds)  # m sb r D
+        pulled = pull_back(onward, at, self._seeds_at(onward, at, samples))  # m sb r D
         by_head = split_heads(pulled, self._block.heads)  # m sb h r d
         by_sample: Tensor = by_head.permute(1, 2, 0, 3, 4).unflatten(0, (samples, batch))
         return by_sample
+
+    def _seeds_at(self, onward: RowMap, at: Tensor, samples: int) -> Tensor:
+        """Every target's gradient at the features of all samples, (m sb F)."""
+        if all(aim.linear for aim in self.aims):
+            return self.seeds.repeat(1, samples, 1)
+        with torch.no_grad():
+            features = onward(at).unflatten(0, (samples, -1))
+        return torch.cat([self._seeds(sample) for sample in features], dim=1)
 
     def _seeds(self, features: Tensor) -> Tensor:
         """(m b F) at the features of one sample (b F)."""
@@ -212,6 +247,8 @@ def _all(vectors: Tensor, tokens: Tensor) -> Tensor:
     return by_sample
 
 
-def of_last_block(anatomy: Anatomy, record: BlockCapture, aims: Sequence[Aim], seeds: Tensor) -> LastBlock | None:
+def of_last_block(
+    anatomy: Anatomy, record: BlockCapture, aims: Sequence[Aim], seeds: Tensor, grid: Grid
+) -> LastBlock | None:
     """What `Trace.last` holds: None where the block's input was not kept."""
-    return None if record.input is None else LastBlock(anatomy, record, tuple(aims), seeds)
+    return None if record.input is None else LastBlock(anatomy, record, tuple(aims), seeds, grid)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from vitscope.errors import ModelError
-from vitscope.models import Anatomy
+from vitscope.models import Anatomy, Block, Grid
 from vitscope.trace import capture as watching
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.heads import head_products, merge_heads
@@ -20,8 +21,7 @@ def verify(anatomy: Anatomy, images: Tensor) -> float:
 
     Checked in every block: `norm` is given x_b, which is e_b less the projection and the block before it plus its
     feed-forward; `queries` and `keys_values` give what the attention used, and the latter is affine where it says so;
-    the recorded scores and values give T_b. And in the end: features and classifier give the model's output. Models
-    without a class row have nothing to compare beyond their token count.
+    the recorded scores and values give T_b. And in the end: features and classifier give the model's output.
 
     Returns:
         The largest relative error found.
@@ -34,10 +34,8 @@ def verify(anatomy: Anatomy, images: Tensor) -> float:
         batch = fitted(images, anatomy.model)
         seen = watching.forward(anatomy, batch, _EVERYTHING, thorough=True)
         watching.check_tokens(anatomy, seen, grid)
-        if anatomy.no_class_row:
-            return 0.0
         worst = 0.0
-        for name, claimed, found in _claims(anatomy, seen):
+        for name, claimed, found in _claims(anatomy, seen, grid):
             error = float((claimed - found).float().norm() / found.float().norm().clamp_min(1e-12))
             if not error <= _tolerance(batch.dtype):
                 raise ModelError(
@@ -48,37 +46,59 @@ def verify(anatomy: Anatomy, images: Tensor) -> float:
     return worst
 
 
-def _claims(anatomy: Anatomy, seen: watching.ForwardCapture) -> list[tuple[str, Tensor, Tensor]]:
+Claim = tuple[str, Tensor, Tensor]
+
+
+def _claims(anatomy: Anatomy, seen: watching.ForwardCapture, grid: Grid) -> list[Claim]:
+    """Name, claimed, found."""
     claims = []
     flow: Tensor | None = None
     for block, row in zip(anatomy.blocks, seen.blocks, strict=True):
-        assert row.scores is not None
-        assert row.products is not None
-        assert row.query is not None
-        assert row.values is not None
         assert row.rows is not None
         assert row.residual is not None
         assert row.incoming is not None
         assert row.tokens is not None
-        keys, values = block.keys_values(row.tokens)
-        queries = block.queries(row.tokens[:, : anatomy.rows_read])
-        claims += [
-            (f"{block.name}: queries", queries, row.query),
-            (f"{block.name}: values", values, row.values),
-            (f"{block.name}: keys", head_products(row.query, keys), row.products),
-            (f"{block.name}: attention of the class row", row.scores.softmax(-1) @ row.values, row.rows),
-            (f"{block.name}: residual sum", row.incoming + block.projection(merge_heads(row.rows)), row.residual),
-        ]
+        claims += _of_attention(block, row, grid)
+        stream = block.stream(row.incoming)
+        claims.append((f"{block.name}: residual sum", stream + block.projection(merge_heads(row.rows)), row.residual))
         if block.affine_keys:
-            mirrored, origin = block.keys_values(-row.tokens)[0], block.keys_values(torch.zeros_like(row.tokens))[0]
+            keys, mirrored, origin = (
+                block.keys_values(tokens, grid)[0] for tokens in (row.tokens, -row.tokens, torch.zeros_like(row.tokens))
+            )
             claims.append((f"{block.name}: affine keys", 2 * origin - mirrored, keys))
-        if flow is not None:
+            claims.append((f"{block.name}: keys alike for every token", origin[:, :, :1].expand_as(origin), origin))
+        if flow is not None and flow.shape == row.incoming.shape:
             claims.append((f"{block.name}: residual stream", flow, row.incoming))
         flow = row.residual + block.feedforward(row.residual)
     assert flow is not None
     claims.append(("the last block's output", flow, seen.final))
     claims.append(("the head", anatomy.output(anatomy.features(seen.final)), seen.logits))
     return claims
+
+
+def _of_attention(block: Block, row: watching.BlockCapture, grid: Grid) -> list[Claim]:
+    assert row.tokens is not None
+    assert row.values is not None
+    assert row.rows is not None
+    keys, values = block.keys_values(row.tokens, grid)
+    queries = block.queries(row.tokens[:, : block.rows], grid)
+    claims = [(f"{block.name}: values", values, row.values)]
+    if block.rows is None:
+        assert row.attended is not None
+        query, found, mask = row.attended
+        again = F.scaled_dot_product_attention(query, found, row.values, mask, scale=1.0)
+        claims += [(f"{block.name}: keys", keys, found), (f"{block.name}: attention", again, row.rows)]
+    else:
+        assert row.scores is not None
+        assert row.products is not None
+        assert row.query is not None
+        query = row.query
+        again = row.scores.softmax(-1) @ row.values
+        claims += [
+            (f"{block.name}: keys", head_products(query, keys), row.products),
+            (f"{block.name}: attention of the class row", again, row.rows),
+        ]
+    return [(f"{block.name}: queries", queries, query), *claims]
 
 
 def _tolerance(dtype: torch.dtype) -> float:
