@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Block, Classifier, Grid
+from vitscope.models.parts import Projections, joint, reading
 from vitscope.models.registry import register_adapter
 
 
@@ -117,10 +118,8 @@ def attention_pool(name: str, model: VisionTransformer) -> Block:
         scaled: Tensor = pool.q_norm(query) * pool.scale
         return scaled.expand(len(rows), -1, -1, -1)
 
-    def keys_values(tokens: Tensor, _: Grid) -> tuple[Tensor, Tensor]:
-        keys, values = pool.kv(tokens).unflatten(-1, (2, pool.num_heads, pool.head_dim)).permute(2, 0, 3, 1, 4)
-        return pool.k_norm(keys), values
-
+    layers = Projections(pool.q, lambda tokens: pool.kv(tokens).chunk(2, dim=-1))
+    read = reading(layers, pool.num_heads, pool.scale, key_norm=pool.k_norm)
     return Block(
         name=name,
         module=pool,
@@ -131,8 +130,8 @@ def attention_pool(name: str, model: VisionTransformer) -> Block:
         feedforward=feedforward,
         feedforward_site=pool.norm,
         queries=queries,
-        keys_values=keys_values,
-        affine_keys=isinstance(pool.k_norm, nn.Identity),
+        keys_values=read.keys_values,
+        affine_keys=read.affine_keys,
         plain=False,
         residual=False,
     )
@@ -183,21 +182,8 @@ def _block(name: str, block: Any, rows: int | None) -> Block:
         added: Tensor = block.ls2(block.mlp(block.norm2(rows)))
         return added
 
-    def queries(rows: Tensor, _: Grid) -> Tensor:
-        width = attention.proj.in_features
-        bias = None if attention.qkv.bias is None else attention.qkv.bias[:width]
-        flat = nn.functional.linear(rows, attention.qkv.weight[:width], bias)
-        by_head = flat.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
-        scaled: Tensor = attention.q_norm(by_head) * attention.scale
-        return scaled
-
-    def keys_values(tokens: Tensor, _: Grid) -> tuple[Tensor, Tensor]:
-        width = attention.proj.in_features
-        bias = None if attention.qkv.bias is None else attention.qkv.bias[width:]
-        joint = nn.functional.linear(tokens, attention.qkv.weight[width:], bias)
-        keys, values = joint.unflatten(-1, (2, attention.num_heads, attention.head_dim)).permute(2, 0, 3, 1, 4)
-        return attention.k_norm(keys), values
-
+    layers = joint(lambda: attention.qkv.weight, lambda: attention.qkv.bias)
+    read = reading(layers, attention.num_heads, attention.scale, attention.q_norm, attention.k_norm)
     return Block(
         name=name,
         module=block,
@@ -207,8 +193,8 @@ def _block(name: str, block: Any, rows: int | None) -> Block:
         projection=projection,
         feedforward=feedforward,
         feedforward_site=block.norm2,
-        queries=queries,
-        keys_values=keys_values,
-        affine_keys=isinstance(attention.k_norm, nn.Identity),
+        queries=read.queries,
+        keys_values=read.keys_values,
+        affine_keys=read.affine_keys,
         rows=rows,
     )

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.func import jvp
 
 from vitscope.models import Anatomy, Block, Grid
-from vitscope.trace.capture import BlockCapture, ForwardCapture
+from vitscope.trace.capture import ForwardCapture
 from vitscope.trace.heads import head_products, merge_heads, split_heads
 from vitscope.trace.jacobian import RowMap, gradients_of, pull_back
+from vitscope.trace.watch import BlockCapture
 
 
 def skip_gradients(

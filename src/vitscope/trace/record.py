@@ -18,6 +18,7 @@ from vitscope.trace.everyrow import EveryRow
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.rerun import LastBlock, of_last_block
+from vitscope.trace.watch import BlockCapture
 
 
 class BlockTrace:
@@ -176,7 +177,7 @@ def _gradients(
 
 
 def _quantities(
-    row: watching.BlockCapture,
+    row: BlockCapture,
     class_row: bool,
     gradients: dict[str, Tensor],
     changes: tuple[Tensor, Tensor] | None,

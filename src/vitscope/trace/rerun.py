@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from vitscope.models import Anatomy, Block, Grid
 from vitscope.trace.aim import Aim, seeds_of
-from vitscope.trace.capture import BlockCapture
 from vitscope.trace.classpath import token_sensitivity
 from vitscope.trace.guard import left_as_found
 from vitscope.trace.heads import head_products, merge_heads, split_heads
 from vitscope.trace.jacobian import RowMap, pull_back
+from vitscope.trace.watch import BlockCapture
 
 
 @dataclass(frozen=True)

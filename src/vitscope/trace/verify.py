@@ -12,6 +12,7 @@ from vitscope.trace import capture as watching
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.heads import head_products, merge_heads
 from vitscope.trace.needs import Blocks, Needs
+from vitscope.trace.watch import BlockCapture
 
 _EVERYTHING = Needs(attention=Blocks.ALL, values=Blocks.ALL, sensitivity=Blocks.ALL, skip_gradient=Blocks.ALL)
 
@@ -76,7 +77,7 @@ def _claims(anatomy: Anatomy, seen: watching.ForwardCapture, grid: Grid) -> list
     return claims
 
 
-def _of_attention(block: Block, row: watching.BlockCapture, grid: Grid) -> list[Claim]:
+def _of_attention(block: Block, row: BlockCapture, grid: Grid) -> list[Claim]:
     assert row.tokens is not None
     assert row.values is not None
     assert row.rows is not None

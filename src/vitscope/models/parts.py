@@ -1,0 +1,118 @@
+"""What adapters share: how queries, keys and values are read off a module's own layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from vitscope.models.anatomy import Grid
+
+RowMap = Callable[[Tensor], Tensor]
+Rotate = Callable[[Tensor, Grid], Tensor]
+
+
+@dataclass(frozen=True)
+class Projections:
+    """The layers from t_b to queries, keys and values, before heads are split: each (b n D) -> (b n D)."""
+
+    query: RowMap
+    keys_values: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def joint(weight: Callable[[], Tensor], bias: Callable[[], Tensor | None]) -> Projections:
+    """One matrix for all three, rows in the order query, key, value, as it is when it is asked for.
+
+    Args:
+        weight: gives (3D x D).
+        bias: gives (3D), or None.
+    """
+
+    def query(rows: Tensor) -> Tensor:
+        matrix, offset = weight(), bias()
+        width = len(matrix) // 3
+        return F.linear(rows, matrix[:width], None if offset is None else offset[:width])
+
+    def keys_values(tokens: Tensor) -> tuple[Tensor, Tensor]:
+        matrix, offset = weight(), bias()
+        width = len(matrix) // 3
+        keys, values = F.linear(tokens, matrix[width:], None if offset is None else offset[width:]).chunk(2, dim=-1)
+        return keys, values
+
+    return Projections(query, keys_values)
+
+
+def apart(query: nn.Module, key: nn.Module, value: nn.Module) -> Projections:
+    """A layer for each."""
+    return Projections(query, lambda tokens: (key(tokens), value(tokens)))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The `queries`, `keys_values` and `affine_keys` of a `Block`."""
+
+    queries: Callable[[Tensor, Grid], Tensor]
+    keys_values: Callable[[Tensor, Grid], tuple[Tensor, Tensor]]
+    affine_keys: bool
+
+
+def reading(
+    layers: Projections,
+    heads: int,
+    scale: float,
+    query_norm: nn.Module | None = None,
+    key_norm: nn.Module | None = None,
+    rotate: Rotate | None = None,
+) -> Reading:
+    """Split into heads, norm, rotate by position, scale.
+
+    Args:
+        layers: the three projections.
+        heads: number of heads h.
+        scale: of the scores.
+        query_norm, key_norm: applied to each head's vectors.
+        rotate: leading rows by head (b h r d), patch grid -> the same, rotated by their positions.
+    """
+    normed_query = query_norm or nn.Identity()
+    normed_key = key_norm or nn.Identity()
+
+    def by_head(rows: Tensor) -> Tensor:
+        split: Tensor = rows.unflatten(-1, (heads, -1))
+        return split.transpose(1, 2)
+
+    def queries(rows: Tensor, grid: Grid) -> Tensor:
+        found = normed_query(by_head(layers.query(rows)))
+        scaled: Tensor = (found if rotate is None else rotate(found, grid)) * scale
+        return scaled
+
+    def keys_values(tokens: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        keys, values = layers.keys_values(tokens)
+        found = normed_key(by_head(keys))
+        return (found if rotate is None else rotate(found, grid)), by_head(values)
+
+    return Reading(queries, keys_values, affine_keys=rotate is None and isinstance(normed_key, nn.Identity))
+
+
+def rotated_after(prefix: int, rotation: Callable[[Tensor, Grid], Tensor]) -> Rotate:
+    """Rotate the rows (b h r d) behind the first `prefix`, which have no position."""
+
+    def rotate(rows: Tensor, grid: Grid) -> Tensor:
+        if rows.shape[2] <= prefix:
+            return rows
+        turned = rotation(rows[:, :, prefix:], grid)
+        return torch.cat([rows[:, :, :prefix], turned], dim=2).type_as(rows)
+
+    return rotate
+
+
+def scaled_by(scale: Callable[[], Tensor | float | None], function: RowMap) -> RowMap:
+    """`function` times a LayerScale parameter, where there is one."""
+
+    def scaled(rows: Tensor) -> Tensor:
+        factor = scale()
+        return function(rows) if factor is None else factor * function(rows)
+
+    return scaled

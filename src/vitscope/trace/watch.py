@@ -1,0 +1,322 @@
+"""How attention is seen: a function mode around the model's own call.
+
+Attention is seen where its kernel is called (`scaled_dot_product_attention`), so the model's fused kernel keeps
+running and no N x N matrix is made; torch's own multi-head attention, inside which no mode acts, is led there; an
+attention written out as matmul, softmax, matmul is seen there. Only the rows that lead to the output are kept, where
+they are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from torch.overrides import TorchFunctionMode
+
+from vitscope.errors import ModelError
+from vitscope.models import Anatomy
+from vitscope.trace.heads import head_products, merge_heads, split_heads
+from vitscope.trace.needs import Blocks, Needs
+
+_SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
+_MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
+_DROPOUT = {F.dropout, torch.dropout}
+_CAST = {Tensor.to, Tensor.float, Tensor.type_as}
+_TIMES = {Tensor.__mul__, Tensor.__rmul__, Tensor.mul, torch.mul}
+_OVER = {Tensor.__truediv__, Tensor.div, torch.div}
+_PLUS = {Tensor.__add__, Tensor.__iadd__, Tensor.add, torch.add}
+
+
+@dataclass
+class BlockCapture:
+    """What one block showed of itself in the pass; axis r holds the rows that lead to the output (`Block.rows`)."""
+
+    query: Tensor | None = None  # (b h r d), times the attention's scale
+    values: Tensor | None = None  # (b h n d)
+    products: Tensor | None = None  # (b h r n), <query, keys>
+    scores: Tensor | None = None  # (b h r n), these with the attention's mask
+    mask: Tensor | None = None  # what was added to the products, where the attention has a mask
+    input: Tensor | None = None  # (b n D), x_b, where the block will be run again
+    attended: tuple[Tensor, Tensor, Tensor | None] | None = None  # queries (b h n d), keys, mask; where all rows count
+    rows: Tensor | None = None  # (b h r d), T_b
+    residual: Tensor | None = None  # (b r D), e_b
+    tokens: Tensor | None = None  # (b n D), t_b, where the keys are not affine in it, or thoroughly
+    output: Tensor | None = None  # (b h n d) with its graph, where a backward pass will be made; the last: (b h r d)
+    incoming: Tensor | None = None  # (b r D), x_b with its graph: the last block's, likewise; or thoroughly
+
+    def keep_residual(self, rows: int | None, tokens: Tensor) -> None:
+        """Take e_b from the feed-forward's input (b n D); a clone, so that the whole is not kept."""
+        self.residual = tokens.detach()[:, :rows].clone()
+
+    def keep_incoming(self, rows: int | None, tokens: Tensor) -> None:
+        """Take x_b with its graph."""
+        self.incoming = tokens[:, :rows]
+
+    def keep_input(self, tokens: Tensor) -> None:
+        """Take x_b."""
+        self.input = tokens.detach()
+
+    def keep_tokens(self, tokens: Tensor) -> None:
+        """Take t_b."""
+        self.tokens = tokens.detach()
+
+
+class _Unbind(torch.autograd.Function):
+    """`unbind` whose backward pass gathers the gradients in the input's own memory layout.
+
+    Queries, keys and values are slices of one product; torch's own backward stacks their gradients in another order
+    and then copies the whole once more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+        ctx.layout = packed.size(), packed.stride(), dim
+        return packed.unbind(dim)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        size, stride, dim = ctx.layout
+        packed = gradients[0].new_empty_strided(size, stride)
+        for slot, gradient in zip(packed.unbind(dim), gradients, strict=True):
+            slot.copy_(gradient)
+        return packed, None
+
+
+@dataclass
+class _WrittenOut:
+    """An attention that is written out, followed from the product of queries and keys to the softmax."""
+
+    query: Tensor
+    key: Tensor
+    scores: Tensor
+    scale: Any = 1.0
+    mask: Tensor | None = None
+    attention: Tensor | None = None
+
+    def goes_on(self, func: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> bool:
+        """Whether this call is a step of it; if so, it is noted."""
+        if self.attention is not None:
+            if args[0] is not self.attention or func not in _DROPOUT | _CAST:
+                return False
+            self.attention = result
+            return True
+        if args[0] is not self.scores:
+            return False
+        other = args[1] if len(args) > 1 else None
+        number = isinstance(other, int | float) or (isinstance(other, Tensor) and other.numel() == 1)
+        if func in _SOFTMAX:
+            self.attention = result
+        elif func in _TIMES and number:
+            self.scale = self.scale * other
+        elif func in _OVER and number:
+            self.scale = self.scale / other
+        elif func in _PLUS and isinstance(other, Tensor):
+            self.mask = other if self.mask is None else self.mask + other
+        elif func not in _CAST:
+            return False
+        if self.attention is None:
+            self.scores = result
+        return True
+
+
+class AttentionWatch(TorchFunctionMode):
+    """Sees the attention of the block that is being run and keeps its class row.
+
+    With `graph`, weights enter every function as frozen views, so that neither their gradients nor the activations
+    for these are kept and the model's own `requires_grad` flags are never touched; the graph starts at the
+    second block's input (the first's, where more than the class row counts) and ends at the last one's attention
+    output: what lies before and behind is left to the closed form of the rows that the head reads.
+    """
+
+    def __init__(self, anatomy: Anatomy, needs: Needs, records: list[BlockCapture], lean: bool) -> None:
+        super().__init__()
+        self._lean = lean
+        self.current: int | None = None
+        self._records = records
+        self._rows = [block.rows for block in anatomy.blocks]
+        self._needs = needs
+        self.graph = max(needs.full_gradient, needs.every_row) == Blocks.ALL and len(records) > 1
+        self._frozen = {id(p): p.detach() for p in anatomy.model.parameters() if p.requires_grad and self.graph}
+        self._written: _WrittenOut | None = None
+
+    def enter(self, index: int, _: Tensor) -> None:
+        """The attention of block `index` begins."""
+        self.current = index
+
+    def leave(self, _: Tensor) -> None:
+        """The attention of the present block is done."""
+        self.current = None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.graph:
+            args = tuple([self._frozen.get(id(arg), arg) for arg in args])
+            kwargs = {key: self._frozen.get(id(value), value) for key, value in kwargs.items()}
+        if self.current is not None and func is F.scaled_dot_product_attention:
+            return self._fused(*args, **kwargs)
+        if self.graph and self.current is not None and func is Tensor.unbind:
+            return _Unbind.apply(*args, **kwargs)
+        if self.current is not None and func is F.multi_head_attention_forward:
+            return self._multi_head(*args, **kwargs)
+        if self.current is not None and func is torch._native_multi_head_attention:
+            return self._native_multi_head(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if self.current is None or not isinstance(result, Tensor) or not args:
+            return result
+        written = self._written
+        if written is not None and written.goes_on(func, args, result):
+            return result
+        if func in _MATMUL and result.ndim == 4:
+            if written is not None and args[0] is written.attention:
+                self._written = None
+                self._keep(written.query, written.key, args[1], written.mask, result, written.scale)
+                return self._go_on(result, result.shape[-2])
+            self._written = _WrittenOut(args[0], args[1].transpose(-2, -1), result)
+        return result
+
+    def _fused(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """Run torch's scaled_dot_product_attention (its own signature) and keep the rows that the head reads.
+
+        In the last block only these rows are computed where `lean` allows it, and the graph ends with them.
+        """
+        if is_causal or enable_gqa:
+            raise ModelError("causal or grouped-query attention is not supported; use a plain vision transformer")
+        tokens = query.shape[-2]
+        if self._lean and self._at_last():
+            rows = self._rows[-1]
+            query, attn_mask = query[..., :rows, :], _first_rows(attn_mask, rows)
+        output = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, scale=scale)
+        self._keep(query, key, value, attn_mask, output, query.shape[-1] ** -0.5 if scale is None else scale)
+        return self._go_on(output, tokens)
+
+    def _multi_head(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        _: int,
+        heads: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        bias_k: Tensor | None,
+        bias_v: Tensor | None,
+        add_zero_attn: bool,
+        dropout_p: float,
+        out_weight: Tensor,
+        out_bias: Tensor | None,
+        training: bool = True,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        **others: Any,
+    ) -> tuple[Tensor, None]:
+        """As torch's multi_head_attention_forward (its own signature, tokens first), through the watched kernel."""
+        odd = bias_k is not None or bias_v is not None or add_zero_attn or key_padding_mask is not None
+        if odd or need_weights or attn_mask is not None or others.get("is_causal") or query.ndim != 3:
+            raise ModelError(
+                "nn.MultiheadAttention with masks, added keys or need_weights=True is not supported; call it with "
+                "need_weights=False and without a mask"
+            )
+        batch_first = [tokens.transpose(0, 1) for tokens in (query, key, value)]
+        return self._heads(batch_first, heads, weight, bias, out_weight, out_bias).transpose(0, 1), None
+
+    def _native_multi_head(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        _: int,
+        heads: int,
+        weight: Tensor,
+        bias: Tensor | None,
+        out_weight: Tensor,
+        out_bias: Tensor | None,
+        mask: Tensor | None = None,
+        need_weights: bool = True,
+        *__: Any,
+    ) -> tuple[Tensor, None]:
+        """torch's fast path of the same (its own signature, pictures first)."""
+        if mask is not None or need_weights:
+            raise ModelError("nn.MultiheadAttention with masks or need_weights=True is not supported")
+        return self._heads([query, key, value], heads, weight, bias, out_weight, out_bias), None
+
+    def _heads(
+        self,
+        tokens: list[Tensor],
+        heads: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        out_weight: Tensor,
+        out_bias: Tensor | None,
+    ) -> Tensor:
+        if weight is None:
+            raise ModelError("nn.MultiheadAttention with keys of another width is not supported")
+        biases = (None, None, None) if bias is None else bias.chunk(3)
+        query, key, value = (
+            split_heads(F.linear(each, part, offset), heads)
+            for each, part, offset in zip(tokens, weight.chunk(3), biases, strict=True)
+        )
+        return F.linear(merge_heads(self._fused(query, key, value)), out_weight, out_bias)
+
+    def _go_on(self, output: Tensor, tokens: int) -> Tensor:
+        """Keep the output for the backward pass, and return what the model goes on with, (b h `tokens` d)."""
+        assert self.current is not None
+        last = self._at_last()
+        if output.requires_grad:
+            self._records[self.current].output = output[..., : self._rows[-1], :] if last else output
+        output = output.detach() if last else output
+        return output.expand(-1, -1, tokens, -1) if output.shape[-2] != tokens else output
+
+    def _at_last(self) -> bool:
+        return self.current == len(self._records) - 1
+
+    def _keep(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, output: Tensor, scale: float = 1.0
+    ) -> None:
+        """Keep what the methods need of one block: of `query`, times `scale`, and `mask` the first r rows or all."""
+        assert self.current is not None
+        record = self._records[self.current]
+        if record.rows is not None:
+            raise ModelError(f"block {self.current} computed attention more than once; its adapter does not fit it")
+        query, key = query.detach(), key.detach()
+        level = Blocks.LAST if self._at_last() else Blocks.ALL
+        rows, asked = self._rows[self.current], max(self._needs.attention, self._needs.sensitivity)
+        if self._needs.every_row >= level or (rows is None and asked >= level):
+            # The last block's other rows have no part in the output.
+            whole = query[..., :rows, :] if self._at_last() else query
+            record.attended = whole * scale, key, _first_rows(mask, whole.shape[-2])
+        record.rows = output.detach()[..., :rows, :].clone()  # cloned, so that the whole is not kept
+        if rows is not None and asked >= level:
+            query, mask = query[..., :rows, :] * scale, _first_rows(mask, rows)
+            record.query = query
+            scores = record.products = head_products(query, key)
+            if mask is not None:
+                if mask.dtype == torch.bool:
+                    mask = scores.new_zeros(mask.shape).masked_fill(~mask, float("-inf"))
+                record.mask = mask
+                scores = scores + mask
+            record.scores = scores
+        if record.attended is not None or max(self._needs.values, self._needs.sensitivity) >= level:
+            # A view would keep queries and keys alive; where there is a graph, it keeps them itself.
+            by_token = value.detach().transpose(1, 2)
+            record.values = (by_token if self.graph else by_token.clone()).transpose(1, 2)
+
+
+def _first_rows(mask: Tensor | None, rows: int | None) -> Tensor | None:
+    return mask if mask is None or mask.shape[-2] == 1 else mask[..., :rows, :]
