@@ -35,7 +35,7 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
             "the model recomputes its blocks in the backward pass; call model.set_grad_checkpointing(False) first"
         )
 
-    classifier = _classifier(model)
+    classifier = classifier_of(model)
     rows = _rows_read(model)
     blocks = tuple(_block(f"blocks.{index}", block, rows) for index, block in enumerate(model.blocks))
     pooled = model.attn_pool is not None
@@ -53,27 +53,33 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
 
     return Anatomy(
         family="timm VisionTransformer",
-        name=str((getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__),
+        name=name_of(model),
         model=model,
-        prefix=_prefix(model),
-        blocks=(*blocks, attention_pool("attn_pool", model)) if pooled else blocks,
+        prefix=prefix_of(model),
+        blocks=(*blocks, attention_pool("attn_pool", model, model.pool_include_prefix)) if pooled else blocks,
         final_site=None if pooled else model.norm,
         features=features,
         classifier=classifier,
         patch=tuple(model.patch_embed.patch_size),
-        grid=_grid(model),
+        grid=fixed_or_dynamic_grid(model),
         input_size=tuple(model.patch_embed.img_size),
         flexible_size=bool(model.dynamic_img_size),
         outputs=0 if isinstance(model.head, nn.Identity) else int(model.num_classes),
     )
 
 
-def _classifier(model: VisionTransformer) -> Classifier | None:
+def name_of(model: nn.Module) -> str:
+    """A timm model's architecture, or its class."""
+    return str((getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__)
+
+
+def classifier_of(model: Any) -> Classifier | None:
+    """The linear layer or layers that the features go into, or None where there is none."""
     heads = (model.head, model.head_dist) if isinstance(model, VisionTransformerDistilled) else (model.head,)
     return Classifier(heads) if all(type(head) is nn.Linear for head in heads) else None
 
 
-def _prefix(model: VisionTransformer) -> tuple[str, ...]:
+def prefix_of(model: Any) -> tuple[str, ...]:
     """Names of the tokens before the patch tokens."""
     names = ["class"] if model.cls_token is not None else []
     if getattr(model, "dist_token", None) is not None:
@@ -97,8 +103,13 @@ def _rows_read(model: VisionTransformer) -> int | None:
     return None
 
 
-def attention_pool(name: str, model: VisionTransformer) -> Block:
+def attention_pool(name: str, model: Any, include_prefix: bool) -> Block:
     """The head's attention pool as the last block: its one row is the learned query's.
+
+    Args:
+        name: for messages.
+        model: with its `attn_pool` behind its `norm`.
+        include_prefix: whether the tokens before the patch tokens are pooled too.
 
     Raises:
         ModelError: a pool of another kind than timm's AttentionPoolLatent with one query over all tokens.
@@ -106,7 +117,7 @@ def attention_pool(name: str, model: VisionTransformer) -> Block:
     pool: Any = model.attn_pool
     if type(pool) is not AttentionPoolLatent or pool.latent_len != 1 or pool.mlp is None or pool.pos_embed is not None:
         raise ModelError(f"{name} is a {type(pool).__name__} of a kind that vitscope cannot follow yet")
-    if model.num_prefix_tokens and not model.pool_include_prefix:
+    if model.num_prefix_tokens and not include_prefix:
         raise ModelError(f"{name} leaves the prefix tokens out, which vitscope cannot follow yet")
 
     def feedforward(rows: Tensor) -> Tensor:
@@ -137,12 +148,12 @@ def attention_pool(name: str, model: VisionTransformer) -> Block:
     )
 
 
-def _grid(model: VisionTransformer) -> Callable[[tuple[int, int]], tuple[int, int]]:
+def fixed_or_dynamic_grid(model: Any) -> Callable[[tuple[int, int]], tuple[int, int]]:
     """Picture size in pixels -> patch grid, as the patch embedding will make it."""
 
     def grid(size: tuple[int, int]) -> tuple[int, int]:
         embed = model.patch_embed
-        if model.dynamic_img_size:
+        if getattr(model, "dynamic_img_size", False):
             rows, cols = embed.dynamic_feat_size(size)
             if not embed.dynamic_img_pad and any(s % p for s, p in zip(size, embed.patch_size, strict=True)):
                 raise ModelError(

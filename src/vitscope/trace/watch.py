@@ -151,13 +151,19 @@ class AttentionWatch(TorchFunctionMode):
         """The attention of the present block is done."""
         self.current = None
 
+    def _freeze(self, arg: Any) -> Any:
+        """The frozen view of a parameter, also within a list of tensors, as torch.cat takes it."""
+        if isinstance(arg, tuple | list) and any(id(part) in self._frozen for part in arg):
+            return [self._frozen.get(id(part), part) for part in arg]
+        return self._frozen.get(id(arg), arg)
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         if self.graph:
-            args = tuple([self._frozen.get(id(arg), arg) for arg in args])
-            kwargs = {key: self._frozen.get(id(value), value) for key, value in kwargs.items()}
+            args = tuple([self._freeze(arg) for arg in args])
+            kwargs = {key: self._freeze(value) for key, value in kwargs.items()}
         if self.current is not None and func is F.scaled_dot_product_attention:
             return self._fused(*args, **kwargs)
         if self.graph and self.current is not None and func is Tensor.unbind:

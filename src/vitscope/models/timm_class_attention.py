@@ -1,0 +1,176 @@
+"""timm's Cait, Xcit and ConVit: the class token comes in late, and only the blocks from there on have a class row.
+
+The blocks before have none. CaiT's mix their heads' softmaxes, ConViT's mix content with fixed positions, and XCiT's
+attention runs between channels, which gives no patch map. They are left out: maps show what the class token gathers in
+its own blocks from patch tokens that the others have prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from timm.models.cait import Cait, ClassAttn, LayerScaleBlockClassAttn
+from timm.models.convit import MHSA, ConVit
+from timm.models.xcit import ClassAttentionBlock, Xcit
+from torch import Tensor, nn
+
+from vitscope.errors import ModelError
+from vitscope.models.anatomy import Anatomy, Block, Grid
+from vitscope.models.parts import Reading, apart, joint, reading, scaled_by
+from vitscope.models.registry import register_adapter
+from vitscope.models.timm_vit import classifier_of, fixed_or_dynamic_grid, name_of
+
+
+@register_adapter("timm Cait")
+def describe_cait(model: nn.Module) -> Anatomy | None:
+    """Describe a timm Cait by its class-attention blocks; None for another class."""
+    if not isinstance(model, Cait):
+        return None
+    blocks: Any = model.blocks_token_only
+    described = [_cait_block(f"blocks_token_only.{index}", block) for index, block in enumerate(blocks or ())]
+    return _describe("timm Cait", model, described, len(model.blocks), fixed_or_dynamic_grid(model))
+
+
+@register_adapter("timm Xcit")
+def describe_xcit(model: nn.Module) -> Anatomy | None:
+    """Describe a timm Xcit by its class-attention blocks; None for another class."""
+    if not isinstance(model, Xcit):
+        return None
+    blocks: Any = model.cls_attn_blocks
+    described = [_xcit_block(f"cls_attn_blocks.{index}", block) for index, block in enumerate(blocks or ())]
+    return _describe("timm Xcit", model, described, len(model.blocks), _whole_patches(model))
+
+
+@register_adapter("timm ConVit")
+def describe_convit(model: nn.Module) -> Anatomy | None:
+    """Describe a timm ConVit by its last blocks, which have a class token; None for another class."""
+    if not isinstance(model, ConVit):
+        return None
+    first: int = model.local_up_to_layer
+    late: Any = list(model.blocks)[first:]
+    described = [_convit_block(f"blocks.{first + index}", block) for index, block in enumerate(late)]
+    return _describe("timm ConVit", model, described, first, fixed_or_dynamic_grid(model))
+
+
+def _describe(family: str, model: Any, blocks: Sequence[Block], before: int, grid: Callable[[Grid], Grid]) -> Anatomy:
+    if getattr(model, "grad_checkpointing", False):
+        raise ModelError(
+            "the model recomputes its blocks in the backward pass; call model.set_grad_checkpointing(False) first"
+        )
+    if not blocks or model.global_pool != "token":
+        raise ModelError(
+            f"this {type(model).__name__} does not read its class token; build it with global_pool='token'"
+        )
+    classifier = classifier_of(model)
+
+    def features(rows: Tensor) -> Tensor:
+        read: Tensor = model.forward_head(model.norm(rows), pre_logits=classifier is not None)
+        return read
+
+    embed = model.patch_embed
+    size = embed.img_size if isinstance(embed.img_size, Sequence) else (embed.img_size,) * 2
+    patch = embed.patch_size if isinstance(embed.patch_size, Sequence) else (embed.patch_size,) * 2
+    return Anatomy(
+        family=family,
+        name=name_of(model),
+        model=model,
+        prefix=("class",),
+        blocks=tuple(blocks),
+        final_site=model.norm,
+        features=features,
+        classifier=classifier,
+        patch=(int(patch[0]), int(patch[1])),
+        grid=grid,
+        input_size=(int(size[0]), int(size[1])),
+        flexible_size=isinstance(model, Xcit),
+        outputs=0 if isinstance(model.head, nn.Identity) else int(model.num_classes),
+        note=f"the {before} blocks before have no class token and are left out",
+    )
+
+
+def _whole_patches(model: Any) -> Callable[[Grid], Grid]:
+    side = int(model.patch_embed.patch_size)
+
+    def grid(size: Grid) -> Grid:
+        if size[0] % side or size[1] % side:
+            raise ModelError(
+                f"pictures of {size[0]} x {size[1]} pixels are not made of whole patches of {side} x {side}; resize "
+                "them"
+            )
+        return size[0] // side, size[1] // side
+
+    return grid
+
+
+def _class_attention(attention: ClassAttn) -> Reading:
+    layers = apart(attention.q, attention.k, attention.v)
+    return reading(layers, attention.num_heads, attention.scale)
+
+
+def _cait_block(name: str, block: Any) -> Block:
+    if type(block) is not LayerScaleBlockClassAttn or type(block.attn) is not ClassAttn:
+        raise ModelError(f"{name} is a {type(block).__name__}, whose class row vitscope cannot follow yet")
+    read = _class_attention(block.attn)
+    return Block(
+        name=name,
+        module=block,
+        norm=block.norm1,
+        attention=block.attn,
+        heads=int(block.attn.num_heads),
+        projection=scaled_by(lambda: block.gamma_1, block.attn.proj),
+        feedforward=scaled_by(lambda: block.gamma_2, lambda rows: block.mlp(block.norm2(rows))),
+        feedforward_site=block.norm2,
+        queries=read.queries,
+        keys_values=read.keys_values,
+        affine_keys=read.affine_keys,
+        plain=False,
+    )
+
+
+def _xcit_block(name: str, block: Any) -> Block:
+    """x + gamma1 attn(norm1(x)) = e; norm2(e) + gamma2 mlp(norm2(e)): the second residual starts behind the norm."""
+    if type(block) is not ClassAttentionBlock or type(block.attn) is not ClassAttn:
+        raise ModelError(f"{name} is a {type(block).__name__}, whose class row vitscope cannot follow yet")
+
+    def feedforward(rows: Tensor) -> Tensor:
+        normed = block.norm2(rows)
+        added: Tensor = normed - rows + block.gamma2 * block.mlp(normed)
+        return added
+
+    read = _class_attention(block.attn)
+    return Block(
+        name=name,
+        module=block,
+        norm=block.norm1,
+        attention=block.attn,
+        heads=int(block.attn.num_heads),
+        projection=scaled_by(lambda: block.gamma1, block.attn.proj),
+        feedforward=feedforward,
+        feedforward_site=block.norm2,
+        queries=read.queries,
+        keys_values=read.keys_values,
+        affine_keys=read.affine_keys,
+        plain=False,
+    )
+
+
+def _convit_block(name: str, block: Any) -> Block:
+    attention = block.attn
+    if type(attention) is not MHSA:
+        raise ModelError(f"{name} is a {type(attention).__name__}, whose class row vitscope cannot follow yet")
+    layers = joint(lambda: attention.qkv.weight, lambda: attention.qkv.bias)
+    read = reading(layers, attention.num_heads, attention.scale)
+    return Block(
+        name=name,
+        module=block,
+        norm=block.norm1,
+        attention=attention,
+        heads=int(attention.num_heads),
+        projection=attention.proj,
+        feedforward=lambda rows: block.mlp(block.norm2(rows)),
+        feedforward_site=block.norm2,
+        queries=read.queries,
+        keys_values=read.keys_values,
+        affine_keys=read.affine_keys,
+    )
