@@ -10,7 +10,7 @@ from timm.models.vision_transformer import Block
 
 import vitscope
 from vitscope.errors import ModelError
-from vitscope.models import anatomy_of
+from vitscope.models import anatomy_of, list_models, load_model
 from vitscope.models.t2t import T2T, PerformerTokens, T2TViT, TokensToToken, TransformerTokens, sinusoid, t2t_vit
 from vitscope.models.weights import put_weights, read_weights
 from vitscope.trace import verify
@@ -236,6 +236,22 @@ def test_official_file_with_averaged_weights_is_read(tmp_path):
     model = t2t_vit("t2t_vit_14", depth=1)
     put_weights(model, read_weights(tmp_path / "w.pth.tar"), "w.pth.tar", "t2t_vit_14")
     assert torch.equal(model.tokens_to_token.attention2.w, tensors["tokens_to_token.attention2.w"])
+
+
+def test_by_name_with_a_file(tmp_path):
+    model = t2t_vit("t2t_vit_14", num_classes=5, img_size=96)
+    torch.save({"state_dict_ema": moved(model).state_dict()}, tmp_path / "w.pth.tar")
+    loaded = load_model("t2t_vit_14", tmp_path / "w.pth.tar")  # the file tells classes and picture size
+    assert not loaded.training
+    with torch.no_grad():
+        assert torch.equal(loaded(pictures(1, (96, 96))), model(pictures(1, (96, 96))))
+    assert load_model("t2t_vit_14", tmp_path / "w.pth.tar", image_size=(32, 64)).patch_embed.grid_size == (2, 4)
+    assert load_model("t2t_vit_t_14", pretrained=False).tokens_to_token.img_size == (224, 224)
+    assert set(T2T) <= set(list_models("t2t_"))
+    with pytest.raises(ModelError, match=r"in no hub; download the file from .* and pass --weights FILE"):
+        load_model("t2t_vit_14")
+    with pytest.raises(ModelError, match="these are not weights of t2t_vit_t_14: 14 missing"):
+        load_model("t2t_vit_t_14", tmp_path / "w.pth.tar")
 
 
 def test_weights_of_another_size_are_put_in_with_resampled_positions():
