@@ -1,9 +1,17 @@
 """What is where in a transformer: adapters describe a model, one file a family; they never re-implement it."""
 
-from vitscope.models import timm_beit_eva, timm_class_attention, timm_vit  # noqa: F401  (register their adapters)
+from vitscope.models import (  # noqa: F401  (register their adapters)
+    dino_hub,
+    open_clip_vit,
+    timm_beit_eva,
+    timm_class_attention,
+    timm_vit,
+    torchvision_vit,
+)
 from vitscope.models.anatomy import Anatomy, Block, Classifier, Grid
 from vitscope.models.registry import anatomy_of, families, register_adapter
 from vitscope.models.resolve import list_models, load_model
+from vitscope.models.t2t import t2t_vit
 
 __all__ = [
     "Anatomy",
@@ -15,4 +23,5 @@ __all__ = [
     "list_models",
     "load_model",
     "register_adapter",
+    "t2t_vit",
 ]

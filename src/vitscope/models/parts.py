@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from vitscope.errors import ModelError
 from vitscope.models.anatomy import Grid
 
 RowMap = Callable[[Tensor], Tensor]
@@ -116,3 +117,42 @@ def scaled_by(scale: Callable[[], Tensor | float | None], function: RowMap) -> R
         return function(rows) if factor is None else factor * function(rows)
 
     return scaled
+
+
+def multi_head(name: str, attention: nn.MultiheadAttention) -> Reading:
+    """Of torch's own multi-head self-attention.
+
+    Raises:
+        ModelError: keys of another width, added keys, or tokens on the first axis.
+    """
+    weight = attention.in_proj_weight
+    if weight is None or attention.bias_k is not None or attention.add_zero_attn or not attention.batch_first:
+        raise ModelError(
+            f"{name} is an nn.MultiheadAttention with keys of their own or tokens before pictures; build it with "
+            "batch_first=True and without kdim, vdim, add_bias_kv and add_zero_attn"
+        )
+    layers = joint(lambda: attention.in_proj_weight, lambda: attention.in_proj_bias)
+    return reading(layers, attention.num_heads, attention.head_dim**-0.5)
+
+
+def whole_patches(patch: Grid, only: Grid | None = None) -> Callable[[Grid], Grid]:
+    """Picture size in pixels -> patch grid, for pictures of whole patches, or of one size alone.
+
+    Args:
+        patch: (height, width) of a patch in pixels.
+        only: the one size (height, width) that the model takes, or None for any.
+    """
+
+    def grid(size: Grid) -> Grid:
+        if only is not None and tuple(size) != tuple(only):
+            raise ModelError(
+                f"the model takes pictures of {only[0]} x {only[1]} pixels, got {size[0]} x {size[1]}; resize them"
+            )
+        if size[0] % patch[0] or size[1] % patch[1]:
+            raise ModelError(
+                f"pictures of {size[0]} x {size[1]} pixels are not made of whole patches of {patch[0]} x {patch[1]}; "
+                "resize them"
+            )
+        return size[0] // patch[0], size[1] // patch[1]
+
+    return grid

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from math import isqrt
 from typing import Any
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 from vitscope.errors import ModelError, nearest
 from vitscope.models.bundled import BUNDLED, FOLDER, PATCH, scenes_vit
+from vitscope.models.t2t import PATCH as T2T_PATCH
+from vitscope.models.t2t import T2T, t2t_vit
 from vitscope.models.weights import outputs_in, put_weights, read_weights
 
 _TIMM_FILES = ("vision_transformer", "deit")
@@ -20,7 +24,7 @@ def list_models(pattern: str = "") -> list[str]:
 
     Not every one has a class token that its head reads; `vitscope.describe` tells for each.
     """
-    names = {f"timm/{name}" for file in _TIMM_FILES for name in timm.list_models(module=file)} | set(BUNDLED)
+    names = {f"timm/{name}" for file in _TIMM_FILES for name in timm.list_models(module=file)} | {*BUNDLED, *T2T}
     return sorted(name for name in names if pattern.lower() in name.lower())
 
 
@@ -34,7 +38,8 @@ def load_model(
     """Build the model `name`, in evaluation mode, on the CPU.
 
     Args:
-        name: "timm/NAME" (the prefix may be left out), or a bundled model: "scenes", "scenes-ssl", "scenes-shortcut".
+        name: "timm/NAME" (the prefix may be left out), a bundled model: "scenes", "scenes-ssl", "scenes-shortcut", or
+            a T2T-ViT, such as "t2t_vit_14", whose published weights are a file to be given.
         weights: a .safetensors or .pth file; the number of classes is taken from it.
         pretrained: where no file is given, fetch the published weights from the hub (a bundled model's are in the
             package); False leaves random weights.
@@ -45,11 +50,13 @@ def load_model(
     """
     if name in BUNDLED:
         return _bundled(name, weights, pretrained, image_size)
+    if name in T2T:
+        return _t2t(name, weights, pretrained, image_size)
     library, _, architecture = name.partition("/") if "/" in name else ("timm", "/", name)
     if library != "timm":
         raise ModelError(f"{name}: models of '{library}' cannot be loaded yet; use timm/NAME or pass an nn.Module")
     if not timm.is_model(architecture.split(".")[0]):
-        hint = nearest(architecture, [*timm.list_models(), *BUNDLED])
+        hint = nearest(architecture, [*timm.list_models(), *BUNDLED, *T2T])
         raise ModelError(f"{name}: timm has no such model{hint or '; see vitscope models'}")
     options: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     if weights is not None:
@@ -75,6 +82,31 @@ def _bundled(
     if tensors is not None:
         put_weights(model, tensors, str(weights or name), name)
     return model.eval()
+
+
+def _t2t(
+    name: str, weights: str | os.PathLike[str] | None, pretrained: bool, image_size: tuple[int, int] | None
+) -> nn.Module:
+    if weights is None and pretrained:
+        raise ModelError(
+            f"{name}: its published weights are in no hub; download the file from "
+            "github.com/yitu-opensource/T2T-ViT and pass --weights FILE"
+        )
+    tensors = {} if weights is None else read_weights(weights)
+    outputs = outputs_in(tensors)
+    model: nn.Module = t2t_vit(
+        name, num_classes=1000 if outputs is None else outputs, img_size=image_size or _side_of_positions(tensors)
+    )
+    if tensors:
+        put_weights(model, tensors, str(weights), name)
+    return model.eval()
+
+
+def _side_of_positions(tensors: Mapping[str, Tensor]) -> int:
+    """Side in pixels of the square pictures that a T2T-ViT's position embedding was made for; 224 where unknown."""
+    positions = tensors.get("pos_embed")
+    cells = 0 if positions is None or positions.ndim != 3 else positions.shape[1] - 1
+    return isqrt(cells) * T2T_PATCH if cells > 0 and isqrt(cells) ** 2 == cells else 224
 
 
 def _create(architecture: str, *, pretrained: bool, **options: Any) -> nn.Module:

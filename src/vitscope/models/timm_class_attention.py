@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Block, Grid
-from vitscope.models.parts import Reading, apart, joint, reading, scaled_by
+from vitscope.models.parts import Reading, apart, joint, reading, scaled_by, whole_patches
 from vitscope.models.registry import register_adapter
 from vitscope.models.timm_vit import classifier_of, fixed_or_dynamic_grid, name_of
 
@@ -39,7 +39,9 @@ def describe_xcit(model: nn.Module) -> Anatomy | None:
         return None
     blocks: Any = model.cls_attn_blocks
     described = [_xcit_block(f"cls_attn_blocks.{index}", block) for index, block in enumerate(blocks or ())]
-    return _describe("timm Xcit", model, described, len(model.blocks), _whole_patches(model))
+    return _describe(
+        "timm Xcit", model, described, len(model.blocks), whole_patches((int(model.patch_embed.patch_size),) * 2)
+    )
 
 
 @register_adapter("timm ConVit")
@@ -87,20 +89,6 @@ def _describe(family: str, model: Any, blocks: Sequence[Block], before: int, gri
         outputs=0 if isinstance(model.head, nn.Identity) else int(model.num_classes),
         note=f"the {before} blocks before have no class token and are left out",
     )
-
-
-def _whole_patches(model: Any) -> Callable[[Grid], Grid]:
-    side = int(model.patch_embed.patch_size)
-
-    def grid(size: Grid) -> Grid:
-        if size[0] % side or size[1] % side:
-            raise ModelError(
-                f"pictures of {size[0]} x {size[1]} pixels are not made of whole patches of {side} x {side}; resize "
-                "them"
-            )
-        return size[0] // side, size[1] // side
-
-    return grid
 
 
 def _class_attention(attention: ClassAttn) -> Reading:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 
-_WRAPPERS = ("state_dict", "model", "model_ema", "teacher", "student", "module")
+_WRAPPERS = ("state_dict", "state_dict_ema", "model", "model_ema", "teacher", "student", "module")
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
 
 
