@@ -9,7 +9,7 @@ from vitscope.errors import FlatMapError, ImageError, MethodError, ModelError, T
 from vitscope.explainer import Explainer, explain
 from vitscope.images import Preprocessing
 from vitscope.methods import list_methods
-from vitscope.models import list_models
+from vitscope.models import Layout, adapt, list_models
 from vitscope.targets import ClassNames
 
 __version__ = version("vitscope")
@@ -22,11 +22,13 @@ __all__ = [
     "Explanation",
     "FlatMapError",
     "ImageError",
+    "Layout",
     "MethodError",
     "ModelError",
     "Preprocessing",
     "TargetError",
     "VitscopeError",
+    "adapt",
     "describe",
     "explain",
     "list_methods",

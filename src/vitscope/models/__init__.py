@@ -8,8 +8,10 @@ from vitscope.models import (  # noqa: F401  (register their adapters)
     timm_vit,
     torchvision_vit,
 )
+from vitscope.models.adapt import Layout, adapt
 from vitscope.models.anatomy import Anatomy, Block, Classifier, Grid
-from vitscope.models.registry import anatomy_of, families, register_adapter
+from vitscope.models.find import anatomy_of
+from vitscope.models.registry import families, register_adapter
 from vitscope.models.resolve import list_models, load_model
 from vitscope.models.t2t import t2t_vit
 
@@ -18,6 +20,8 @@ __all__ = [
     "Block",
     "Classifier",
     "Grid",
+    "Layout",
+    "adapt",
     "anatomy_of",
     "families",
     "list_models",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Block
 from vitscope.models.parts import multi_head, whole_patches
-from vitscope.models.registry import anatomy_of, register_adapter
+from vitscope.models.registry import described, register_adapter
 
 
 @register_adapter("open_clip")
@@ -67,7 +67,9 @@ def describe_open_clip(model: nn.Module) -> Anatomy | None:
 
 def _timm(tower: Any) -> Anatomy:
     """A timm model with what open_clip puts behind it, a projection of its pooled features."""
-    inner = anatomy_of(tower.trunk)
+    inner = described(tower.trunk)
+    if inner is None:
+        raise ModelError(f"the image tower is a timm {type(tower.trunk).__name__}, which vitscope cannot follow yet")
 
     def features(rows: Tensor) -> Tensor:
         read: Tensor = tower.head(inner.output(inner.features(rows)))

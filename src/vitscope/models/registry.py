@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from torch import nn
 
-from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy
 
 Adapter = Callable[[nn.Module], Anatomy | None]
@@ -30,19 +29,10 @@ def families() -> list[str]:
     return sorted(_ADAPTERS)
 
 
-def anatomy_of(model: nn.Module) -> Anatomy:
-    """Find out what is where in `model`.
+def described(model: nn.Module) -> Anatomy | None:
+    """What the first adapter that knows `model` says of it; None where none does.
 
     Raises:
-        ModelError: no adapter knows the model, or its adapter names a part that it cannot describe.
+        ModelError: its adapter names a part that it cannot describe.
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"a model must be a torch.nn.Module or a name such as timm/NAME, not {type(model).__name__}")
-    for adapter in _ADAPTERS.values():
-        anatomy = adapter(model)
-        if anatomy is not None:
-            return anatomy
-    raise ModelError(
-        f"no adapter knows the model class {type(model).__name__}; known families: {', '.join(families())}. "
-        "Register one with vitscope.models.register_adapter (docs/adapters.md)"
-    )
+    return next((found for adapter in _ADAPTERS.values() if (found := adapter(model)) is not None), None)

@@ -37,7 +37,7 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
 
     classifier = classifier_of(model)
     rows = _rows_read(model)
-    blocks = tuple(_block(f"blocks.{index}", block, rows) for index, block in enumerate(model.blocks))
+    blocks = tuple(block_of(f"blocks.{index}", block, rows) for index, block in enumerate(model.blocks))
     pooled = model.attn_pool is not None
 
     def features(rows: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ def fixed_or_dynamic_grid(model: Any) -> Callable[[tuple[int, int]], tuple[int, 
     return grid
 
 
-def _block(name: str, block: Any, rows: int | None) -> Block:
+def block_of(name: str, block: Any, rows: int | None) -> Block:
     """Describe one pre-norm block; refuses the parallel, post-norm and gated kinds by name."""
     attention: Any = getattr(block, "attn", None)
     if type(block) is not TimmBlock or type(attention) is not Attention:

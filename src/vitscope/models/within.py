@@ -1,0 +1,130 @@
+"""A known model within a module that no adapter knows: a wrapper, preprocessing before it, a head of one's own behind.
+
+What the outer module does with the inner one is seen in one pass over a random picture, never guessed from names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitscope.errors import ModelError
+from vitscope.models.anatomy import Anatomy, Classifier
+
+Describe = Callable[[nn.Module], Anatomy | None]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module in torch's own wrappers: DataParallel and kin, torch.compile'd."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def describe_within(model: nn.Module, describe: Describe) -> Anatomy | None:
+    """Describe `model` by the one known model inside of it; None where there is none.
+
+    The outer module may prepare the pictures (without changing their size), and may put one module behind the inner
+    model's output.
+
+    Raises:
+        ModelError: several known models, or an outer module that does something else.
+    """
+    inner = _known(model, describe)
+    if inner is None:
+        return None
+    name, anatomy = inner
+    seen = _watch(model, anatomy)
+    if isinstance(seen, str):
+        raise ModelError(
+            f"{name}, a {anatomy.family}, is inside a {type(model).__name__}, {seen}; explain {name} itself, or "
+            "describe the whole with vitscope.adapt (docs/adapters.md)"
+        )
+    if seen is None:
+        return dataclasses.replace(anatomy, model=model)
+    return _with_head(model, anatomy, seen)
+
+
+def _known(model: nn.Module, describe: Describe) -> tuple[str, Anatomy] | None:
+    """The outermost submodule that an adapter knows, by name."""
+    found: dict[str, Anatomy] = {}
+    for name, module in model.named_modules():
+        if not name or any(name.startswith(f"{known}.") for known in found):
+            continue
+        anatomy = describe(module)
+        if anatomy is not None:
+            found[name] = anatomy
+    if len(found) > 1:
+        raise ModelError(
+            f"{type(model).__name__} holds several models ({', '.join(found)}); explain one of them by itself"
+        )
+    return next(iter(found.items()), None)
+
+
+def _watch(model: nn.Module, inner: Anatomy) -> nn.Module | str | None:
+    """What the outer module puts behind the inner model: a module, nothing, or why that cannot be told."""
+    picture = torch.randn(1, 3, *inner.input_size, generator=torch.Generator().manual_seed(0))
+    parameter = next(model.parameters())
+    picture = picture.to(parameter.device, parameter.dtype)
+    calls: list[tuple[nn.Module, Any, Any]] = []
+    own = set(inner.model.modules()) - {inner.model}
+    handles = [
+        module.register_forward_hook(lambda module, inputs, output: calls.append((module, inputs, output)))
+        for module in model.modules()
+        if module not in own
+    ]
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        with torch.no_grad():
+            output = model(picture)
+    except Exception as error:  # a module of anyone's own may raise anything
+        return f"which does not take a picture of {inner.input_size[0]} x {inner.input_size[1]} pixels ({error})"
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in training:
+            module.training = True
+    within = [(inputs[0], result) for module, inputs, result in calls if module is inner.model and inputs]
+    if len(within) != 1:
+        return f"which calls it {len(within)} times on one picture"
+    given, result = within[0]
+    if not isinstance(given, Tensor) or given.shape != picture.shape:
+        return "which changes the pictures' size or number before it"
+    if _same(output, result):
+        return None
+    behind = [
+        module
+        for module, inputs, made in calls
+        if module not in (model, inner.model) and inputs and _same(inputs[0], result) and _same(made, output)
+    ]
+    return behind[0] if behind else "which changes its output by more than one module"
+
+
+def _same(one: Any, other: Any) -> bool:
+    return (
+        isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape and torch.equal(one, other)
+    )
+
+
+def _with_head(model: nn.Module, inner: Anatomy, head: nn.Module) -> Anatomy:
+    """The inner model with `head` on its output."""
+    layers = [module for module in head.modules() if isinstance(module, nn.Linear)]
+    outputs = layers[-1].out_features if layers else 0
+    if type(head) is nn.Linear and inner.classifier is None:
+        return dataclasses.replace(inner, model=model, classifier=Classifier((head,)), outputs=outputs)
+
+    def features(rows: Tensor) -> Tensor:
+        read: Tensor = head(inner.output(inner.features(rows)))
+        return read
+
+    return dataclasses.replace(inner, model=model, features=features, classifier=None, outputs=outputs)
