@@ -3,7 +3,7 @@
 Models that learned the same scenes: the bundled one, its twin (the same shape, another seed), and others of another
 depth, width, or with registers. They are trained first, a quarter as long as the bundled one:
 
-    for model in twin registers shallow deep; do
+    for model in twin registers shallow; do
         python tools/scenes/train.py $model --seed 1 --out build/scenes/weights
     done
 

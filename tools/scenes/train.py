@@ -72,7 +72,6 @@ PLANS |= {
     "twin": SHORT,
     "registers": replace(SHORT, architecture={"reg_tokens": 4}),
     "shallow": replace(SHORT, architecture={"depth": 6, "embed_dim": 192, "num_heads": 6}),
-    "deep": replace(SHORT, architecture={"depth": 18, "embed_dim": 96, "num_heads": 3}),
 }
 
 

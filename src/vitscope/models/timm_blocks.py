@@ -1,6 +1,6 @@
 """A model of anyone's own built of timm's blocks: what surrounds the blocks is found by running it once.
 
-The blocks, the token that is read, the norm and the head are tried against the model's own output on a random picture;
+The blocks, the token that is read, the norm and the head are tried against the model's own output on random pictures;
 only what gives that output is believed.
 """
 
@@ -81,7 +81,7 @@ _WAY_OUT = "describe it with vitscope.adapt (docs/adapters.md)"
 def _way_out_of(
     outside: list[nn.Module], prefix: int, tokens: Tensor, output: Tensor
 ) -> tuple[int | None, Read, nn.Module | None, nn.Module | None] | None:
-    """Rows, reading, norm and head by which `tokens` (1 n D) give `output` (1 c), or None."""
+    """Rows, reading, norm and head by which `tokens` (b n D) give `output` (b c), or None."""
     heads = [None, *(module for module in outside if isinstance(module, nn.Linear | nn.Sequential))]
     for rows, read, norm in _readings(outside, prefix):
         for head in heads:
@@ -120,9 +120,9 @@ def _gives(read: Read, head: nn.Module | None, tokens: Tensor, output: Tensor) -
 
 
 def _run(model: nn.Module, last: nn.Module, size: Grid) -> tuple[Tensor, Tensor]:
-    """The last block's output (1 n D) and the model's (1 c) on a random picture."""
+    """The last block's output (b n D) and the model's (b c) on some random pictures."""
     parameter = next(model.parameters())
-    picture = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(parameter)
+    picture = torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(1)).to(parameter)
     seen: list[Tensor] = []
     handle = last.register_forward_hook(lambda _, __, output: seen.append(output))
     training = [module for module in model.modules() if module.training]

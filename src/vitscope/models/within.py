@@ -1,6 +1,6 @@
 """A known model within a module that no adapter knows: a wrapper, preprocessing before it, a head of one's own behind.
 
-What the outer module does with the inner one is seen in one pass over a random picture, never guessed from names.
+What the outer module does with the inner one is seen in one pass over random pictures, never guessed from names.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _known(model: nn.Module, describe: Describe) -> tuple[str, Anatomy] | None:
 
 def _watch(model: nn.Module, inner: Anatomy) -> nn.Module | str | None:
     """What the outer module puts behind the inner model: a module, nothing, or why that cannot be told."""
-    picture = torch.randn(1, 3, *inner.input_size, generator=torch.Generator().manual_seed(0))
+    picture = torch.randn(4, 3, *inner.input_size, generator=torch.Generator().manual_seed(1))  # one may agree by chance
     parameter = next(model.parameters())
     picture = picture.to(parameter.device, parameter.dtype)
     calls: list[tuple[nn.Module, Any, Any]] = []
@@ -96,7 +96,7 @@ def _watch(model: nn.Module, inner: Anatomy) -> nn.Module | str | None:
             module.training = True
     within = [(inputs[0], result) for module, inputs, result in calls if module is inner.model and inputs]
     if len(within) != 1:
-        return f"which calls it {len(within)} times on one picture"
+        return f"which calls it {len(within)} times in one pass"
     given, result = within[0]
     if not isinstance(given, Tensor) or given.shape != picture.shape:
         return "which changes the pictures' size or number before it"
