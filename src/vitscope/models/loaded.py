@@ -75,12 +75,22 @@ def own_names(model: nn.Module) -> tuple[str, ...]:
     """
     config = getattr(model, "pretrained_cfg", None)
     if isinstance(config, Mapping):
-        return tuple(map(str, config.get("label_names") or ()))
+        return _timm_names(config.get("label_names") or (), config.get("label_descriptions") or {})
     labels = getattr(getattr(model, "config", None), "id2label", None)
     if not isinstance(labels, Mapping) or set(labels) != set(range(len(labels))):
         return ()
     names = tuple(str(labels[index]) for index in range(len(labels)))
     return () if names == tuple(f"LABEL_{index}" for index in range(len(names))) else names
+
+
+def _timm_names(names: Any, descriptions: Mapping[str, str]) -> tuple[str, ...]:
+    """timm's labels, a list or an object from index to label, by their descriptions where it has them."""
+    if isinstance(names, Mapping):
+        indices = {str(index): name for index, name in names.items()}
+        if set(indices) != {str(index) for index in range(len(indices))}:
+            return ()
+        names = [indices[str(index)] for index in range(len(indices))]
+    return tuple(str(descriptions.get(name, name)) for name in names)
 
 
 def library(package: str, name: str) -> Any:

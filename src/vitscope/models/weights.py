@@ -80,6 +80,10 @@ def outputs_in(weights: Mapping[str, Tensor]) -> int | None:
     for name in _CLASSIFIERS:
         if name in weights and weights[name].ndim == 2:
             return int(weights[name].shape[0])
+    branches = [weights.get(f"head.{index}.weight") for index in (0, 1)]  # timm's CrossViT has a head a branch
+    rows = {int(branch.shape[0]) for branch in branches if branch is not None and branch.ndim == 2}
+    if len(rows) == 1 and None not in branches:
+        return rows.pop()
     headed = any(name.split(".")[0] in _HEADS for name in weights)
     return None if headed or not any(part in f".{name}" for name in weights for part in _BLOCKS) else 0
 

@@ -37,21 +37,11 @@ def load(request: Request) -> Loaded:
     if name not in names():
         raise ModelError(f"{request.name}: torchvision has no such vision transformer{nearest(name, names())}")
     default = get_model_weights(name).DEFAULT
-    published = default.transforms()
-    preprocessing = Preprocessing.of_fields(
-        size=published.crop_size[0],
-        interpolation=published.interpolation.value,
-        crop_pct=crop_share(published.crop_size[0], published.resize_size[0]),
-        crop_mode="center",
-        mean=published.mean,
-        std=published.std,
-    )
+    preprocessing = _preprocessing(name)
     labels = tuple(default.meta["categories"])
     options = _size_options(request, preprocessing)
     tensors, origin = _weights(request, default)
     outputs = None if tensors is None else outputs_in(tensors)
-    if outputs == 0:
-        raise ModelError(f"{origin}: holds no classifier, and torchvision's models have one; give the whole state_dict")
     model: nn.Module = get_model(name, weights=None, **options, **({"num_classes": outputs} if outputs else {}))
     if tensors is not None:
         if isinstance(model, VisionTransformer) and "encoder.pos_embedding" in tensors:
@@ -61,6 +51,19 @@ def load(request: Request) -> Loaded:
     named = labels if outputs in (None, len(labels)) else ()
     source = f"torchvision {torchvision.__version__}" + (f", {default}" if origin == str(default) else "")
     return Loaded(model.eval(), preprocessing.replaced(size=size), names=named, source=source)
+
+
+def _preprocessing(name: str) -> Preprocessing:
+    """That of the default published weights, pixel by pixel."""
+    published = get_model_weights(name).DEFAULT.transforms()
+    return Preprocessing.of_fields(
+        size=published.crop_size[0],
+        interpolation=published.interpolation.value,
+        crop_pct=crop_share(published.crop_size[0], published.resize_size[0]),
+        crop_mode="center",
+        mean=published.mean,
+        std=published.std,
+    )
 
 
 def _size_options(request: Request, preprocessing: Preprocessing) -> dict[str, int]:
