@@ -93,7 +93,7 @@ def test_a_directory_of_save_pretrained_gives_the_same_class_and_weights(kind, t
     assert type(loaded.model).__name__ == kind
     assert same(loaded.model, model)
     assert not loaded.model.training
-    assert loaded.model.config._attn_implementation == "sdpa"
+    assert loaded.model.config._attn_implementation == ("sdpa" if type(model)._supports_sdpa else "eager")
     assert loaded.names == (tuple(LABELS.values()) if "ForImageClassification" in kind else ())
     assert "has no preprocessor_config.json; save its image processor" in loaded.no_preprocessing
     assert same(load(str(tmp_path / "m")).model, model)  # a plain directory will do
@@ -139,12 +139,12 @@ def test_a_directory_without_some_of_its_weights_is_refused(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth", "bin"])
 def test_weights_files_under_old_and_new_names(vit_folder, tmp_path, suffix):
-    """transformers 5 writes version 4's names ("encoder.layer.0.attention.attention.query"); both are read."""
+    """transformers writes version 4's names ("encoder.layer.0.attention.attention.query") and has others; all load."""
     config = transformers.ViTConfig(**VIT, num_labels=5)
     model = transformers.ViTForImageClassification(config)
     model.save_pretrained(tmp_path / "five")
     old = safetensors.torch.load_file(tmp_path / "five" / "model.safetensors")
-    assert set(old) != set(model.state_dict())
+    assert "vit.encoder.layer.0.attention.attention.query.weight" in old
     for state in (old, model.state_dict()):
         file = tmp_path / f"w.{suffix}"
         safetensors.torch.save_file(state, file) if suffix == "safetensors" else torch.save(state, file)
@@ -453,8 +453,10 @@ def tiny_clip(monkeypatch, tmp_path):
     open_clip.factory._rescan_model_configs()
 
 
-def test_open_clip(tiny_clip, tmp_path):
+def test_open_clip(tiny_clip, tmp_path, caplog):
     model = load_model(tiny_clip, pretrained=False)
+    assert caplog.text == ""  # it is not news that the weights are random
+    assert not logging.getLogger().filters
     assert model.visual.image_size == (32, 32)
     assert load(tiny_clip, pretrained=False).preprocessing.size == (32, 32)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "w.safetensors")

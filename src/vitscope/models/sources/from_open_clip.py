@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -70,7 +72,7 @@ def _loaded(open_clip: Any, model: Any, name: str) -> Loaded:
 def _create(open_clip: Any, request: Request, architecture: str, tag: str, published: bool) -> nn.Module:
     config = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
     try:
-        with quiet_hub():
+        with quiet_hub(), _quiet_root():
             model: nn.Module = open_clip.create_model(
                 architecture,
                 pretrained=tag if published else None,
@@ -113,3 +115,20 @@ def _is_vit(open_clip: Any, name: str) -> bool:
     if tower is not None:
         return str(tower).startswith(("vit", "eva"))
     return isinstance(vision.get("layers"), int)
+
+
+@contextlib.contextmanager
+def _quiet_root() -> Iterator[None]:
+    """Without what open_clip logs on the root logger, which would also give that logger a handler for good."""
+    root, placeholder = logging.getLogger(), logging.NullHandler()
+    root.addHandler(placeholder)
+    root.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        root.removeFilter(_nothing)
+        root.removeHandler(placeholder)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
