@@ -40,8 +40,9 @@ class Description:
 def describe(model: nn.Module | str | Explainer, weights: str | os.PathLike[str] | None = None) -> Description:
     """Describe a model: tokens, grid, blocks, head, preprocessing, and which methods apply or why not.
 
-    A model given by name without weights is built with random ones; nothing is downloaded. The description is held
-    against one pass over a random picture; `self_check` is the largest relative error found.
+    A model given by name without weights is built with random ones; no weights are downloaded (of "hf/OWNER/NAME" the
+    config files are, and "hub/..." fetches its code). The description is held against one pass over a random picture;
+    `self_check` is the largest relative error found.
 
     Raises:
         ModelError: no adapter knows the model, or its description does not fit it.

@@ -32,5 +32,6 @@ class FlatMapError(VitscopeError):
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
     """A clause that offers the known names nearest to `word`, or an empty string."""
-    matches = difflib.get_close_matches(word.lower(), {name.lower(): name for name in known}, n=count, cutoff=0.5)
-    return f"; did you mean {', '.join(matches)}?" if matches else ""
+    spelt = {name.lower(): name for name in known}
+    matches = difflib.get_close_matches(word.lower(), spelt, n=count, cutoff=0.5)
+    return f"; did you mean {', '.join(spelt[match] for match in matches)}?" if matches else ""

@@ -18,7 +18,7 @@ from vitscope.errors import FlatMapError, MethodError, ModelError, TargetError, 
 from vitscope.evidence import Evidence
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
 from vitscope.methods import CDAM, Maps, Method, Wanted, as_methods
-from vitscope.models import Anatomy, anatomy_of, load_model
+from vitscope.models import Anatomy, Loaded, anatomy_of, load, of_module
 from vitscope.targets import ClassNames, Predicted, Target, as_target
 from vitscope.targets.target import TargetLike
 from vitscope.trace import Needs, Trace, effects_on_features, record, verify
@@ -42,7 +42,7 @@ class Explainer:
 
     def __init__(
         self,
-        model: nn.Module | str,
+        model: nn.Module | Anatomy | str,
         weights: str | os.PathLike[str] | None = None,
         *,
         pretrained: bool = True,
@@ -53,11 +53,13 @@ class Explainer:
         """Understand the model, and hold what was understood against one pass over a random picture.
 
         Args:
-            model: an nn.Module, or a name such as "timm/vit_tiny_patch16_224".
-            weights: for a name: a .safetensors or .pth file.
+            model: an nn.Module, what `adapt` says of one, or a name such as "timm/vit_tiny_patch16_224", "hf/google/vit-base-patch16-224" or a
+                directory; `vitscope.models.load` lists the forms.
+            weights: for a name: a .safetensors, .pth or .bin file.
             pretrained: for a name without weights: fetch the published ones from the hub.
-            labels: names of the outputs, or a labels file; otherwise the model's own (`pretrained_cfg["label_names"]`),
-                or ImageNet's for a model of 1000 outputs.
+            labels: names of the outputs, or a labels file; otherwise the model's own (timm's
+                `pretrained_cfg["label_names"]`, transformers' `config.id2label`, torchvision's categories), or
+                ImageNet's for a model of 1000 outputs.
             preprocessing: instead of the model's own, or some of its fields (`{"crop_pct": 1.0}`).
             device: where a model given by name shall run; an nn.Module stays where it is.
 
@@ -69,15 +71,16 @@ class Explainer:
             "model": model if isinstance(model, str) else None,
             "weights": weights and str(weights),
         }
-        if isinstance(model, str):
-            model = _load(model, weights, pretrained, preprocessing, device)
-        self.anatomy: Anatomy = anatomy_of(model)
+        loaded = _loaded(model, weights, pretrained, preprocessing, device)
+        if loaded.source:
+            self.source["source"] = loaded.source
+        self.anatomy: Anatomy = model if isinstance(model, Anatomy) else anatomy_of(loaded.model)
         self.preprocessing = (
             preprocessing
             if isinstance(preprocessing, Preprocessing)
-            else Preprocessing.of_model(model, **(preprocessing or {}))
+            else loaded.preprocessing_with(_fields(preprocessing, loaded, self.anatomy))
         )
-        self.names = _names(labels, model, self.anatomy.outputs)
+        self.names = _names(labels, loaded.names, self.anatomy.outputs)
         self.description_error = verify(self.anatomy, _random_picture(self.preprocessing.size))
 
     def __call__(
@@ -219,7 +222,7 @@ class Explainer:
 
 
 def explain(
-    model: nn.Module | str,
+    model: nn.Module | Anatomy | str,
     images: Any,
     method: str | Method = "daam",
     target: TargetLike = None,
@@ -230,29 +233,38 @@ def explain(
     return next(iter(explanation.attributions.values()))
 
 
-def _load(
-    name: str,
+def _loaded(
+    model: nn.Module | Anatomy | str,
     weights: str | os.PathLike[str] | None,
     pretrained: bool,
     preprocessing: Preprocessing | Mapping[str, Any] | None,
     device: str | torch.device | None,
-) -> nn.Module:
-    """Build a model by name, for the input size that the preprocessing asks for."""
+) -> Loaded:
+    """The model with what came with it; by name, it is built for the input size that the preprocessing asks for."""
+    if not isinstance(model, str):
+        module = model.model if isinstance(model, Anatomy) else model
+        return of_module(module, asked=not isinstance(preprocessing, Preprocessing))
     size = preprocessing.size if isinstance(preprocessing, Preprocessing) else (preprocessing or {}).get("size")
     if isinstance(size, int):
         size = (size, size)
-    model = load_model(name, weights, pretrained=pretrained, image_size=None if size is None else tuple(size))
+    loaded = load(model, weights, pretrained=pretrained, image_size=None if size is None else tuple(size))
     try:
-        return model.to(device or "cpu")
+        loaded.model.to(device or "cpu")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"device '{device}' cannot be used ({reason}); vitscope doctor lists what is there") from error
+    return loaded
 
 
-def _names(labels: ClassNames | str | os.PathLike[str] | None, model: nn.Module, outputs: int) -> ClassNames:
+def _fields(asked: Mapping[str, Any] | None, loaded: Loaded, anatomy: Anatomy) -> dict[str, Any]:
+    """What replaces the model's own preprocessing: what the user asks for, and the one size that the model takes."""
+    known = loaded.preprocessing
+    fixed = known is not None and not anatomy.flexible_size and known.size != anatomy.input_size
+    return ({"size": anatomy.input_size} if fixed else {}) | dict(asked or {})
+
+
+def _names(labels: ClassNames | str | os.PathLike[str] | None, own: tuple[str, ...], outputs: int) -> ClassNames:
     if labels is None:
-        config = getattr(model, "pretrained_cfg", None)
-        own = tuple(config.get("label_names") or ()) if isinstance(config, Mapping) else ()
         if own and len(own) == outputs:
             return ClassNames(own)
         return ClassNames.of_imagenet() if outputs == 1000 else ClassNames()

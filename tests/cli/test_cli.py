@@ -125,7 +125,7 @@ def test_wrong_models(run, desk, tmp_path):
     for model, says in (
         ("timm/vit_small_patch16_224", "of another shape"),
         ("timm/vit_tinny_patch16_224", "did you mean vit_tiny"),
-        ("jax/vit", "cannot be loaded yet"),
+        ("jax/vit", "'jax' is neither a source of models"),
     ):
         code, _, err = run(
             "explain",

@@ -195,7 +195,10 @@ def test_weights_of_another_architecture_show_the_first_differences(tiny):
 def test_names():
     assert "timm/vit_tiny_patch16_224" in list_models("tiny")
     assert "timm/deit_tiny_distilled_patch16_224" in vitscope.list_models()
-    for name, says in (("timm/vit_tinny_patch16_224", "did you mean vit_tiny"), ("hf/x", "cannot be loaded yet")):
+    for name, says in (
+        ("timm/vit_tinny_patch16_224", "did you mean vit_tiny"),
+        ("hf/x", "neither a directory nor OWNER/NAME"),
+    ):
         with pytest.raises(ModelError, match=says):
             load_model(name)
 

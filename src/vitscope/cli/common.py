@@ -21,10 +21,10 @@ from vitscope.methods import as_methods
 from vitscope.targets import Class, Contrast, MemoryBank, Neighbours, Predicted, Target, as_target
 
 Images = Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.", show_default=False)]
-Model = Annotated[str, typer.Option("--model", "-m", help="A model's name, e.g. timm/vit_tiny_patch16_224.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="A name, e.g. timm/vit_tiny_patch16_224, or a directory.")]
 Weights = Annotated[
     Path | None,
-    typer.Option("--weights", "-w", help="A .safetensors or .pth file; otherwise the published weights."),
+    typer.Option("--weights", "-w", help="A .safetensors, .pth or .bin file; otherwise the published weights."),
 ]
 Methods = Annotated[
     str,

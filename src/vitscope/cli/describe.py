@@ -19,7 +19,7 @@ def describe(
 ) -> None:
     """Describe a model: tokens, grid, blocks, head, preprocessing, and which methods apply or why not.
 
-    Without --weights the model is built with random ones; nothing is downloaded.
+    Without --weights the model is built with random ones; no weights are downloaded.
     """
     chosen = model or name
     if chosen is None:

@@ -15,7 +15,10 @@ def models(
     pattern: Annotated[str, typer.Argument(help="Only names that contain this.")] = "",
     json: common.Json = False,
 ) -> None:
-    """List the models whose family has an adapter; `vitscope describe` tells which methods apply to one."""
+    """List the models that can be loaded by name; `vitscope describe` tells whether one is understood, and how.
+
+    Also loaded: any hf/OWNER/NAME, and directories that save_pretrained or timm's save_for_hf wrote.
+    """
     names = list_models(pattern)
     if not names:
         raise VitscopeError(f"no model's name contains '{pattern}'; vitscope models lists all")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from vitscope.errors import ModelError
 from vitscope.images.geometry import Geometry
 
 CROP_MODES = ("center", "squash", "border")
+CROP_STARTS = ("even", "down")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
@@ -29,7 +30,13 @@ class Preprocessing:
         crop_pct: share of the resized picture's side that the crop keeps, in (0, 1].
         crop_mode: "center" keeps the aspect and cuts, "squash" does not keep it, "border" keeps it and pads.
         mean, std: a channel each, of pixels scaled to 0..1.
+        crop_start: where a central crop begins when an odd number of pixels is cut off: "even" rounds its half to the
+            even number (timm, torchvision, open_clip), "down" rounds it down (transformers).
     """
+
+    FIELDS: ClassVar[frozenset[str]] = frozenset(
+        ("size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "crop_start")
+    )
 
     size: tuple[int, int]
     interpolation: str
@@ -37,6 +44,7 @@ class Preprocessing:
     crop_mode: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_start: str = "even"
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
@@ -46,9 +54,12 @@ class Preprocessing:
         for value, known, name in (
             (self.crop_mode, CROP_MODES, "crop_mode"),
             (self.interpolation, INTERPOLATIONS, "interpolation"),
+            (self.crop_start, CROP_STARTS, "crop_start"),
         ):
             if value not in known:
                 raise ModelError(f"{name} '{value}' is unknown; use {', '.join(known)}")
+        if self.crop_mode == "border" and self.crop_start != "even":
+            raise ModelError(f"crop_start '{self.crop_start}' does not go with crop_mode 'border'; use even")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(math.isfinite(v) for v in (*self.mean, *self.std)):
             raise ModelError("mean and std take three finite numbers each")
         if min(self.std) <= 0:
@@ -67,28 +78,38 @@ class Preprocessing:
         """
         config = resolve_model_data_config(model)
         built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
-        fields = {
-            "size": tuple(built_for or config["input_size"][1:]),
-            "interpolation": config["interpolation"],
-            "crop_pct": config["crop_pct"],
-            "crop_mode": config["crop_mode"],
-            "mean": config["mean"],
-            "std": config["std"],
-        }
-        unknown = set(overrides) - set(fields)
-        if unknown:
-            raise ModelError(f"preprocessing has no field '{sorted(unknown)[0]}'; it has {', '.join(fields)}")
-        fields |= overrides
-        if isinstance(fields["size"], int):
-            fields["size"] = (fields["size"], fields["size"])
-        fields |= {key: tuple(fields[key]) for key in ("size", "mean", "std")}
-        return cls(**fields)
+        return cls.of_fields(
+            size=built_for or config["input_size"][1:],
+            interpolation=config["interpolation"],
+            crop_pct=config["crop_pct"],
+            crop_mode=config["crop_mode"],
+            mean=config["mean"],
+            std=config["std"],
+        ).replaced(**overrides)
+
+    @classmethod
+    def of_fields(cls, **fields: Any) -> Preprocessing:
+        """The record of these fields; `size` may be one number, and lists will do for tuples.
+
+        Raises:
+            ModelError: an unknown field, or an impossible value.
+        """
+        return cls(**_fields(fields))
+
+    def replaced(self, **fields: Any) -> Preprocessing:
+        """The same with some fields replaced; `size` may be one number.
+
+        Raises:
+            ModelError: an unknown field, or an impossible value.
+        """
+        return replace(self, **_fields(fields))
 
     def __call__(self, image: Image.Image) -> tuple[Tensor, Geometry]:
         """Turn an RGB picture into the model's input.
 
         Returns:
-            (3 h w) float32, exactly timm's pixels, and where they lie on the picture.
+            (3 h w) float32, exactly timm's pixels (with `crop_start="down"` exactly transformers' with its PIL
+            backend, up to float32 rounding), and where they lie on the picture.
         """
         transform = create_transform(
             input_size=(3, *self.size),
@@ -98,14 +119,17 @@ class Preprocessing:
             crop_pct=self.crop_pct,
             crop_mode=self.crop_mode,
         )
-        resize, *rest = transform.transforms
-        resized = picture = resize(image)
-        for step in rest:
-            picture = step(picture)
-        (top, height), (left, width) = (
-            (_crop_start(have, want), want)
+        resize, crop, *rest = transform.transforms
+        resized = resize(image)
+        down = self.crop_start == "down"
+        top, left = (
+            (have - want) // 2 if down else _crop_start(have, want)
             for have, want in zip((resized.height, resized.width), self.size, strict=True)
         )
+        height, width = self.size
+        picture = resized.crop((left, top, left + width, top + height)) if down else crop(resized)
+        for step in rest:
+            picture = step(picture)
         geometry = Geometry((image.height, image.width), (resized.height, resized.width), (top, left, height, width))
         return picture, geometry
 
@@ -119,6 +143,19 @@ class Preprocessing:
     def describe(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def _fields(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record as it holds them, from what people write."""
+    unknown = set(given) - Preprocessing.FIELDS
+    if unknown:
+        raise ModelError(
+            f"preprocessing has no field '{sorted(unknown)[0]}'; it has {', '.join(sorted(Preprocessing.FIELDS))}"
+        )
+    fields = dict(given)
+    if isinstance(fields.get("size"), int):
+        fields["size"] = (fields["size"], fields["size"])
+    return fields | {key: tuple(fields[key]) for key in ("size", "mean", "std") if key in fields}
 
 
 def _crop_start(have: int, want: int) -> int:

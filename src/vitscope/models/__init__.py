@@ -11,8 +11,9 @@ from vitscope.models import (  # noqa: F401  (register their adapters)
 from vitscope.models.adapt import Layout, adapt
 from vitscope.models.anatomy import Anatomy, Block, Classifier, Grid
 from vitscope.models.find import anatomy_of
+from vitscope.models.loaded import Loaded
 from vitscope.models.registry import families, register_adapter
-from vitscope.models.resolve import list_models, load_model
+from vitscope.models.resolve import list_models, load, load_model, of_module
 from vitscope.models.t2t import t2t_vit
 
 __all__ = [
@@ -21,11 +22,14 @@ __all__ = [
     "Classifier",
     "Grid",
     "Layout",
+    "Loaded",
     "adapt",
     "anatomy_of",
     "families",
     "list_models",
+    "load",
     "load_model",
+    "of_module",
     "register_adapter",
     "t2t_vit",
 ]

@@ -1,31 +1,81 @@
-"""From a name such as "timm/vit_tiny_patch16_224" to a model."""
+"""From a name such as "timm/vit_tiny_patch16_224", "hf/OWNER/NAME" or a directory to a model."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
-from math import isqrt
-from typing import Any
+from pathlib import Path
 
-import timm
-from torch import Tensor, nn
+from torch import nn
 
 from vitscope.errors import ModelError, nearest
+from vitscope.images import Preprocessing
 from vitscope.models.bundled import BUNDLED, FOLDER, PATCH, scenes_vit
-from vitscope.models.t2t import PATCH as T2T_PATCH
-from vitscope.models.t2t import T2T, t2t_vit
+from vitscope.models.loaded import Loaded, Request, own_names
+from vitscope.models.sources import SOURCES, from_hf, from_open_clip, from_timm
+from vitscope.models.t2t import T2T
 from vitscope.models.weights import outputs_in, put_weights, read_weights
 
-_TIMM_FILES = ("vision_transformer", "deit")
+_LOG = logging.getLogger(__name__)
 
 
 def list_models(pattern: str = "") -> list[str]:
-    """Names that `load_model` takes and whose family has an adapter, those that contain `pattern`.
+    """Names of vision transformers that `load` takes, those that contain `pattern`, of all sources.
 
-    Not every one has a class token that its head reads; `vitscope.describe` tells for each.
+    They can be loaded; whether a model is understood, and which methods apply, `vitscope.describe` tells. open_clip's
+    are listed where it is installed; of the Hugging Face hub there are examples, since it cannot be listed offline.
     """
-    names = {f"timm/{name}" for file in _TIMM_FILES for name in timm.list_models(module=file)} | {*BUNDLED, *T2T}
+    names = {f"{source}/{name}" for source, of in SOURCES.items() for name in of.names()} | set(BUNDLED)
     return sorted(name for name in names if pattern.lower() in name.lower())
+
+
+def load(
+    name: str,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    pretrained: bool = True,
+    image_size: tuple[int, int] | None = None,
+) -> Loaded:
+    """Build the model `name`, in evaluation mode, on the CPU, with its preprocessing and class names.
+
+    Args:
+        name: a bundled model ("scenes", "scenes-ssl", "scenes-shortcut"); "timm/NAME" (the prefix may be left out);
+            "hf/OWNER/NAME" on the Hugging Face hub or "hf/DIRECTORY"; "torchvision/NAME"; "open_clip/MODEL:PRETRAINED",
+            or "open_clip/MODEL" or "t2t/t2t_vit_14" with a file of weights; "hub/dino_vits16" (this runs the code of
+            github.com/facebookresearch/dino); or a directory that transformers' `save_pretrained` or timm's
+            `save_for_hf` wrote. A directory with the name of a model is meant by "./NAME".
+        weights: a .safetensors, .pth or .bin file; the number of classes is taken from it.
+        pretrained: where no file is given, use the directory's weights or fetch the published ones (a bundled model's
+            are in the package); False leaves random weights.
+        image_size: (height, width) in pixels, where it shall differ from the model's own.
+
+    Raises:
+        ModelError: unknown name, a missing extra, unreadable or ill-fitting weights, a size that the model cannot
+            take, or no hub within reach.
+    """
+    if name in BUNDLED:
+        return _bundled(name, weights, pretrained, image_size)
+    first, slash, rest = name.partition("/")
+    if slash and first in SOURCES:
+        if not rest:
+            raise ModelError(f"{name}: names a source and no model; say e.g. {SOURCES[first].example}")
+        return SOURCES[first].load(Request(name, rest, weights, pretrained, image_size))
+    request = Request(name, name, weights, pretrained, image_size)
+    if name in T2T:
+        return SOURCES["t2t"].load(request)
+    if not slash and from_timm.known(name):
+        return from_timm.load(request)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return from_hf.load(request)
+    if name.startswith((".", "~", "/")):
+        raise ModelError(f"{name}: no such directory; give one that save_pretrained wrote, or a name (vitscope models)")
+    if not slash:
+        return from_timm.load(request)  # which says what is near
+    known = ", ".join(f"{source}/" for source in SOURCES)
+    hint = nearest(name, from_hf.EXAMPLES, count=1)
+    hint = f"; for a model on the Hugging Face hub say hf/{name}" if name.count("/") == 1 else hint
+    raise ModelError(f"{name}: '{first}' is neither a source of models ({known}) nor a directory{hint}")
 
 
 def load_model(
@@ -35,44 +85,56 @@ def load_model(
     pretrained: bool = True,
     image_size: tuple[int, int] | None = None,
 ) -> nn.Module:
-    """Build the model `name`, in evaluation mode, on the CPU.
+    """The module alone that `load` builds; arguments and errors are its."""
+    return load(name, weights, pretrained=pretrained, image_size=image_size).model
+
+
+def of_module(model: nn.Module, asked: bool = True) -> Loaded:
+    """What a module that was handed over knows of its preprocessing and class names.
+
+    timm's and open_clip's modules know both, or the first. A transformers module's processor is looked for where the
+    module was loaded from, on this machine only. Where nothing is known, timm's defaults are taken (ImageNet's mean and
+    standard deviation, bicubic, the central 87.5 %), at the size the module was built for, with a warning in the log.
 
     Args:
-        name: "timm/NAME" (the prefix may be left out), a bundled model: "scenes", "scenes-ssl", "scenes-shortcut", or
-            a T2T-ViT, such as "t2t_vit_14", whose published weights are a file to be given.
-        weights: a .safetensors or .pth file; the number of classes is taken from it.
-        pretrained: where no file is given, fetch the published weights from the hub (a bundled model's are in the
-            package); False leaves random weights.
-        image_size: (height, width) in pixels, where it shall differ from the model's own.
+        model: any module.
+        asked: whether the preprocessing is wanted; if not, names alone are looked for.
 
     Raises:
-        ModelError: unknown name, unreadable or ill-fitting weights, or no hub within reach.
+        ModelError: it is no module.
     """
-    if name in BUNDLED:
-        return _bundled(name, weights, pretrained, image_size)
-    if name in T2T:
-        return _t2t(name, weights, pretrained, image_size)
-    library, _, architecture = name.partition("/") if "/" in name else ("timm", "/", name)
-    if library != "timm":
-        raise ModelError(f"{name}: models of '{library}' cannot be loaded yet; use timm/NAME or pass an nn.Module")
-    if not timm.is_model(architecture.split(".")[0]):
-        hint = nearest(architecture, [*timm.list_models(), *BUNDLED, *T2T])
-        raise ModelError(f"{name}: timm has no such model{hint or '; see vitscope models'}")
-    options: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
-    if weights is not None:
-        tensors = read_weights(weights)
-        outputs = outputs_in(tensors)
-        if outputs is not None:
-            options["num_classes"] = outputs
-        model = _create(architecture, pretrained=False, **options)
-        put_weights(model, tensors, str(weights), name)
-        return model
-    return _create(architecture, pretrained=pretrained, **options)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"a model must be a torch.nn.Module or a name such as timm/NAME, not {type(model).__name__}")
+    if not asked:
+        return Loaded(model, None, names=own_names(model))
+    found = from_open_clip.of_module(model) or from_hf.of_module(model)
+    if found is None and getattr(model, "pretrained_cfg", None):
+        return Loaded(model, Preprocessing.of_model(model), names=own_names(model))
+    if found is not None and found.preprocessing is not None:
+        return found
+    size = _built_for(model)
+    _LOG.warning(
+        "%s: how its pictures are prepared is unknown%s; timm's defaults are taken, give preprocessing= if they differ",
+        type(model).__name__,
+        f" ({found.no_preprocessing})" if found and found.no_preprocessing else "",
+    )
+    preprocessing = Preprocessing.of_model(model, **({} if size is None else {"size": size}))
+    return Loaded(model, preprocessing, names=found.names if found else own_names(model))
+
+
+def _built_for(model: nn.Module) -> tuple[int, int] | None:
+    """(height, width) that the module says it was built for, where it is no timm model."""
+    config = getattr(model, "config", None)
+    config = getattr(config, "vision_config", config)
+    size = getattr(config, "image_size", None) or getattr(model, "image_size", None)
+    if isinstance(size, int):
+        return size, size
+    return (int(size[0]), int(size[1])) if isinstance(size, tuple | list) and len(size) == 2 else None
 
 
 def _bundled(
     name: str, weights: str | os.PathLike[str] | None, pretrained: bool, image_size: tuple[int, int] | None
-) -> nn.Module:
+) -> Loaded:
     tensors = read_weights(weights or FOLDER / f"{name}.safetensors") if weights or pretrained else None
     outputs = BUNDLED[name].outputs if tensors is None else outputs_in(tensors) or 0
     if image_size is not None and any(side < PATCH or side % PATCH for side in image_size):
@@ -81,39 +143,5 @@ def _bundled(
     model: nn.Module = scenes_vit(outputs, **({} if image_size is None else {"img_size": image_size}))
     if tensors is not None:
         put_weights(model, tensors, str(weights or name), name)
-    return model.eval()
-
-
-def _t2t(
-    name: str, weights: str | os.PathLike[str] | None, pretrained: bool, image_size: tuple[int, int] | None
-) -> nn.Module:
-    if weights is None and pretrained:
-        raise ModelError(
-            f"{name}: its published weights are in no hub; download the file from "
-            "github.com/yitu-opensource/T2T-ViT and pass --weights FILE"
-        )
-    tensors = {} if weights is None else read_weights(weights)
-    outputs = outputs_in(tensors)
-    model: nn.Module = t2t_vit(
-        name, num_classes=1000 if outputs is None else outputs, img_size=image_size or _side_of_positions(tensors)
-    )
-    if tensors:
-        put_weights(model, tensors, str(weights), name)
-    return model.eval()
-
-
-def _side_of_positions(tensors: Mapping[str, Tensor]) -> int:
-    """Side in pixels of the square pictures that a T2T-ViT's position embedding was made for; 224 where unknown."""
-    positions = tensors.get("pos_embed")
-    cells = 0 if positions is None or positions.ndim != 3 else positions.shape[1] - 1
-    return isqrt(cells) * T2T_PATCH if cells > 0 and isqrt(cells) ** 2 == cells else 224
-
-
-def _create(architecture: str, *, pretrained: bool, **options: Any) -> nn.Module:
-    try:
-        model: nn.Module = timm.create_model(architecture, pretrained=pretrained, **options)
-    except Exception as error:  # timm and the hub raise many kinds; each becomes one line with the cause kept
-        reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
-        action = "pass --weights FILE, or connect to the hub" if pretrained else "check the name and the image size"
-        raise ModelError(f"timm/{architecture}: cannot be built ({reason}); {action}") from error
-    return model.eval()
+    model.eval()
+    return Loaded(model, Preprocessing.of_model(model), names=own_names(model), source="bundled")

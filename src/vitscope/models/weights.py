@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,18 @@ from vitscope.errors import ModelError
 
 _WRAPPERS = ("state_dict", "state_dict_ema", "model", "model_ema", "teacher", "student", "module")
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
+_CLASSIFIERS = (
+    "head.weight",  # timm's ViT, DeiT, BEiT, XCiT, ...; torchvision's Swin
+    "fc.weight",
+    "classifier.weight",  # transformers
+    "cls_classifier.weight",  # transformers' distilled DeiT
+    "heads.head.weight",  # torchvision's ViT
+    "head.fc.weight",  # timm's Swin, MaxViT, Hiera
+    "head.linear.weight",  # timm's LeViT
+    "classifier.5.weight",  # torchvision's MaxViT
+)
+_HEADS = {name.split(".")[0] for name in _CLASSIFIERS}
+_BLOCKS = (".blocks.", ".layers.", ".layer.", ".stages.", ".resblocks.")
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -64,10 +77,15 @@ def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
 
 def outputs_in(weights: Mapping[str, Tensor]) -> int | None:
     """Number of outputs of the classifier in a file of weights; 0 where it has none, None where unknown."""
-    for name in ("head.weight", "fc.weight", "classifier.weight"):
+    for name in _CLASSIFIERS:
         if name in weights and weights[name].ndim == 2:
             return int(weights[name].shape[0])
-    return 0 if any(name.startswith("blocks.") for name in weights) else None
+    branches = [weights.get(f"head.{index}.weight") for index in (0, 1)]  # timm's CrossViT has a head a branch
+    rows = {int(branch.shape[0]) for branch in branches if branch is not None and branch.ndim == 2}
+    if len(rows) == 1 and None not in branches:
+        return rows.pop()
+    headed = any(name.split(".")[0] in _HEADS for name in weights)
+    return None if headed or not any(part in f".{name}" for name in weights for part in _BLOCKS) else 0
 
 
 def put_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str, name: str) -> None:
@@ -79,19 +97,47 @@ def put_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str, na
     fitting: Mapping[str, Tensor] = weights
     if _differences(model, fitting):
         try:
-            fitting = checkpoint_filter_fn(dict(weights), model, adapt_layer_scale=True)
-        except (AttributeError, KeyError, RuntimeError, ValueError, AssertionError):
-            fitting = weights  # not an official layout that timm knows: report the differences as they are
-    differences = _differences(model, fitting)
+            fitting = _renamed(model, weights)
+        except Exception:  # not an official layout that timm knows: report the differences as they are
+            fitting = weights
+    load_strictly(model, fitting, source, name)
+
+
+def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str, name: str) -> None:
+    """Load `weights` into `model` as they are named.
+
+    Raises:
+        ModelError: the names or shapes differ; the text shows the first differences.
+    """
+    differences = _differences(model, weights)
     if differences:
-        raise ModelError(
-            f"{source}: these are not weights of {name}: {'; '.join(differences)}; "
-            "check that --model and --weights belong together"
-        )
-    model.load_state_dict(dict(fitting), strict=True)
+        raise ModelError(misfit(source, name, differences))
+    model.load_state_dict(dict(weights), strict=True)
 
 
-def _differences(model: nn.Module, weights: Mapping[str, Tensor], shown: int = 2) -> list[str]:
+def misfit(source: str, name: str, differences: Sequence[str]) -> str:
+    """The text of the error for weights that are not the model's."""
+    return (
+        f"{source}: these are not weights of {name}: {'; '.join(differences)}; "
+        "check that --model and --weights belong together"
+    )
+
+
+def clause(found: Sequence[str], what: str, shown: int = 2) -> str:
+    """Such as "12 missing (head.weight, head.bias, ...)"."""
+    return f"{len(found)} {what} ({', '.join(found[:shown])}{', ...' if len(found) > shown else ''})"
+
+
+def _renamed(model: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The official checkpoint's names turned into timm's, by the function that timm has for the model's family."""
+    module = sys.modules[type(model).__module__]
+    convert = getattr(module, "checkpoint_filter_fn", checkpoint_filter_fn)
+    if convert is checkpoint_filter_fn:
+        return checkpoint_filter_fn(dict(weights), model, adapt_layer_scale=True)  # type: ignore[no-any-return]
+    return convert(dict(weights), model)  # type: ignore[no-any-return]
+
+
+def _differences(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     """Clauses such as "12 missing (head.weight, head.bias, ...)", empty where everything fits."""
     wanted = model.state_dict()
     missing = [name for name in wanted if name not in weights]
@@ -102,7 +148,7 @@ def _differences(model: nn.Module, weights: Mapping[str, Tensor], shown: int = 2
         if name in weights and weights[name].shape != wanted[name].shape
     ]
     return [
-        f"{len(found)} {what} ({', '.join(found[:shown])}{', ...' if len(found) > shown else ''})"
+        clause(found, what)
         for what, found in (("missing", missing), ("unknown", extra), ("of another shape", shapes))
         if found
     ]

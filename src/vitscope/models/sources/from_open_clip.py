@@ -1,0 +1,134 @@
+"""open_clip's models: both towers, by the name of an architecture and of its published weights."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from vitscope.errors import ModelError, nearest
+from vitscope.models.loaded import Loaded, Request, library, one_line, quiet_hub
+from vitscope.models.sources.translate import of_open_clip
+from vitscope.models.weights import load_strictly, read_weights
+
+
+def names() -> list[str]:
+    """ "MODEL:PRETRAINED" of the models whose picture tower is a vision transformer; none without open_clip."""
+    try:
+        open_clip = library("open_clip", "open_clip")
+    except ModelError:
+        return []
+    return [f"{model}:{tag}" for model, tag in open_clip.list_pretrained() if _is_vit(open_clip, model)]
+
+
+def load(request: Request) -> Loaded:
+    """A model of open_clip: "MODEL:PRETRAINED", or "MODEL" with a file of weights, or with random ones.
+
+    QuickGELU is used where the published weights were trained with it.
+
+    Raises:
+        ModelError: open_clip is missing, unknown names, ill-fitting weights, or no network within reach.
+    """
+    open_clip = library("open_clip", request.name)
+    architecture, _, tag = request.rest.partition(":")
+    known = open_clip.list_models()
+    if architecture not in known:
+        raise ModelError(f"{request.name}: open_clip has no model '{architecture}'{nearest(architecture, known)}")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag and tag not in tags:
+        hint = nearest(tag, tags) or f"; known: {', '.join(tags) or 'none'}"
+        raise ModelError(f"{request.name}: open_clip has no weights '{tag}' of {architecture}{hint}")
+    published = request.pretrained and request.weights is None
+    if published and not tag:
+        some = f"open_clip/{architecture}:{tags[0]}" if tags else "--weights FILE"
+        raise ModelError(f"{request.name}: which weights is not said; say {some}{' or another tag' if tags else ''}")
+    model = _create(open_clip, request, architecture, tag, published)
+    if request.weights is not None:
+        tensors = read_weights(request.weights)
+        load_strictly(model, _converted(open_clip, model, tensors), str(request.weights), request.name)
+    return _loaded(open_clip, model, request.name)
+
+
+def of_module(model: nn.Module) -> Loaded | None:
+    """What an open_clip module that was handed over knows of itself; None for any other module."""
+    if not type(model).__module__.startswith("open_clip.") or not hasattr(model, "visual"):
+        return None
+    if not isinstance(getattr(model.visual, "preprocess_cfg", None), Mapping):
+        return None
+    return _loaded(library("open_clip", type(model).__name__), model, type(model).__name__)
+
+
+def _loaded(open_clip: Any, model: Any, name: str) -> Loaded:
+    source = f"open_clip {open_clip.__version__}"
+    try:
+        return Loaded(model, of_open_clip(model.visual.preprocess_cfg, name), source=source)
+    except ModelError as error:
+        return Loaded(model, None, str(error), source=source)
+
+
+def _create(open_clip: Any, request: Request, architecture: str, tag: str, published: bool) -> nn.Module:
+    config = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    try:
+        with quiet_hub(), _quiet_root():
+            model: nn.Module = open_clip.create_model(
+                architecture,
+                pretrained=tag if published else None,
+                force_quick_gelu=bool(config.get("quick_gelu", False)),
+                force_image_size=request.image_size,
+                pretrained_image=False,
+                pretrained_text=False,
+                force_preprocess_cfg={
+                    key: config[key] for key in ("mean", "std", "interpolation", "resize_mode") if config.get(key)
+                },
+            )
+    except Exception as error:  # the hub, timm and torch raise many kinds
+        action = "pass --weights FILE, or connect to the network" if published else "check the name and the image size"
+        raise ModelError(f"{request.name}: cannot be built ({one_line(error)}); {action}") from error
+    return model.eval()
+
+
+def _converted(open_clip: Any, model: Any, tensors: dict[str, Tensor]) -> Mapping[str, Tensor]:
+    """The weights under open_clip's present names, as its own loader does it; as they are where it cannot."""
+    state = dict(tensors)
+    try:
+        state = open_clip.convert.convert_state_dict(model, state)
+        if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+            state = open_clip.convert_to_custom_text_state_dict(state)
+        for name in ("logit_scale", "logit_bias"):
+            own = getattr(model, name, None)
+            if name in state and own is not None and own.ndim != state[name].ndim:
+                state[name] = state[name].reshape(own.shape)
+        open_clip.model.resize_pos_embed(state, model)
+        open_clip.model.resize_text_pos_embed(state, model)
+    except Exception:  # of another model: the differences are reported as they are
+        return tensors
+    converted: Mapping[str, Tensor] = state
+    return converted
+
+
+def _is_vit(open_clip: Any, name: str) -> bool:
+    vision = (open_clip.get_model_config(name) or {}).get("vision_cfg", {})
+    tower = vision.get("timm_model_name")
+    if tower is not None:
+        return str(tower).startswith(("vit", "eva"))
+    return isinstance(vision.get("layers"), int)
+
+
+@contextlib.contextmanager
+def _quiet_root() -> Iterator[None]:
+    """Without what open_clip logs on the root logger, which would also give that logger a handler for good."""
+    root, placeholder = logging.getLogger(), logging.NullHandler()
+    root.addHandler(placeholder)
+    root.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        root.removeFilter(_nothing)
+        root.removeHandler(placeholder)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False

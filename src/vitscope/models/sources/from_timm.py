@@ -1,0 +1,105 @@
+"""timm's models: by name, or from a directory that timm's `save_for_hf` wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from vitscope.errors import ModelError, nearest
+from vitscope.images import Preprocessing
+from vitscope.models.bundled import BUNDLED
+from vitscope.models.loaded import Loaded, Request, one_line, own_names, quiet_hub
+from vitscope.models.weights import outputs_in, put_weights, read_weights
+
+FILES = (
+    "vision_transformer",
+    "deit",
+    "beit",
+    "eva",
+    "cait",
+    "xcit",
+    "convit",
+    "crossvit",
+    "levit",
+    "pvt_v2",
+    "swin_transformer",
+    "swin_transformer_v2",
+    "maxxvit",
+    "hiera",
+)
+"""timm's files of vision transformers."""
+
+
+def names() -> list[str]:
+    """The names of timm's vision transformers, without "timm/"."""
+    return [name for file in FILES for name in timm.list_models(module=file)]
+
+
+def known(architecture: str) -> bool:
+    """Whether timm has a model of this name; a tag after a dot may follow it."""
+    return bool(architecture) and bool(timm.is_model(architecture.split(".")[0]))
+
+
+def load(request: Request) -> Loaded:
+    """A model of timm's registry.
+
+    Raises:
+        ModelError: unknown name, ill-fitting weights, or no hub within reach.
+    """
+    if not known(request.rest):
+        hint = nearest(request.rest, [*timm.list_models(), *BUNDLED])
+        raise ModelError(f"{request.name}: timm has no such model{hint or '; see vitscope models'}")
+    return _build(request, request.rest)
+
+
+def is_directory(folder: Path) -> bool:
+    """Whether the folder holds a timm model: a config.json that names an "architecture"."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and isinstance(config.get("architecture"), str)
+
+
+def load_directory(request: Request, folder: Path) -> Loaded:
+    """A model that timm's `save_for_hf` wrote: config.json with "architecture", and model.safetensors.
+
+    Raises:
+        ModelError: the files are damaged, or ill-fitting weights.
+    """
+    return _build(request, f"local-dir:{folder}")
+
+
+def load_hub(request: Request, repository: str) -> Loaded:
+    """A timm model in a repository of the hub ("OWNER/NAME").
+
+    Raises:
+        ModelError: no hub within reach, or ill-fitting weights.
+    """
+    return _build(request, f"hf-hub:{repository}")
+
+
+def _build(request: Request, architecture: str) -> Loaded:
+    options: dict[str, Any] = {} if request.image_size is None else {"img_size": request.image_size}
+    tensors = None if request.weights is None else read_weights(request.weights)
+    outputs = None if tensors is None else outputs_in(tensors)
+    if outputs is not None:
+        options["num_classes"] = outputs
+    pretrained = request.pretrained and tensors is None
+    try:
+        with quiet_hub():
+            model = timm.create_model(architecture, pretrained=pretrained, **options)
+    except Exception as error:  # timm and the hub raise many kinds; each becomes one line with the cause kept
+        action = "check the name and the image size"
+        if architecture.startswith("local-dir:"):
+            action = "check that the directory's config.json and weights belong together"
+        elif pretrained:
+            action = "pass --weights FILE, or connect to the hub"
+        raise ModelError(f"{request.name}: cannot be built ({one_line(error)}); {action}") from error
+    if tensors is not None:
+        put_weights(model, tensors, str(request.weights), request.name)
+    model.eval()
+    return Loaded(model, Preprocessing.of_model(model), names=own_names(model), source=f"timm {timm.__version__}")
