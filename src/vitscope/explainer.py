@@ -53,8 +53,8 @@ class Explainer:
         """Understand the model, and hold what was understood against one pass over a random picture.
 
         Args:
-            model: an nn.Module, what `adapt` says of one, or a name such as "timm/vit_tiny_patch16_224", "hf/google/vit-base-patch16-224" or a
-                directory; `vitscope.models.load` lists the forms.
+            model: an nn.Module, what `adapt` says of one, or a name such as "timm/vit_tiny_patch16_224",
+                "hf/google/vit-base-patch16-224" or a directory; `vitscope.models.load` lists the forms.
             weights: for a name: a .safetensors, .pth or .bin file.
             pretrained: for a name without weights: fetch the published ones from the hub.
             labels: names of the outputs, or a labels file; otherwise the model's own (timm's
