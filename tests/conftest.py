@@ -63,14 +63,21 @@ def build(layout: str = "vit", seed: int = 0, dtype: torch.dtype = torch.float32
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = (LAYOUTS | POOLED)[layout](**options)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            spread = 0.3 * torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(parameter.sign() * 0.3 + spread if parameter.abs().max() < 1e-4 else parameter + spread)
+    perturbed(model, generator)
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = fused
     return model.eval().to(dtype)
+
+
+def perturbed(model: nn.Module, generator: torch.Generator | None = None, by: float = 0.3) -> nn.Module:
+    """The model with all its parameters moved, in place, so that no scale is 0, 1 or alike by chance."""
+    generator = generator or torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            spread = by * torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(parameter.sign() * by + spread if parameter.abs().max() < 1e-4 else parameter + spread)
+    return model.eval()
 
 
 def pictures(model: nn.Module, count: int = 2, seed: int = 1, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -49,28 +49,38 @@ def describe(model: nn.Module | str | Explainer, weights: str | os.PathLike[str]
     """
     explainer = model if isinstance(model, Explainer) else Explainer(model, weights, pretrained=False)
     anatomy = explainer.anatomy
-    rows, cols = anatomy.grid(anatomy.input_size)
-    block = anatomy.blocks[0]
     facts = {
         "model": anatomy.name,
         "family": anatomy.family,
         "input": f"{anatomy.input_size[0]} x {anatomy.input_size[1]} pixels"
         + (", other sizes too" if anatomy.flexible_size else ""),
-        "patches": f"{rows} x {cols} of {anatomy.patch[0]} x {anatomy.patch[1]} pixels",
-        "prefix_tokens": list(anatomy.prefix),
-        "blocks": f"{len(anatomy.blocks)} of {block.heads} heads ({block.name} to {anatomy.blocks[-1].name})",
+        **(_of_windows(anatomy) if anatomy.windows else _of_blocks(anatomy)),
         "outputs": anatomy.outputs,
-        "head_reads": _head_reads(anatomy),
         "preprocessing": explainer.preprocessing.describe(),
         "self_check": f"{explainer.description_error:.1e} relative error against the model's own numbers",
     }
-    reasons = {f.name: anatomy.no_rows if explainer.why_not(f.name, as_method(f.name)) else "" for f in list_methods()}
+    reasons = {facts.name: explainer.why_not(facts.name, as_method(facts.name)) for facts in list_methods()}
     return Description(facts, reasons)
 
 
+def _of_blocks(anatomy: Anatomy) -> dict[str, Any]:
+    rows, cols = anatomy.grid(anatomy.input_size)
+    block = anatomy.blocks[0]
+    return {
+        "patches": f"{rows} x {cols} of {anatomy.patch[0]} x {anatomy.patch[1]} pixels",
+        "prefix_tokens": list(anatomy.prefix),
+        "blocks": f"{len(anatomy.blocks)} of {block.heads} heads ({block.name} to {anatomy.blocks[-1].name})"
+        + (f"; {anatomy.note}" if anatomy.note else ""),
+        "head_reads": _head_reads(anatomy),
+    }
+
+
+def _of_windows(anatomy: Anatomy) -> dict[str, Any]:
+    stages = len({window.stage for window in anatomy.windows})
+    return {"attention": f"{len(anatomy.windows)} in windows or over pooled keys, in {stages} stages"}
+
+
 def _head_reads(anatomy: Anatomy) -> str:
-    if not anatomy.blocks:
-        return anatomy.no_rows
     if not anatomy.blocks[-1].residual:
         return f"the learned query of {anatomy.blocks[-1].name}, which pools all tokens"
     if anatomy.rows_read is None:

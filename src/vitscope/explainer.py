@@ -17,7 +17,7 @@ from vitscope.attribution import Attribution, Explanation, Subject
 from vitscope.errors import FlatMapError, MethodError, ModelError, TargetError, VitscopeError
 from vitscope.evidence import Evidence
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
-from vitscope.methods import CDAM, Maps, Method, Wanted, as_methods
+from vitscope.methods import CDAM, Maps, Method, Wanted, as_methods, list_methods
 from vitscope.models import Anatomy, Loaded, anatomy_of, load, of_module
 from vitscope.targets import ClassNames, Predicted, Target, as_target
 from vitscope.targets.target import TargetLike
@@ -194,8 +194,12 @@ class Explainer:
 
     def why_not(self, label: str, method: Method) -> str:
         """Why `method` is not defined for this model, or "" where it is."""
-        if self.anatomy.no_rows and method.needs != Needs():
-            return f"{label} is not defined for {self.anatomy.name}: {self.anatomy.no_rows}"
+        if self.anatomy.windows and method.facts.of_rows:
+            others = [facts.name for facts in list_methods() if not facts.of_rows]
+            return (
+                f"{label} is not defined for {self.anatomy.name}: it follows rows of tokens from the blocks to the "
+                f"output, and this model's attention stays within windows or pools its keys; use {', '.join(others)}"
+            )
         return ""
 
     def _subject_of(self, batch: Batch, trace: Trace, aim: Target) -> Subject:
@@ -208,8 +212,10 @@ class Explainer:
     def _subject(
         self, batch: Batch, logits: Tensor, grid: tuple[int, int], target: Tensor | None, asked: str
     ) -> Subject:
-        height, width = (cells * side for cells, side in zip(grid, self.anatomy.patch, strict=True))
-        covered = tuple(_covering(geometry, height, width) for geometry in batch.geometries)
+        covered = batch.geometries
+        if not self.anatomy.windows:
+            height, width = (cells * side for cells, side in zip(grid, self.anatomy.patch, strict=True))
+            covered = tuple(_covering(geometry, height, width) for geometry in batch.geometries)
         provenance = {
             "versions": {name: version(name) for name in ("vitscope", "torch", "timm")},
             "python": platform.python_version(),
@@ -322,7 +328,7 @@ def _attribute(
 
 def _refuse_flat(label: str, maps: Tensor, trace: Trace, slot: int) -> None:
     """Raise FlatMapError where a map is not finite or constant, and say why."""
-    last = trace.blocks[-1]
+    last = trace.blocks[-1] if trace.blocks else None
     for image, values in enumerate(maps):
         if not torch.isfinite(values).all():
             raise FlatMapError(f"the {label} map of image {image} is not finite; run the model in float32")
@@ -330,7 +336,7 @@ def _refuse_flat(label: str, maps: Tensor, trace: Trace, slot: int) -> None:
             if not trace.reached[image, slot]:
                 cause = "the target's gradient at the model's output is zero; explain another target"
             elif not trace.carried[image, slot] or (
-                last.has("skip_gradient") and not last.skip_gradient[image, :, slot].any()
+                last is not None and last.has("skip_gradient") and not last.skip_gradient[image, :, slot].any()
             ):
                 cause = (
                     "no gradient reaches the class token, as with a head whose weights are zero; load trained weights"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+
 from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
@@ -20,11 +23,17 @@ class Attention:
     their mean, the patch rows' attention stands for the class token's, likewise as a mean; an attention pool is itself
     the last block.
 
+    Where attention stays within windows (Swin, MaxViT, Hiera) or keys are pooled (PVT), the map is what each key
+    receives, mean over its window's queries and the blocks of a stage, put back into the picture: it compares places
+    within a window, never windows with each other.
+
     Attributes:
         head: one head (from 0), or None for the mean over heads.
+        stage: of a windowed model, from 0; None is the last.
     """
 
     head: int | None = None
+    stage: int | None = None
 
     facts: ClassVar[Facts] = Facts(
         name="attention",
@@ -35,6 +44,7 @@ class Attention:
         class_specific=False,
         cost="1.02",
         caution="Says where the class token looks, not for which class: the same map for every class.",
+        of_rows=False,
     )
 
     @property
@@ -44,11 +54,23 @@ class Attention:
 
     def __call__(self, trace: Trace) -> Maps:
         """The mean over heads, or one head's map."""
-        block = trace.blocks[-1]
-        attention = block.attention if block.class_row else block.every_row.received(trace.prefix)
-        heads = trace.to_grid(attention)  # b h rows cols
+        heads = self._of_stage(trace) if trace.windows else self._of_last_block(trace)  # b h rows cols
         if self.head is None:
             return Maps(values=heads.mean(dim=1), heads=heads)
         if not 0 <= self.head < heads.shape[1]:
             raise MethodError(f"attention: the model has heads 0 to {heads.shape[1] - 1}, not {self.head}")
         return Maps(values=heads[:, self.head], heads=heads)
+
+    def _of_last_block(self, trace: Trace) -> Tensor:
+        if self.stage is not None:
+            raise MethodError("attention: this model has no stages; leave stage out")
+        block = trace.blocks[-1]
+        return trace.to_grid(block.attention if block.class_row else block.every_row.received(trace.prefix))
+
+    def _of_stage(self, trace: Trace) -> Tensor:
+        last = trace.windows[-1].stage
+        stage = last if self.stage is None else self.stage
+        found = [window.received.float() for window in trace.windows if window.stage == stage]
+        if not found:
+            raise MethodError(f"attention: the model has stages 0 to {last}, not {stage}")
+        return torch.stack(found).mean(dim=0)

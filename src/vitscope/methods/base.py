@@ -23,6 +23,7 @@ class Facts:
         class_specific: whether the map depends on the target.
         cost: forwards of the same model that it costs by itself: benchmarks/cost.py, ViT-Ti/16, batch 8, CPU.
         caution: one sentence on what its map does not say.
+        of_rows: whether it follows rows of tokens from the blocks to the output, which windowed models have not.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Facts:
     class_specific: bool
     cost: str
     caution: str
+    of_rows: bool = True
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from vitscope.models import (  # noqa: F401  (register their adapters)
     timm_class_attention,
     timm_vit,
     torchvision_vit,
+    windowed,
 )
 from vitscope.models.adapt import Layout, adapt
-from vitscope.models.anatomy import Anatomy, Block, Classifier, Grid
+from vitscope.models.anatomy import Anatomy, Block, Classifier, Grid, Window
 from vitscope.models.find import anatomy_of
 from vitscope.models.loaded import Loaded
 from vitscope.models.registry import families, register_adapter
@@ -23,6 +24,7 @@ __all__ = [
     "Grid",
     "Layout",
     "Loaded",
+    "Window",
     "adapt",
     "anatomy_of",
     "families",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,26 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Window:
+    """One attention among the tokens of a window, or over pooled keys: where what its keys receive lies in the picture.
+
+    Attributes:
+        name: dotted name in the model.
+        stage: of the model, counted from 0; within one, all grids are alike.
+        attention: the module inside whose call queries and keys meet.
+        site: the module whose inputs tell the layout of the tokens.
+        put_back: a value for every key and head, as the attention's own tensors have them without their query and
+            width axes, (windows h n) or (b h windows n), and the site's inputs -> (b h rows cols).
+    """
+
+    name: str
+    stage: int
+    attention: nn.Module
+    site: nn.Module
+    put_back: Callable[[Tensor, tuple[Any, ...]], Tensor]
+
+
+@dataclass(frozen=True)
 class Classifier:
     """y = W f + bias, the mean of one or several linear layers that each read their own part of f.
 
@@ -105,12 +126,13 @@ class Anatomy:
         features: x_{B+1} of the rows that the head reads, (b r D) -> what the classifier reads (b F); where there is no
             classifier, or it is not affine, the model's output (b c).
         classifier: the affine classifier behind the features, or None.
-        patch: height and width of a patch in pixels.
+        patch: height and width of a patch in pixels; (1, 1) where there are windows.
         grid: picture size (height, width) in pixels -> patch grid (rows, cols).
         input_size: the picture size (height, width) that the model was built for.
         flexible_size: whether other sizes are taken.
         outputs: number of outputs c of the head, 0 where there is no head.
-        no_rows: why there is nothing to read row by row, as in windowed models, or "" where there is.
+        windows: in place of blocks, where attention stays within windows or keys are pooled, so that there is no row
+            of tokens that leads from a block to the output.
         note: what a reader of the maps should know of this family, e.g. which blocks are left out.
     """
 
@@ -127,18 +149,18 @@ class Anatomy:
     input_size: tuple[int, int]
     flexible_size: bool
     outputs: int
-    no_rows: str = ""
+    windows: tuple[Window, ...] = ()
     note: str = ""
 
     @property
     def rows_read(self) -> int | None:
-        """How many leading rows of the last block's output the head reads; None for all."""
-        return self.blocks[-1].rows
+        """How many leading rows of the last block's output the head reads; None for all, or where there are no rows."""
+        return self.blocks[-1].rows if self.blocks else None
 
     @property
     def class_row(self) -> bool:
         """Whether every block has a row of its own that leads to the output, as the class token's does."""
-        return all(block.rows is not None for block in self.blocks)
+        return bool(self.blocks) and all(block.rows is not None for block in self.blocks)
 
     def output(self, features: Tensor) -> Tensor:
         """The model's output (b c) of its features (b F)."""

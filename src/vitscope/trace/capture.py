@@ -52,7 +52,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
         return start[0]
 
     deepest = 0 if max(needs.skip_gradient, needs.feedforward_gradient) == Blocks.ALL else len(records) - 1
-    with _hooks() as hook, watch:
+    with hooks() as hook, watch:
         for index, block in enumerate(anatomy.blocks):
             hook.before(block.attention, partial(watch.enter, index))
             hook.after(block.attention, watch.leave)
@@ -79,7 +79,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
             f"the attention of {', '.join(unseen[:3])} was not seen: it uses a kernel that torch does not show; "
             "switch the model to torch's scaled_dot_product_attention"
         )
-    _check_output(logits, images)
+    check_output(logits, images)
     if not final:
         residual = records[-1].residual
         assert residual is not None
@@ -104,7 +104,8 @@ def check_tokens(anatomy: Anatomy, seen: ForwardCapture, grid: tuple[int, int]) 
             )
 
 
-def _check_output(logits: Any, images: Tensor) -> None:
+def check_output(logits: Any, images: Tensor) -> None:
+    """Raise ModelError where the model's output is not (b c) and finite."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(f"the model's output must be a tensor (images, outputs), got {found}; wrap the model")
@@ -113,7 +114,7 @@ def _check_output(logits: Any, images: Tensor) -> None:
         raise ModelError(f"the model's output for image {index} is not finite; check its weights and its input")
 
 
-class _Hooks:
+class Hooks:
     """Adds hooks that act in the present thread only, and takes each away again."""
 
     def __init__(self, stack: ExitStack) -> None:
@@ -126,6 +127,15 @@ class _Hooks:
         def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
             if threading.get_ident() == self._thread:
                 see(inputs[0])
+
+        self._stack.callback(module.register_forward_pre_hook(hook).remove)
+
+    def before_with(self, module: nn.Module, see: Callable[[tuple[Any, ...]], None]) -> None:
+        """Show all of `module`'s inputs."""
+
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if threading.get_ident() == self._thread:
+                see(inputs)
 
         self._stack.callback(module.register_forward_pre_hook(hook).remove)
 
@@ -148,6 +158,7 @@ class _Hooks:
 
 
 @contextmanager
-def _hooks() -> Iterator[_Hooks]:
+def hooks() -> Iterator[Hooks]:
+    """Hooks that are gone behind this context, also after an exception."""
     with ExitStack() as stack:
-        yield _Hooks(stack)
+        yield Hooks(stack)

@@ -19,6 +19,7 @@ from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.rerun import LastBlock, of_last_block
 from vitscope.trace.watch import BlockCapture
+from vitscope.trace.windows import WindowTrace, watch_windows
 
 
 class BlockTrace:
@@ -85,6 +86,7 @@ class Trace:
         prefix: number of tokens before the patch tokens.
         grid: patch grid (rows, cols).
         last: the last block, to be run again on altered tokens, where a method declared that it needs to.
+        windows: in place of blocks, where the model's attention stays within windows; `grid` is that of the last.
     """
 
     logits: Tensor
@@ -96,6 +98,7 @@ class Trace:
     prefix: int
     grid: tuple[int, int]
     last: LastBlock | None = None
+    windows: tuple[WindowTrace, ...] = ()
 
     def again(self) -> LastBlock:
         """The last block, to be run again on altered tokens.
@@ -129,6 +132,8 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         ModelError: the model does not fit its description, or its output is not usable.
         TargetError: the target does not give one differentiable value an image.
     """
+    if anatomy.windows:
+        return _of_windows(anatomy, images, aims)
     grid = anatomy.grid((images.shape[-2], images.shape[-1]))
     if anatomy.rows_read is None and needs.sensitivity > Blocks.NONE:
         needs = dataclasses.replace(needs, rerun=True)  # no closed form: its tokens' effects come from the block itself
@@ -154,6 +159,15 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
     return Trace(
         seen.logits, features, reached.T, carried, of_features, tuple(blocks), len(anatomy.prefix), grid, again
     )
+
+
+def _of_windows(anatomy: Anatomy, images: Tensor, aims: Sequence[Aim]) -> Trace:
+    with left_as_found(anatomy.model):
+        logits, windows = watch_windows(anatomy, fitted(images, anatomy.model))
+        seeds, reached = seeds_of(anatomy, aims, logits, logits)
+    of_features = torch.tensor([aim.of_features for aim in aims], device=logits.device)
+    rows, cols = windows[-1].received.shape[-2:]
+    return Trace(logits, logits, reached.T, seeds.any(dim=-1).T, of_features, (), 0, (rows, cols), None, windows)
 
 
 def _gradients(

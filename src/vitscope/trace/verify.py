@@ -13,6 +13,7 @@ from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.heads import head_products, merge_heads
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.watch import BlockCapture
+from vitscope.trace.windows import watch_windows
 
 _EVERYTHING = Needs(attention=Blocks.ALL, values=Blocks.ALL, sensitivity=Blocks.ALL, skip_gradient=Blocks.ALL)
 
@@ -30,6 +31,10 @@ def verify(anatomy: Anatomy, images: Tensor) -> float:
     Raises:
         ModelError: a claim does not hold; the text names it.
     """
+    if anatomy.windows:
+        with left_as_found(anatomy.model):
+            watch_windows(anatomy, fitted(images, anatomy.model))  # which raises where a map does not fit
+        return 0.0
     with left_as_found(anatomy.model), torch.no_grad():
         grid = anatomy.grid((images.shape[-2], images.shape[-1]))
         batch = fitted(images, anatomy.model)

@@ -1,0 +1,113 @@
+"""Models without rows to follow: how much attention each key receives, put back where it lies in the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from torch.overrides import TorchFunctionMode
+
+from vitscope.errors import ModelError
+from vitscope.models import Anatomy
+from vitscope.trace.capture import check_output, hooks
+
+_SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
+
+
+@dataclass(frozen=True)
+class WindowTrace:
+    """What the keys of one attention receive.
+
+    Attributes:
+        stage: of the model, counted from 0.
+        received: the attention that each key gets, mean over its window's queries, (b h rows cols); its sum over a
+            window is 1.
+    """
+
+    stage: int
+    received: Tensor
+
+
+class _WindowWatch(TorchFunctionMode):
+    """Keeps the mean over queries of the first softmax within each watched attention."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.current: int | None = None
+        self.received: list[Tensor | None] = [None] * count
+
+    def enter(self, index: int, _: Tensor) -> None:
+        self.current = index
+
+    def leave(self, _: Tensor) -> None:
+        self.current = None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self.current is None or self.received[self.current] is not None:
+            return result
+        if func is F.scaled_dot_product_attention:
+            self.received[self.current] = _of_fused(*args, **kwargs)
+        elif func in _SOFTMAX:
+            self.received[self.current] = result.mean(dim=-2)
+        return result
+
+
+def _of_fused(
+    query: Tensor,
+    key: Tensor,
+    _: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Of torch's scaled_dot_product_attention (its own signature); windows are small, so the matrix is made."""
+    if is_causal or enable_gqa or dropout_p:
+        raise ModelError("causal or grouped-query attention is not supported; use a plain vision transformer")
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if attn_mask is not None:
+        masked = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, float("-inf")) if masked else scores + attn_mask
+    return scores.softmax(dim=-1).mean(dim=-2)
+
+
+def watch_windows(anatomy: Anatomy, images: Tensor) -> tuple[Tensor, tuple[WindowTrace, ...]]:
+    """Run the model once on `images` (b 3 H W).
+
+    Returns:
+        Its output (b c), and every attention's record.
+
+    Raises:
+        ModelError: the output is not (b c) and finite, an attention was not seen, or its map does not fit.
+    """
+    watch = _WindowWatch(len(anatomy.windows))
+    inputs: dict[int, tuple[Any, ...]] = {}
+    with hooks() as hook, watch, torch.no_grad():
+        for index, window in enumerate(anatomy.windows):
+            hook.before_with(window.site, partial(inputs.__setitem__, index))
+            hook.before(window.attention, partial(watch.enter, index))
+            hook.after(window.attention, watch.leave)
+        logits = anatomy.model(images)
+    check_output(logits, images)
+    found = []
+    for index, window in enumerate(anatomy.windows):
+        received = watch.received[index]
+        if received is None:
+            raise ModelError(f"the attention of {window.name} was not seen: it uses a kernel that torch does not show")
+        on_grid = window.put_back(received, inputs[index])
+        if on_grid.ndim != 4 or len(on_grid) != len(images):
+            raise ModelError(f"{window.name} has a map of shape {tuple(on_grid.shape)}; its adapter does not fit it")
+        if not 0 < float(on_grid.sum()) <= float(received.sum()) * (1 + 1e-3):  # padded keys are cut off
+            raise ModelError(f"{window.name}: more is put back into the picture than its keys receive, or nothing is")
+        found.append(WindowTrace(window.stage, on_grid))
+    return logits.detach(), tuple(found)

@@ -1,0 +1,100 @@
+"""Windowed models: what keys receive is put back where the model's own cutting took it from."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import vitscope
+from tests.conftest import perturbed
+from vitscope.models import anatomy_of
+
+MODELS = {
+    "swin": lambda: timm.create_model("swin_tiny_patch4_window7_224", img_size=56, num_classes=7),
+    "swin_padded": lambda: timm.create_model("swin_tiny_patch4_window7_224", img_size=(112, 80), num_classes=7),
+    "swin_v2": lambda: timm.create_model("swinv2_tiny_window8_256", img_size=64, window_size=4, num_classes=7),
+    "maxvit": lambda: timm.create_model("maxvit_nano_rw_256", img_size=64, num_classes=7),
+    "hiera": lambda: timm.create_model("hiera_tiny_224", num_classes=7),
+    "pvt_v2": lambda: timm.create_model("pvt_v2_b0", num_classes=7),
+    "pvt_v2_linear": lambda: timm.create_model("pvt_v2_b2_li", num_classes=7),
+    "levit": lambda: timm.create_model("levit_128s", num_classes=7),
+    "crossvit": lambda: timm.create_model("crossvit_9_240", num_classes=7),
+    "torchvision_swin": lambda: torchvision.models.swin_t(num_classes=7),
+    "torchvision_swin_v2": lambda: torchvision.models.swin_v2_t(num_classes=7),
+}
+PREPARED = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+
+@pytest.fixture(params=sorted(MODELS), scope="module")
+def explainer(request):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return vitscope.Explainer(perturbed(MODELS[request.param](), by=0.05), preprocessing=PREPARED)
+
+
+def test_every_stage_has_a_map_and_the_rest_is_refused_by_name(explainer):
+    images = torch.randn(2, 3, *explainer.preprocessing.size, generator=torch.Generator().manual_seed(1))
+    stages = sorted({window.stage for window in explainer.anatomy.windows})
+    labels = ["attention", *(f"attention:stage={stage}" for stage in stages)]
+    ex = explainer(images, [*labels, "daam", "agcam", "cdam"], strict=False)
+    assert torch.allclose(ex.logits, explainer.anatomy.model(images), rtol=1e-5, atol=1e-5)
+    assert list(ex.attributions) == labels
+    assert torch.equal(ex["attention"].values, ex[labels[-1]].values)
+    for label in labels:
+        values = ex[label].values
+        assert torch.isfinite(values).all()
+        assert values.min() >= 0
+        assert (values.flatten(1).std(dim=1) > 0).all()
+        assert torch.allclose(explainer(images[1], label)[label].values[0], values[1], rtol=1e-4, atol=1e-7)
+        assert ex[label].to_pixels()[0].shape == images.shape[-2:]
+    for label in ("daam", "agcam", "cdam"):
+        assert "use attention" in ex.failures[label]
+    with pytest.raises(vitscope.MethodError, match=f"stages 0 to {stages[-1]}, not 9"):
+        explainer(images, "attention:stage=9")
+    text = str(vitscope.describe(explainer))
+    assert f"in {len(stages)} stages" in text
+    assert "daam             no: daam is not defined" in text
+
+
+@pytest.mark.parametrize("name", ["swin", "swin_padded", "swin_v2", "maxvit", "hiera", "torchvision_swin"])
+def test_a_key_goes_back_where_it_came_from(name):
+    """Every place of the picture carries its own number into the blocks; the numbers of the keys are put back."""
+    model = perturbed(MODELS[name](), by=0.05)
+    anatomy = anatomy_of(model)
+    for window in anatomy.windows:
+        site = model.get_submodule(window.name)
+        for part in ("norm1", "norm2"):
+            setattr(site, part, nn.Identity())
+    inputs, keys = {}, {}
+    for window in anatomy.windows:
+        window.site.register_forward_pre_hook(lambda _, given, w=window.name: inputs.__setitem__(w, given))
+        inner = window.attention
+        if name == "torchvision_swin":
+            inner = inner.qkv
+        inner.register_forward_pre_hook(lambda _, given, w=window.name: keys.__setitem__(w, given[0]))
+    images = torch.randn(1, 3, *anatomy.input_size)
+    if name != "torchvision_swin":
+        with torch.no_grad():
+            model(images)
+        for window in anatomy.windows:
+            first = inputs[window.name][0]
+            numbers = torch.arange(first[..., 0].numel(), dtype=first.dtype).view(first.shape[:-1])
+            if name == "hiera":
+                rolled = model.reroll(numbers[..., None], int(window.name.split(".")[1]))[..., 0]
+            else:
+                rolled = numbers
+            keys.clear()
+            with torch.no_grad():
+                window.site(numbers[..., None].expand_as(first).contiguous())
+            given = keys[window.name][..., 0]
+            if name == "hiera" and window.attention.use_mask_unit_attn:
+                units = given.shape[1] // (window.attention.q_stride * window.attention.window_size)
+                received = given.view(1, -1, units).permute(0, 2, 1)[:, None]  # b h units n, as the attention reads it
+            elif name == "hiera":
+                received = given[:, None]
+            else:
+                received = given.flatten(1)[:, None]
+            assert torch.equal(window.put_back(received, (first,))[0, 0], rolled[0]), window.name
