@@ -112,6 +112,7 @@ class Anatomy:
         outputs: number of outputs c of the head, 0 where there is no head.
         no_rows: why there is nothing to read row by row, as in windowed models, or "" where there is.
         note: what a reader of the maps should know of this family, e.g. which blocks are left out.
+        call: images (b 3 H W) -> output (b c), where the model's own output is not such a tensor; None: the model.
     """
 
     family: str
@@ -129,6 +130,12 @@ class Anatomy:
     outputs: int
     no_rows: str = ""
     note: str = ""
+    call: Callable[[Tensor], Tensor] | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The model's output (b c) of images (b 3 H W)."""
+        output: Tensor = (self.call or self.model)(images)
+        return output
 
     @property
     def rows_read(self) -> int | None:

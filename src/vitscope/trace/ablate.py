@@ -23,12 +23,12 @@ def without_attention(anatomy: Anatomy, block: int, rows: Literal["all", "read"]
     """
     thread = threading.get_ident()
 
-    def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         if threading.get_ident() != thread:
             return None
-        kept = output.clone()
+        kept: Tensor = (output[0] if isinstance(output, tuple) else output).clone()
         kept[:, : None if rows == "all" else anatomy.rows_read] = 0
-        return kept
+        return (kept, *output[1:]) if isinstance(output, tuple) else kept
 
     handle = anatomy.blocks[block].attention.register_forward_hook(hook)
     try:
