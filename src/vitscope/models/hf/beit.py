@@ -18,7 +18,7 @@ _CLASSES = (
 )
 
 
-@register_adapter("transformers BEiT, Data2Vec-Vision")
+@register_adapter("transformers BEiT")
 def describe_beit(model: nn.Module) -> Anatomy | None:
     """Describe a transformers BEiT or Data2Vec-Vision; None for another class.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Block, Classifier
-from vitscope.models.parts import RowMap, Rotate, apart, reading, scaled_by
+from vitscope.models.parts import Rotate, RowMap, apart, reading, scaled_by
 
 Size = tuple[int, int]
 _SEEN_KERNELS = (None, "sdpa", "eager")
@@ -42,9 +42,10 @@ def class_in(model: nn.Module, packages: Collection[str], classes: Collection[st
     for name in names:
         if name in classes:
             return name
-    inner = getattr(model, getattr(model, "base_model_prefix", ""), None)
-    way = f"; its encoder is model.{model.base_model_prefix}" if isinstance(inner, nn.Module) else ""
-    raise ModelError(f"a {names[0]} does not give one output a picture; use a {' or '.join(classes)}{way}")
+    prefix = getattr(model, "base_model_prefix", "")
+    encoder = isinstance(getattr(model, prefix, None), nn.Module)
+    way = f"explain its encoder, model.{prefix}" if encoder else f"use a {' or '.join(classes)}"
+    raise ModelError(f"a {names[0]} does not give one output a picture; {way}")
 
 
 def role(module: Any, *names: str) -> Any:
@@ -59,9 +60,7 @@ def role(module: Any, *names: str) -> Any:
             found = getattr(found, part, None)
         if found is not None:
             return found
-    raise ModelError(
-        f"{type(module).__name__} has no {' or '.join(names)}; vitscope does not know this version of transformers' class"
-    )
+    raise ModelError(f"{type(module).__name__} has no {' or '.join(names)}; vitscope does not know this version of it")
 
 
 def pair(size: Any) -> Size:

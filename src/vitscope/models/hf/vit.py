@@ -42,7 +42,7 @@ _CLASSES = (
 )
 
 
-@register_adapter("transformers ViT, DeiT, MSN, I-JEPA, MAE")
+@register_adapter("transformers ViT")
 def describe_vit(model: nn.Module) -> Anatomy | None:
     """Describe a transformers ViT or a model of the same encoder; None for another class.
 
