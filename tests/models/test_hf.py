@@ -178,6 +178,7 @@ def target_of(explainer, index=2):
     return index if explainer.anatomy.outputs else lambda output: output[:, index]
 
 
+@torch.no_grad()
 def untouched(family, model, images):
     """The model's own output, without vitscope."""
     name = FAMILIES[family][-1]
@@ -186,11 +187,12 @@ def untouched(family, model, images):
         if images.shape[-2:] == (32, 32) or family.startswith(("dino", "beit", "data2vec"))
         else {"interpolate_pos_encoding": True}
     )
-    with torch.no_grad():
-        if name == "embedding":
-            return model.get_image_features(images, **other).pooler_output
-        found = model(images, **other)
-        return found.last_hidden_state[:, 0] if name == "class" else found[name]
+    if family == "mae":  # otherwise it shuffles its patches at random
+        other["noise"] = torch.linspace(0, 1, (images.shape[-2] // 8) * (images.shape[-1] // 8)).expand(len(images), -1)
+    if name == "embedding":
+        return model.get_image_features(images, **other).pooler_output
+    found = model(images, **other)
+    return found.last_hidden_state[:, 0] if name == "class" else found[name]
 
 
 def relative(found, wanted):
@@ -232,6 +234,39 @@ def test_kernels_agree_in_float64(family):
         maps.append(explainer(images, LABELS, target_of(explainer)))
     for label in LABELS:
         assert relative(maps[1][label].values, maps[0][label].values) < 1e-5  # given in float32
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_cdam_is_each_token_times_its_gradient(family, kernel):
+    """By autograd through the untouched model, from the tokens that enter its last attention."""
+    model, images = build(family, kernel, torch.float64), pictures(dtype=torch.float64)
+    explainer = vitscope.Explainer(model, preprocessing={"size": 32})
+    tokens = []
+
+    def keep(_, __, output):
+        tokens.append(output.detach().requires_grad_())
+        return tokens[0]
+
+    handle = explainer.anatomy.blocks[-1].norm.register_forward_hook(keep)
+    with torch.enable_grad():
+        output = untouched.__wrapped__(family, model, images)
+        (gradient,) = torch.autograd.grad(output[:, 2].sum(), tokens[0])
+    handle.remove()
+    wanted = (tokens[0] * gradient).sum(dim=-1)[:, len(explainer.anatomy.prefix) :].detach().view(2, 4, 4)
+    assert relative(explainer(images, "cdam", target_of(explainer))["cdam"].values, wanted) < 1e-5
+
+
+def test_weights_that_the_pool_is_asked_for():
+    explainer, images = explained("siglip"), pictures()
+    seen = []
+    pool = explainer.anatomy.blocks[-1].attention
+    handle = pool.register_forward_hook(lambda _, __, output: seen.append(output[1].detach()))
+    untouched("siglip", explainer.anatomy.model, images)
+    explainer(images, "cdam", target_of(explainer))
+    handle.remove()
+    assert seen[0].shape == (2, 1, 16)
+    assert relative(seen[1], seen[0]) < 1e-5
 
 
 @pytest.mark.parametrize("size", [(24, 40), (48, 48), (37, 26)])
@@ -366,6 +401,7 @@ def test_bfloat16():
         (lambda: transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**TINY)), r"its encoder, model\.vit"),
         (lambda: transformers.ViTForMaskedImageModeling(transformers.ViTConfig(**TINY)), r"its encoder, model\.vit"),
         (lambda: transformers.Dinov2Backbone(transformers.Dinov2Config(**TINY)), "use a Dinov2ForImageClass"),
+        (lambda: transformers.DINOv3ViTBackbone(transformers.DINOv3ViTConfig(**TINY)), "use a DINOv3ViTModel"),
         (lambda: transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT)), "use a CLIPModel or CLIPVision"),
         (lambda: build("siglip_tower", vision_use_head=False), "no pooling head"),
         (

@@ -43,8 +43,8 @@ def class_in(model: nn.Module, packages: Collection[str], classes: Collection[st
         if name in classes:
             return name
     prefix = getattr(model, "base_model_prefix", "")
-    encoder = isinstance(getattr(model, prefix, None), nn.Module)
-    way = f"explain its encoder, model.{prefix}" if encoder else f"use a {' or '.join(classes)}"
+    inside = type(getattr(model, prefix, None)).__name__ in classes
+    way = f"explain its encoder, model.{prefix}" if inside else f"use a {' or '.join(classes)}"
     raise ModelError(f"a {names[0]} does not give one output a picture; {way}")
 
 
