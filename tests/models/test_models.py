@@ -97,7 +97,7 @@ def test_a_kernel_that_torch_does_not_show_is_named():
 
 
 def test_adapters_register_once():
-    assert families() == ["timm VisionTransformer"]
+    assert "timm VisionTransformer" in families()
     with pytest.raises(ValueError, match="registered already"):
         register_adapter("timm VisionTransformer")(lambda model: None)
 

@@ -2,6 +2,7 @@
 
 from vitscope.models import (  # noqa: F401  (register their adapters)
     dino_hub,
+    hf,
     open_clip_vit,
     timm_beit_eva,
     timm_class_attention,

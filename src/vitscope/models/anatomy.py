@@ -134,6 +134,7 @@ class Anatomy:
         windows: in place of blocks, where attention stays within windows or keys are pooled, so that there is no row
             of tokens that leads from a block to the output.
         note: what a reader of the maps should know of this family, e.g. which blocks are left out.
+        call: images (b 3 H W) -> output (b c), where the model's own output is not such a tensor; None: the model.
     """
 
     family: str
@@ -151,6 +152,12 @@ class Anatomy:
     outputs: int
     windows: tuple[Window, ...] = ()
     note: str = ""
+    call: Callable[[Tensor], Tensor] | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The model's output (b c) of images (b 3 H W)."""
+        output: Tensor = (self.call or self.model)(images)
+        return output
 
     @property
     def rows_read(self) -> int | None:

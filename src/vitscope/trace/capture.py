@@ -72,7 +72,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
         if anatomy.final_site is not None:
             hook.before(anatomy.final_site, lambda x: final.append(x.detach()[:, : anatomy.rows_read].clone()))
         with torch.enable_grad() if graph else torch.no_grad():
-            logits = anatomy.model(images)
+            logits = anatomy.forward(images)
     unseen = [block.name for block, record in zip(anatomy.blocks, records, strict=True) if record.rows is None]
     if unseen:
         raise ModelError(
@@ -122,13 +122,13 @@ class Hooks:
         self._thread = threading.get_ident()
 
     def before(self, module: nn.Module, see: Callable[[Tensor], None]) -> None:
-        """Show `module`'s first input."""
+        """Show `module`'s first input, also where it is given by name."""
 
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             if threading.get_ident() == self._thread:
-                see(inputs[0])
+                see(inputs[0] if inputs else next(iter(named.values())))
 
-        self._stack.callback(module.register_forward_pre_hook(hook).remove)
+        self._stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
     def before_with(self, module: nn.Module, see: Callable[[tuple[Any, ...]], None]) -> None:
         """Show all of `module`'s inputs."""

@@ -108,4 +108,5 @@ def _of_attention(block: Block, row: BlockCapture, grid: Grid) -> list[Claim]:
 
 
 def _tolerance(dtype: torch.dtype) -> float:
-    return {torch.float64: 1e-8, torch.float32: 1e-3}.get(dtype, 5e-2)
+    """For float64 that of a softmax in float32, which transformers' written out attention takes in any dtype."""
+    return {torch.float64: 1e-6, torch.float32: 1e-3}.get(dtype, 5e-2)

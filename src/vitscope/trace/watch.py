@@ -231,16 +231,20 @@ class AttentionWatch(TorchFunctionMode):
         need_weights: bool = True,
         attn_mask: Tensor | None = None,
         **others: Any,
-    ) -> tuple[Tensor, None]:
-        """As torch's multi_head_attention_forward (its own signature, tokens first), through the watched kernel."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """As torch's multi_head_attention_forward (its own signature, tokens first), through the watched kernel.
+
+        The weights that it returns beside the output, where they are asked for, carry no gradient, as no output may
+        rest on them: the description of a model that uses them does not fit it.
+        """
         odd = bias_k is not None or bias_v is not None or add_zero_attn or key_padding_mask is not None
-        if odd or need_weights or attn_mask is not None or others.get("is_causal") or query.ndim != 3:
-            raise ModelError(
-                "nn.MultiheadAttention with masks, added keys or need_weights=True is not supported; call it with "
-                "need_weights=False and without a mask"
-            )
+        if odd or attn_mask is not None or others.get("is_causal") or query.ndim != 3:
+            raise ModelError("nn.MultiheadAttention with masks or added keys is not supported; call it without a mask")
         batch_first = [tokens.transpose(0, 1) for tokens in (query, key, value)]
-        return self._heads(batch_first, heads, weight, bias, out_weight, out_bias).transpose(0, 1), None
+        output, weights = self._heads(batch_first, heads, weight, bias, out_weight, out_bias, need_weights)
+        if weights is not None and others.get("average_attn_weights", True):
+            weights = weights.mean(dim=1)
+        return output.transpose(0, 1), weights
 
     def _native_multi_head(
         self,
@@ -260,7 +264,7 @@ class AttentionWatch(TorchFunctionMode):
         """torch's fast path of the same (its own signature, pictures first)."""
         if mask is not None or need_weights:
             raise ModelError("nn.MultiheadAttention with masks or need_weights=True is not supported")
-        return self._heads([query, key, value], heads, weight, bias, out_weight, out_bias), None
+        return self._heads([query, key, value], heads, weight, bias, out_weight, out_bias)[0], None
 
     def _heads(
         self,
@@ -270,7 +274,9 @@ class AttentionWatch(TorchFunctionMode):
         bias: Tensor | None,
         out_weight: Tensor,
         out_bias: Tensor | None,
-    ) -> Tensor:
+        need_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The output (b r D) and, where they are needed, each head's attention (b h r n)."""
         if weight is None:
             raise ModelError("nn.MultiheadAttention with keys of another width is not supported")
         biases = (None, None, None) if bias is None else bias.chunk(3)
@@ -278,7 +284,11 @@ class AttentionWatch(TorchFunctionMode):
             split_heads(F.linear(each, part, offset), heads)
             for each, part, offset in zip(tokens, weight.chunk(3), biases, strict=True)
         )
-        return F.linear(merge_heads(self._fused(query, key, value)), out_weight, out_bias)
+        output = F.linear(merge_heads(self._fused(query, key, value)), out_weight, out_bias)
+        if not need_weights:
+            return output, None
+        products = query.detach() @ key.detach().transpose(-1, -2)
+        return output, (products * query.shape[-1] ** -0.5).softmax(dim=-1)
 
     def _go_on(self, output: Tensor, tokens: int) -> Tensor:
         """Keep the output for the backward pass, and return what the model goes on with, (b h `tokens` d)."""
