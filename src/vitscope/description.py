@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from vitscope.explainer import Explainer
-from vitscope.methods import as_method, list_methods
+from vitscope.methods import as_method, list_methods, what_is_read, why_undefined
 from vitscope.models import Anatomy
 
 
@@ -54,12 +54,13 @@ def describe(model: nn.Module | str | Explainer, weights: str | os.PathLike[str]
         "family": anatomy.family,
         "input": f"{anatomy.input_size[0]} x {anatomy.input_size[1]} pixels"
         + (", other sizes too" if anatomy.flexible_size else ""),
-        **(_of_windows(anatomy) if anatomy.windows else _of_blocks(anatomy)),
+        **({} if anatomy.windows else _of_blocks(anatomy)),
+        "methods_read": what_is_read(anatomy),
         "outputs": anatomy.outputs,
         "preprocessing": explainer.preprocessing.describe(),
         "self_check": f"{explainer.description_error:.1e} relative error against the model's own numbers",
     }
-    reasons = {facts.name: explainer.why_not(facts.name, as_method(facts.name)) for facts in list_methods()}
+    reasons = {facts.name: why_undefined(anatomy, as_method(facts.name)) for facts in list_methods()}
     return Description(facts, reasons)
 
 
@@ -71,21 +72,7 @@ def _of_blocks(anatomy: Anatomy) -> dict[str, Any]:
         "prefix_tokens": list(anatomy.prefix),
         "blocks": f"{len(anatomy.blocks)} of {block.heads} heads ({block.name} to {anatomy.blocks[-1].name})"
         + (f"; {anatomy.note}" if anatomy.note else ""),
-        "head_reads": _head_reads(anatomy),
     }
-
-
-def _of_windows(anatomy: Anatomy) -> dict[str, Any]:
-    stages = len({window.stage for window in anatomy.windows})
-    return {"attention": f"{len(anatomy.windows)} in windows or over pooled keys, in {stages} stages"}
-
-
-def _head_reads(anatomy: Anatomy) -> str:
-    if not anatomy.blocks[-1].residual:
-        return f"the learned query of {anatomy.blocks[-1].name}, which pools all tokens"
-    if anatomy.rows_read is None:
-        return "a pool of all tokens"
-    return " and ".join(f"the {name} token" for name in anatomy.prefix[: anatomy.rows_read])
 
 
 def _text(value: Any) -> str:

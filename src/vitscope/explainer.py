@@ -17,7 +17,7 @@ from vitscope.attribution import Attribution, Explanation, Subject
 from vitscope.errors import FlatMapError, MethodError, ModelError, TargetError, VitscopeError
 from vitscope.evidence import Evidence
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
-from vitscope.methods import CDAM, Maps, Method, Wanted, as_methods, list_methods
+from vitscope.methods import CDAM, Maps, Method, Wanted, as_methods, why_undefined
 from vitscope.models import Anatomy, Loaded, anatomy_of, load, of_module
 from vitscope.targets import ClassNames, Predicted, Target, as_target
 from vitscope.targets.target import TargetLike
@@ -194,13 +194,8 @@ class Explainer:
 
     def why_not(self, label: str, method: Method) -> str:
         """Why `method` is not defined for this model, or "" where it is."""
-        if self.anatomy.windows and method.facts.of_rows:
-            others = [facts.name for facts in list_methods() if not facts.of_rows]
-            return (
-                f"{label} is not defined for {self.anatomy.name}: it follows rows of tokens from the blocks to the "
-                f"output, and this model's attention stays within windows or pools its keys; use {', '.join(others)}"
-            )
-        return ""
+        reason = why_undefined(self.anatomy, method)
+        return f"{label} is not defined for {self.anatomy.name}: {reason}" if reason else ""
 
     def _subject_of(self, batch: Batch, trace: Trace, aim: Target) -> Subject:
         classifier = self.anatomy.outputs > 0

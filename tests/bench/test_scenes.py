@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from vitscope import Explainer
@@ -102,13 +103,9 @@ def test_a_flat_map_is_counted_and_the_others_are_kept(explainer):
 
 
 def test_a_method_that_the_model_has_not_is_refused():
-    from timm.models.vision_transformer import VisionTransformer
-
-    pooled = VisionTransformer(
-        img_size=96, patch_size=8, embed_dim=24, depth=2, num_heads=2, global_pool="avg", class_token=False
-    )
+    windowed = timm.create_model("swin_tiny_patch4_window7_224", img_size=96, window_size=3, num_classes=12)
     with pytest.raises(MethodError, match="not defined"):
-        localization(Explainer(pooled), "daam", Scenes(1), Scenes(1))
+        localization(Explainer(windowed), "daam", Scenes(1), Scenes(1))
 
 
 def test_trivial_maps_know_nothing_and_repeat():

@@ -146,14 +146,25 @@ def test_a_model_without_a_class_token(run, desk, tmp_path):
     torch.save(timm.create_model(name, num_classes=3).state_dict(), tmp_path / "w.pth")
     options = ["--model", f"timm/{name}", "--weights", tmp_path / "w.pth", "--out", tmp_path / "o"]
     code, out, err = run("explain", desk / "pics" / "a.png", *options, model=False)
-    assert (code, out) == (2, "")
-    assert len(err.strip().splitlines()) == 1
-    assert (
-        "daam reads the class token's row and is not defined for vit_wee_patch16_reg1_gap_256: it has no class" in err
-    )
+    assert (code, err) == (0, "")
+    assert (tmp_path / "o" / "a" / "daam.png").is_file()
     code, out, _ = run("describe", f"timm/{name}", model=False)
     assert code == 0
-    assert out.count("no: it has no class token") == len(list_methods())
+    assert "every row" in out
+    assert out.count("  yes") == len(list_methods())
+
+
+def test_a_model_without_rows(run, desk, tmp_path):
+    model = ["--model", "timm/levit_128s", "--weights", tmp_path / "w.pth", "--out", tmp_path / "o"]
+    torch.save(timm.create_model("levit_128s", num_classes=3).state_dict(), tmp_path / "w.pth")
+    code, out, err = run("explain", desk / "pics" / "a.png", *model, "--methods", "daam", model=False)
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
+    assert "daam is not defined for levit_128s" in err
+    assert "use attention" in err
+    code, out, _ = run("describe", "timm/levit_128s", model=False)
+    assert code == 0
+    assert out.count("no: it follows rows") == len(list_methods()) - 1
 
 
 def test_a_rest_that_makes_no_patch_is_outside(run, desk, tmp_path):

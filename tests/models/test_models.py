@@ -37,13 +37,13 @@ def test_prefix_grid_and_blocks(layout):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"class_token": False, "global_pool": "avg"}, "a pool of all tokens"),
-        ({"class_token": False, "global_pool": "map"}, "the learned query of attn_pool, which pools all tokens"),
-        ({"reg_tokens": 2}, "the class token"),
+        ({"class_token": False, "global_pool": "avg"}, "every row"),
+        ({"class_token": False, "global_pool": "map"}, "every row; in the last block the learned query of attn_pool"),
+        ({"reg_tokens": 2}, "the class token's row"),
     ],
 )
 def test_what_the_head_reads_is_told(options, says):
-    assert vitscope.describe(build(**options)).facts["head_reads"] == says
+    assert vitscope.describe(build(**options)).facts["methods_read"] == says
 
 
 def test_a_model_that_gives_every_tokens_output_is_refused():

@@ -56,7 +56,7 @@ def test_every_stage_has_a_map_and_the_rest_is_refused_by_name(explainer):
         explainer(images, "attention:stage=9")
     text = str(vitscope.describe(explainer))
     assert f"in {len(stages)} stages" in text
-    assert "daam             no: daam is not defined" in text
+    assert "daam             no: it follows rows of tokens" in text
 
 
 @pytest.mark.parametrize("name", ["swin", "swin_padded", "swin_v2", "maxvit", "hiera", "torchvision_swin"])

@@ -1,6 +1,7 @@
 """One formula a file: each method is a pure function of the trace, with its options as fields."""
 
 from vitscope.methods.agcam import AGCAM
+from vitscope.methods.applies import what_is_read, why_undefined
 from vitscope.methods.attention import Attention
 from vitscope.methods.base import Facts, Maps, Method
 from vitscope.methods.cdam import CDAM
@@ -25,4 +26,6 @@ __all__ = [
     "list_methods",
     "options_of",
     "register_method",
+    "what_is_read",
+    "why_undefined",
 ]

@@ -49,7 +49,8 @@ def describe_within(model: nn.Module, describe: Describe) -> Anatomy | None:
             "describe the whole with vitscope.adapt (docs/adapters.md)"
         )
     if seen is None:
-        return dataclasses.replace(anatomy, model=model)
+        call = None if anatomy.call is None else (lambda images: _tensor(model(images)))
+        return dataclasses.replace(anatomy, model=model, call=call)
     return _with_head(model, anatomy, seen)
 
 
@@ -76,10 +77,10 @@ def _watch(model: nn.Module, inner: Anatomy) -> nn.Module | str | None:
     )  # one may agree by chance
     parameter = next(model.parameters())
     picture = picture.to(parameter.device, parameter.dtype)
-    calls: list[tuple[nn.Module, Any, Any]] = []
+    calls: list[tuple[nn.Module, Any, Any, Any]] = []
     own = set(inner.model.modules()) - {inner.model}
     handles = [
-        module.register_forward_hook(lambda module, inputs, output: calls.append((module, inputs, output)))
+        module.register_forward_hook(lambda *call: calls.append(call), with_kwargs=True)
         for module in model.modules()
         if module not in own
     ]
@@ -96,7 +97,10 @@ def _watch(model: nn.Module, inner: Anatomy) -> nn.Module | str | None:
             handle.remove()
         for module in training:
             module.training = True
-    within = [(inputs[0], result) for module, inputs, result in calls if module is inner.model and inputs]
+    output = _tensor(output)
+    within = [
+        (_first(inputs, named), _tensor(result)) for module, inputs, named, result in calls if module is inner.model
+    ]
     if len(within) != 1:
         return f"which calls it {len(within)} times in one pass"
     given, result = within[0]
@@ -106,10 +110,20 @@ def _watch(model: nn.Module, inner: Anatomy) -> nn.Module | str | None:
         return None
     behind = [
         module
-        for module, inputs, made in calls
-        if module not in (model, inner.model) and inputs and _same(inputs[0], result) and _same(made, output)
+        for module, inputs, named, made in calls
+        if module not in (model, inner.model) and _same(_first(inputs, named), result) and _same(made, output)
     ]
     return behind[0] if behind else "which changes its output by more than one module"
+
+
+def _first(inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    return inputs[0] if inputs else next(iter(named.values()), None)
+
+
+def _tensor(output: Any) -> Any:
+    """The logits of transformers' records, any other output as it is."""
+    logits = getattr(output, "logits", None)
+    return logits if isinstance(logits, Tensor) else output
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -122,6 +136,11 @@ def _with_head(model: nn.Module, inner: Anatomy, head: nn.Module) -> Anatomy:
     """The inner model with `head` on its output."""
     layers = [module for module in head.modules() if isinstance(module, nn.Linear)]
     outputs = layers[-1].out_features if layers else 0
+    if inner.call is not None:
+        raise ModelError(
+            f"a {type(head).__name__} stands behind a {inner.family} within a {type(model).__name__}; explain the "
+            "model itself, or describe the whole with vitscope.adapt (docs/adapters.md)"
+        )
     if type(head) is nn.Linear and inner.classifier is None:
         return dataclasses.replace(inner, model=model, classifier=Classifier((head,)), outputs=outputs)
 

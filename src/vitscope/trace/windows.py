@@ -97,7 +97,7 @@ def watch_windows(anatomy: Anatomy, images: Tensor) -> tuple[Tensor, tuple[Windo
             hook.before_with(window.site, partial(inputs.__setitem__, index))
             hook.before(window.attention, partial(watch.enter, index))
             hook.after(window.attention, watch.leave)
-        logits = anatomy.model(images)
+        logits = anatomy.forward(images)
     check_output(logits, images)
     found = []
     for index, window in enumerate(anatomy.windows):

@@ -1,0 +1,30 @@
+"""Which method is defined for which model, decided from the facts of both; what a method reads there, in words."""
+
+from __future__ import annotations
+
+from vitscope.methods.base import Method
+from vitscope.methods.registry import list_methods
+from vitscope.models import Anatomy
+
+
+def why_undefined(anatomy: Anatomy, method: Method) -> str:
+    """Why the method is not defined for the model and which is, or "" where it is."""
+    if anatomy.windows and method.facts.of_rows:
+        others = ", ".join(facts.name for facts in list_methods() if not facts.of_rows)
+        return (
+            "it follows rows of tokens from the blocks to the output, and this model's attention stays within windows "
+            f"or pools its keys; use {others}"
+        )
+    return ""
+
+
+def what_is_read(anatomy: Anatomy) -> str:
+    """The rows of the model's attention that methods read."""
+    if anatomy.windows:
+        stages = len({window.stage for window in anatomy.windows})
+        return f"what keys receive, {len(anatomy.windows)} attentions in {stages} stages"
+    if not anatomy.blocks[-1].residual:
+        return f"every row; in the last block the learned query of {anatomy.blocks[-1].name}"
+    if anatomy.rows_read is None:
+        return "every row"
+    return " and ".join(f"the {name} token's row" for name in anatomy.prefix[: anatomy.rows_read])
