@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from vitscope.methods import as_methods
 
@@ -45,3 +46,19 @@ def test_the_readmes_methods_exist():
 def test_links_between_pages_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / link).exists(), link
+
+
+def test_the_home_made_model_of_the_how_to_page_is_explained(tmp_path):
+    pieces = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adapters.md").read_text(), flags=re.DOTALL)
+    layout = pieces[1]
+    assert len(layout[layout.index("layout =") :].strip().splitlines()) <= 15
+    names = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for piece in pieces:
+            exec(piece, names)  # the page's own code
+    explainer = names["explainer"]
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    ex = explainer(images, "daam,agcam,cdam,smooth_cdam:samples=3,integrated_cdam:steps=4,attention")
+    assert all(attribution.values.shape == (2, 4, 4) for attribution in ex.attributions.values())
+    assert explainer.description_error < 1e-5

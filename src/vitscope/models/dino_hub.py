@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vitscope.models.anatomy import Anatomy, Block, Classifier
-from vitscope.models.parts import joint, reading, whole_patches
+from vitscope.models.anatomy import Anatomy, Classifier
+from vitscope.models.parts import timm_like_block, whole_patches
 from vitscope.models.registry import register_adapter
 
 _PARTS = ("prepare_tokens", "interpolate_pos_encoding", "patch_embed", "cls_token", "pos_embed", "blocks", "norm")
@@ -42,7 +42,7 @@ def describe_dino_hub(model: nn.Module) -> Anatomy | None:
         name=type(built).__name__,
         model=model,
         prefix=("class",),
-        blocks=tuple(_block(f"blocks.{index}", block) for index, block in enumerate(built.blocks)),
+        blocks=tuple(timm_like_block(f"blocks.{index}", block) for index, block in enumerate(built.blocks)),
         final_site=built.norm,
         features=features,
         classifier=classifier,
@@ -61,22 +61,3 @@ def _has(module: nn.Module, path: str) -> bool:
             return False
         found = getattr(found, name)
     return True
-
-
-def _block(name: str, block: Any) -> Block:
-    attention = block.attn
-    layers = joint(lambda: attention.qkv.weight, lambda: attention.qkv.bias)
-    read = reading(layers, attention.num_heads, attention.scale)
-    return Block(
-        name=name,
-        module=block,
-        norm=block.norm1,
-        attention=attention,
-        heads=int(attention.num_heads),
-        projection=attention.proj,
-        feedforward=lambda rows: block.mlp(block.norm2(rows)),
-        feedforward_site=block.norm2,
-        queries=read.queries,
-        keys_values=read.keys_values,
-        affine_keys=read.affine_keys,
-    )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitscope.errors import ModelError
-from vitscope.models.anatomy import Grid
+from vitscope.models.anatomy import Block, Grid
 
 RowMap = Callable[[Tensor], Tensor]
 Rotate = Callable[[Tensor, Grid], Tensor]
@@ -156,3 +157,30 @@ def whole_patches(patch: Grid, only: Grid | None = None) -> Callable[[Grid], Gri
         return size[0] // patch[0], size[1] // patch[1]
 
     return grid
+
+
+def timm_like_block(name: str, block: Any, read: Reading | None = None) -> Block:
+    """A block of timm's names without more: norm1, attn (qkv, proj, num_heads, scale), norm2, mlp.
+
+    Args:
+        name: for messages.
+        block: of timm's names, the class token's row of which leads to the output.
+        read: how queries, keys and values are read, where that is not by one `qkv` layer.
+    """
+    attention = block.attn
+    if read is None:
+        layers = joint(lambda: attention.qkv.weight, lambda: attention.qkv.bias)
+        read = reading(layers, attention.num_heads, attention.scale)
+    return Block(
+        name=name,
+        module=block,
+        norm=block.norm1,
+        attention=attention,
+        heads=int(attention.num_heads),
+        projection=attention.proj,
+        feedforward=lambda rows: block.mlp(block.norm2(rows)),
+        feedforward_site=block.norm2,
+        queries=read.queries,
+        keys_values=read.keys_values,
+        affine_keys=read.affine_keys,
+    )

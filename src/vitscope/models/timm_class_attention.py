@@ -7,17 +7,19 @@ its own blocks from patch tokens that the others have prepared.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from timm.models.cait import Cait, ClassAttn, LayerScaleBlockClassAttn
 from timm.models.convit import MHSA, ConVit
+from timm.models.convit import Block as ConVitBlock
 from timm.models.xcit import ClassAttentionBlock, Xcit
 from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Block, Grid
-from vitscope.models.parts import Reading, apart, joint, reading, scaled_by, whole_patches
+from vitscope.models.parts import Reading, apart, reading, scaled_by, timm_like_block, whole_patches
 from vitscope.models.registry import register_adapter
 from vitscope.models.timm_vit import classifier_of, fixed_or_dynamic_grid, name_of
 
@@ -91,74 +93,43 @@ def _describe(family: str, model: Any, blocks: Sequence[Block], before: int, gri
     )
 
 
-def _class_attention(attention: ClassAttn) -> Reading:
-    layers = apart(attention.q, attention.k, attention.v)
-    return reading(layers, attention.num_heads, attention.scale)
-
-
 def _cait_block(name: str, block: Any) -> Block:
-    if type(block) is not LayerScaleBlockClassAttn or type(block.attn) is not ClassAttn:
-        raise ModelError(f"{name} is a {type(block).__name__}, whose class row vitscope cannot follow yet")
-    read = _class_attention(block.attn)
-    return Block(
-        name=name,
-        module=block,
-        norm=block.norm1,
-        attention=block.attn,
-        heads=int(block.attn.num_heads),
+    _check(name, block, LayerScaleBlockClassAttn, ClassAttn)
+    return dataclasses.replace(
+        timm_like_block(name, block, _class_attention(block.attn)),
         projection=scaled_by(lambda: block.gamma_1, block.attn.proj),
         feedforward=scaled_by(lambda: block.gamma_2, lambda rows: block.mlp(block.norm2(rows))),
-        feedforward_site=block.norm2,
-        queries=read.queries,
-        keys_values=read.keys_values,
-        affine_keys=read.affine_keys,
         plain=False,
     )
 
 
 def _xcit_block(name: str, block: Any) -> Block:
     """x + gamma1 attn(norm1(x)) = e; norm2(e) + gamma2 mlp(norm2(e)): the second residual starts behind the norm."""
-    if type(block) is not ClassAttentionBlock or type(block.attn) is not ClassAttn:
-        raise ModelError(f"{name} is a {type(block).__name__}, whose class row vitscope cannot follow yet")
+    _check(name, block, ClassAttentionBlock, ClassAttn)
 
     def feedforward(rows: Tensor) -> Tensor:
         normed = block.norm2(rows)
         added: Tensor = normed - rows + block.gamma2 * block.mlp(normed)
         return added
 
-    read = _class_attention(block.attn)
-    return Block(
-        name=name,
-        module=block,
-        norm=block.norm1,
-        attention=block.attn,
-        heads=int(block.attn.num_heads),
+    return dataclasses.replace(
+        timm_like_block(name, block, _class_attention(block.attn)),
         projection=scaled_by(lambda: block.gamma1, block.attn.proj),
         feedforward=feedforward,
-        feedforward_site=block.norm2,
-        queries=read.queries,
-        keys_values=read.keys_values,
-        affine_keys=read.affine_keys,
         plain=False,
     )
 
 
 def _convit_block(name: str, block: Any) -> Block:
-    attention = block.attn
-    if type(attention) is not MHSA:
-        raise ModelError(f"{name} is a {type(attention).__name__}, whose class row vitscope cannot follow yet")
-    layers = joint(lambda: attention.qkv.weight, lambda: attention.qkv.bias)
-    read = reading(layers, attention.num_heads, attention.scale)
-    return Block(
-        name=name,
-        module=block,
-        norm=block.norm1,
-        attention=attention,
-        heads=int(attention.num_heads),
-        projection=attention.proj,
-        feedforward=lambda rows: block.mlp(block.norm2(rows)),
-        feedforward_site=block.norm2,
-        queries=read.queries,
-        keys_values=read.keys_values,
-        affine_keys=read.affine_keys,
-    )
+    _check(name, block, ConVitBlock, MHSA)
+    return timm_like_block(name, block)
+
+
+def _class_attention(attention: ClassAttn) -> Reading:
+    return reading(apart(attention.q, attention.k, attention.v), attention.num_heads, attention.scale)
+
+
+def _check(name: str, block: Any, kind: type, attention: type) -> None:
+    for found, known in ((block, kind), (block.attn, attention)):
+        if type(found) is not known:
+            raise ModelError(f"{name} has a {type(found).__name__}, whose class row vitscope cannot follow yet")
