@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from importlib.metadata import version
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitscope.attribution import Attribution, Explanation, Subject
@@ -19,9 +20,9 @@ from vitscope.evidence import Evidence
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
 from vitscope.methods import CDAM, Maps, Method, Wanted, as_methods, why_undefined
 from vitscope.models import Anatomy, Loaded, anatomy_of, load, of_module
-from vitscope.targets import ClassNames, Predicted, Target, as_target
+from vitscope.targets import ClassNames, Concept, Predicted, Target, Text, as_target
 from vitscope.targets.target import TargetLike
-from vitscope.trace import Needs, Trace, effects_on_features, record, verify
+from vitscope.trace import Needs, Trace, effects_on_features, left_as_found, record, verify
 
 
 class Explainer:
@@ -49,6 +50,7 @@ class Explainer:
         labels: ClassNames | str | os.PathLike[str] | None = None,
         preprocessing: Preprocessing | Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
+        tokenizer: Callable[[Sequence[str]], Any] | None = None,
     ) -> None:
         """Understand the model, and hold what was understood against one pass over a random picture.
 
@@ -62,6 +64,8 @@ class Explainer:
                 ImageNet's for a model of 1000 outputs.
             preprocessing: instead of the model's own, or some of its fields (`{"crop_pct": 1.0}`).
             device: where a model given by name shall run; an nn.Module stays where it is.
+            tokenizer: texts -> what the model's text tower takes, where the model has one and its own tokenizer is not
+                found.
 
         Raises:
             ModelError: the model cannot be loaded, or is not understood.
@@ -81,6 +85,7 @@ class Explainer:
             else loaded.preprocessing_with(_fields(preprocessing, loaded, self.anatomy))
         )
         self.names = _names(labels, loaded.names, self.anatomy.outputs)
+        self._tokenizer = tokenizer or loaded.tokenizer
         self.description_error = verify(self.anatomy, _random_picture(self.preprocessing.size))
 
     def __call__(
@@ -130,13 +135,14 @@ class Explainer:
             as a call.
         """
         chosen = as_methods(methods)
-        aims = [as_target(target, self.names) for target in targets]
+        aims = [self.target(target) for target in targets]
         if not aims:
             raise TargetError("no target is given; name one, or None for the predicted class")
         if not self.anatomy.outputs and _any_specific(chosen) and any(isinstance(aim, Predicted) for aim in aims):
             raise TargetError(
-                "the model has no classifier head, so no class is predicted; give weights with a head, or a target "
-                "that is a function of the features"
+                "the model has no classifier head, so no class is predicted; "
+                + ("give a text as the target" if self.anatomy.texts else "give weights with a head, or a target ")
+                + ("" if self.anatomy.texts else "that is a function of the features")
             )
         undefined = {label: reason for label, method in chosen.items() if (reason := self.why_not(label, method))}
         if undefined and (strict or len(undefined) == len(chosen)):
@@ -191,6 +197,38 @@ class Explainer:
         classifier = self.anatomy.classifier
         weight = None if classifier is None else classifier.weight.detach().clone()  # the model may change afterwards
         return Evidence(subject, found.effects, found.features, weight)
+
+    def target(self, target: TargetLike) -> Target:
+        """The target that a user's words mean for this model: a class, or a text where it has a text tower.
+
+        Raises:
+            TargetError: an unknown class, or a text for a model that reads none.
+            ModelError: the model's tokenizer cannot be read.
+        """
+        reads = self.anatomy.texts is not None
+        if reads and not self.anatomy.outputs and isinstance(target, str) and not target.strip().isdigit():
+            target = Text.of_words(target)
+        if not reads or not isinstance(target, Text):
+            return as_target(target, self.names)
+        vector, *other = self.texts([text for text in (target.prompt, target.rather_than) if text is not None])
+        return Concept(vector - other[0] if other else vector, similarity="cosine", name=str(target))
+
+    def texts(self, prompts: str | Sequence[str]) -> Tensor:
+        """The embeddings of texts, of length 1, (t F): as targets, or for `Evidence.of`.
+
+        Raises:
+            TargetError: the model has no text tower, or no tokenizer is at hand.
+            ModelError: its tokenizer cannot be read.
+        """
+        if self.anatomy.texts is None:
+            raise TargetError(f"{self.anatomy.name} has no text tower; give a class, or use a CLIP-like model")
+        if self._tokenizer is None:
+            raise TargetError(f"the tokenizer of {self.anatomy.name} is not known; give Explainer(tokenizer=...)")
+        tokens = self._tokenizer([prompts] if isinstance(prompts, str) else list(prompts))
+        device = next(self.anatomy.model.parameters()).device
+        with left_as_found(self.anatomy.model), torch.no_grad():
+            embedded = self.anatomy.texts(tokens.to(device))
+        return F.normalize(embedded.float(), dim=-1)
 
     def why_not(self, label: str, method: Method) -> str:
         """Why `method` is not defined for this model, or "" where it is."""

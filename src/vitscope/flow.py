@@ -14,7 +14,7 @@ from vitscope.attribution import Attribution, Subject
 from vitscope.errors import MethodError
 from vitscope.explainer import Explainer
 from vitscope.methods import Method
-from vitscope.targets import Class, Target, as_target
+from vitscope.targets import Class, Target
 from vitscope.targets.target import TargetLike
 from vitscope.trace import Needs, record, without_attention
 
@@ -74,7 +74,7 @@ def attention_flow(
     if attribution.blocks is None:
         raise MethodError(f"{label} gives no map a block; use daam or agcam")
     subject = explanation.subject
-    aim = as_target(target, explainer.names) if subject.target is None else Class(tuple(subject.target.tolist()))
+    aim = explainer.target(target) if subject.target is None else Class(tuple(subject.target.tolist()))
     whole = _value(explainer, subject, aim)
     drops = []
     for block in range(attribution.blocks.shape[1]):

@@ -35,7 +35,8 @@ TargetOption = Annotated[
     typer.Option(
         "--target",
         "-t",
-        help="A class's index or name, 'A rather than B', or 'probability of A'; otherwise the predicted class.",
+        help="A class's index or name, 'A rather than B', 'probability of A', or a text for CLIP-like models; "
+        "otherwise the predicted class.",
     ),
 ]
 Bank = Annotated[
@@ -125,7 +126,7 @@ def check_use(explainer: Explainer, methods: str, target: str | None, bank: Path
             raise VitscopeError(f"--target {target}: with a memory bank the target can only be one of its classes")
         label = wanted.index if isinstance(wanted, Class) and isinstance(wanted.index, int) else None
         return Neighbours(known, min(20, len(known)), label=label)
-    aim = as_target(target, explainer.names)
+    aim = explainer.target(target)
     if isinstance(aim, Class | Contrast) and explainer.anatomy.outputs:
         aim.check(explainer.anatomy.outputs)
     return aim

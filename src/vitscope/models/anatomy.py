@@ -134,6 +134,8 @@ class Anatomy:
         windows: in place of blocks, where attention stays within windows or keys are pooled, so that there is no row
             of tokens that leads from a block to the output.
         note: what a reader of the maps should know of this family, e.g. which blocks are left out.
+        texts: what the model's tokenizer gives -> embeddings (t F), in the space of `features`; where there is a text
+            tower.
         call: images (b 3 H W) -> output (b c), where the model's own output is not such a tensor; None: the model.
     """
 
@@ -152,6 +154,7 @@ class Anatomy:
     outputs: int
     windows: tuple[Window, ...] = ()
     note: str = ""
+    texts: Callable[[Any], Tensor] | None = None
     call: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, images: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,7 @@ class Loaded:
         no_preprocessing: why there is none, and what to do; "" where there is one.
         names: of its outputs in order; empty where they are unknown.
         source: the library that built it and the weights in it, for the record.
+        tokenizer: texts -> what the model's text tower takes; None where it has none, or none is at hand.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class Loaded:
     no_preprocessing: str = ""
     names: tuple[str, ...] = ()
     source: str = ""
+    tokenizer: Callable[[Sequence[str]], Any] | None = None
 
     def preprocessing_with(self, fields: Mapping[str, Any]) -> Preprocessing:
         """The preprocessing with some fields replaced.

@@ -29,8 +29,10 @@ def describe_open_clip(model: nn.Module) -> Anatomy | None:
     from open_clip.transformer import VisionTransformer
 
     visual: Any = getattr(model, "visual", model)
+    whole: Any = model
+    texts = (lambda tokens: whole.encode_text(tokens)) if visual is not model else None
     if isinstance(visual, TimmModel):
-        return _timm(visual)
+        return dataclasses.replace(_timm(visual), texts=texts)
     if not isinstance(visual, VisionTransformer):
         raise ModelError(
             f"the image tower is a {type(visual).__name__}, which vitscope cannot follow; it knows open_clip's "
@@ -62,6 +64,7 @@ def describe_open_clip(model: nn.Module) -> Anatomy | None:
         input_size=size,
         flexible_size=False,
         outputs=0,
+        texts=texts,
     )
 
 

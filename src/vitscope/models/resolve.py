@@ -107,9 +107,10 @@ def of_module(model: nn.Module, asked: bool = True) -> Loaded:
     if not isinstance(model, nn.Module):
         raise ModelError(f"a model must be a torch.nn.Module or a name such as timm/NAME, not {type(model).__name__}")
     model = unwrapped(model)
-    if not asked:
-        return Loaded(model, None, names=own_names(model))
     found = from_open_clip.of_module(model) or from_hf.of_module(model)
+    tokenizer = found.tokenizer if found else None
+    if not asked:
+        return Loaded(model, None, names=own_names(model), tokenizer=tokenizer)
     if found is None and getattr(model, "pretrained_cfg", None):
         return Loaded(model, Preprocessing.of_model(model), names=own_names(model))
     if found is not None and found.preprocessing is not None:
@@ -121,7 +122,7 @@ def of_module(model: nn.Module, asked: bool = True) -> Loaded:
         f" ({found.no_preprocessing})" if found and found.no_preprocessing else "",
     )
     preprocessing = Preprocessing.of_model(model, **({} if size is None else {"size": size}))
-    return Loaded(model, preprocessing, names=found.names if found else own_names(model))
+    return Loaded(model, preprocessing, names=found.names if found else own_names(model), tokenizer=tokenizer)
 
 
 def _built_for(model: nn.Module) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from vitscope.targets.bank import MemoryBank
 from vitscope.targets.features import Concept, Neighbours
 from vitscope.targets.names import ClassNames
 from vitscope.targets.target import Class, Contrast, Custom, Output, Predicted, Probability, Target, as_target
+from vitscope.targets.text import Text
 
 __all__ = [
     "Class",
@@ -17,5 +18,6 @@ __all__ = [
     "Predicted",
     "Probability",
     "Target",
+    "Text",
     "as_target",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitscope.errors import TargetError
 from vitscope.targets.names import UNNAMED, ClassNames
+from vitscope.targets.text import Text
 
 
 @runtime_checkable
@@ -187,7 +188,7 @@ class Custom:
         return f"the function {getattr(self.function, '__name__', type(self.function).__name__)}"
 
 
-TargetLike = None | int | str | Sequence[int | str] | Target | Callable[[Tensor], Tensor]
+TargetLike = None | int | str | Sequence[int | str] | Target | Text | Callable[[Tensor], Tensor]
 
 
 def as_target(target: TargetLike, names: ClassNames) -> Target:
@@ -202,6 +203,8 @@ def as_target(target: TargetLike, names: ClassNames) -> Target:
         return Predicted()
     if isinstance(target, Target):
         return target
+    if isinstance(target, Text):
+        raise TargetError(f"'{target}': the model has no text tower; give a class, or use a CLIP-like model")
     if callable(target):
         return Custom(target)
     if isinstance(target, str):

@@ -3,6 +3,7 @@
 from vitscope.trace.ablate import without_attention
 from vitscope.trace.everyrow import EveryRow
 from vitscope.trace.evidence import Effects, effects_on_features
+from vitscope.trace.guard import left_as_found
 from vitscope.trace.heads import head_products
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.record import BlockTrace, Trace, record
@@ -20,6 +21,7 @@ __all__ = [
     "Trace",
     "effects_on_features",
     "head_products",
+    "left_as_found",
     "record",
     "samples_at_once",
     "verify",

@@ -225,5 +225,19 @@ def describe(
         flexible_size=interpolates,
         outputs=tail.outputs,
         note=note,
+        texts=text_embeddings(model),
         call=call,
     )
+
+
+def text_embeddings(model: Any) -> Callable[[Any], Tensor] | None:
+    """The text tower of a model that has one: what its tokenizer gives -> embeddings (t F)."""
+    if not hasattr(model, "get_text_features"):
+        return None
+
+    def texts(tokens: Any) -> Tensor:
+        found = model.get_text_features(**tokens) if hasattr(tokens, "keys") else model.get_text_features(tokens)
+        embedded: Tensor = getattr(found, "pooler_output", found)
+        return embedded
+
+    return texts

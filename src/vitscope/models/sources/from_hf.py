@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def load(request: Request) -> Loaded:
         _check_size(model, request.image_size, request.name)
         preprocessing = preprocessing and preprocessing.replaced(size=request.image_size)
     source = f"transformers {transformers.__version__}, {where}"
-    return Loaded(model, preprocessing, reason, _names(model), source)
+    return Loaded(model, preprocessing, reason, _names(model), source, _tokenizer(transformers, model, where))
 
 
 def of_module(model: nn.Module) -> Loaded | None:
@@ -89,7 +89,32 @@ def of_module(model: nn.Module) -> Loaded | None:
     where = str(getattr(config, "_name_or_path", "") or "")
     with _quiet(transformers, bars=False):
         preprocessing, reason = _preprocessing(transformers, where, type(model).__name__, local=True)
-    return Loaded(model, preprocessing, reason, _names(model), f"transformers {transformers.__version__}")
+    source = f"transformers {transformers.__version__}"
+    return Loaded(
+        model, preprocessing, reason, _names(model), source, _tokenizer(transformers, model, where, local=True)
+    )
+
+
+def _tokenizer(transformers: Any, model: Any, where: str, local: bool = False) -> Callable[[Sequence[str]], Any] | None:
+    """The tokenizer of a model with a text tower, read when it is first asked for."""
+    if not hasattr(model, "get_text_features") or not where:
+        return None
+
+    def tokens(texts: Sequence[str]) -> Any:
+        try:
+            with _quiet(transformers, bars=False):
+                tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    where, local_files_only=local, trust_remote_code=False
+                )
+        except Exception as error:  # the hub and files raise many kinds
+            raise ModelError(
+                f"{where}: its tokenizer cannot be read ({one_line(error)}); save it beside the model, or give "
+                "Explainer(tokenizer=...)"
+            ) from error
+        padding = "max_length" if "siglip" in str(model.config.model_type) else True  # as SigLIP was trained
+        return tokenizer(list(texts), padding=padding, truncation=True, return_tensors="pt")
+
+    return tokens
 
 
 def _config(transformers: Any, where: str, request: Request) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,24 +49,39 @@ def load(request: Request) -> Loaded:
     if request.weights is not None:
         tensors = read_weights(request.weights)
         load_strictly(model, _converted(open_clip, model, tensors), str(request.weights), request.name)
-    return _loaded(open_clip, model, request.name)
+    return _loaded(open_clip, model, request.name, open_clip.get_tokenizer, architecture)
 
 
 def of_module(model: nn.Module) -> Loaded | None:
     """What an open_clip module that was handed over knows of itself; None for any other module."""
     if not type(model).__module__.startswith("open_clip.") or not hasattr(model, "visual"):
         return None
+    open_clip = library("open_clip", type(model).__name__)
     if not isinstance(getattr(model.visual, "preprocess_cfg", None), Mapping):
-        return None
-    return _loaded(library("open_clip", type(model).__name__), model, type(model).__name__)
+        tokenizer = _own_tokenizer(open_clip, model)
+        reads = None if tokenizer is None else (lambda texts: tokenizer(list(texts)))
+        return Loaded(model, None, source=f"open_clip {open_clip.__version__}", tokenizer=reads)
+    return _loaded(open_clip, model, type(model).__name__, _own_tokenizer(open_clip, model))
 
 
-def _loaded(open_clip: Any, model: Any, name: str) -> Loaded:
-    source = f"open_clip {open_clip.__version__}"
+def _loaded(open_clip: Any, model: Any, name: str, tokenizer: Callable[..., Any] | None, *of: str) -> Loaded:
+    def tokens(texts: Sequence[str]) -> Any:
+        assert tokenizer is not None
+        return tokenizer(*of)(list(texts)) if of else tokenizer(list(texts))
+
+    source, read = f"open_clip {open_clip.__version__}", None if tokenizer is None else tokens
     try:
-        return Loaded(model, of_open_clip(model.visual.preprocess_cfg, name), source=source)
+        return Loaded(model, of_open_clip(model.visual.preprocess_cfg, name), source=source, tokenizer=read)
     except ModelError as error:
-        return Loaded(model, None, str(error), source=source)
+        return Loaded(model, None, str(error), source=source, tokenizer=read)
+
+
+def _own_tokenizer(open_clip: Any, model: Any) -> Callable[..., Any] | None:
+    """CLIP's, which comes with open_clip, where the model has its vocabulary."""
+    length = getattr(model, "context_length", None)
+    tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=length) if length else None
+    fits = tokenizer is not None and getattr(model, "vocab_size", None) == tokenizer.vocab_size
+    return tokenizer if fits else None
 
 
 def _create(open_clip: Any, request: Request, architecture: str, tag: str, published: bool) -> nn.Module:

@@ -1,0 +1,120 @@
+"""Texts as targets, by the model's own text tower; tiny random models of transformers and open_clip."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+import vitscope
+from tests.conftest import build, perturbed, pictures
+from vitscope.cli import main
+from vitscope.targets import Custom, Text
+
+open_clip = pytest.importorskip("open_clip")
+transformers = pytest.importorskip("transformers")
+
+IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def open_clip_model():
+    vision = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 16}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+    return perturbed(open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text), by=0.1)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """What save_pretrained writes of a tiny CLIP, with its tokenizer and its image processor."""
+    folder = tmp_path_factory.mktemp("clip")
+    tiny = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48}
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = transformers.CLIPTokenizer(
+        vocab={word: index for index, word in enumerate(vocabulary)}, merges=[], model_max_length=16
+    )
+    config = transformers.CLIPConfig(
+        vision_config={**tiny, "image_size": 32, "patch_size": 8},
+        text_config={
+            **tiny,
+            "vocab_size": len(vocabulary),
+            "max_position_embeddings": 16,
+            "bos_token_id": len(vocabulary) - 2,
+            "eos_token_id": len(vocabulary) - 1,
+            "pad_token_id": len(vocabulary) - 1,
+        },
+        projection_dim=12,
+    )
+    perturbed(transformers.CLIPModel(config), by=0.1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    transformers.CLIPImageProcessorPil(**size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=["open_clip", "transformers"])
+def explainer(request, directory):
+    prepared = {"size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    if request.param == "open_clip":
+        return vitscope.Explainer(open_clip_model(), preprocessing=prepared)
+    return vitscope.Explainer(f"hf/{directory}", preprocessing=prepared)
+
+
+def test_a_text_is_the_cosine_of_embeddings(explainer):
+    cat, dog = explainer.texts(["a photo of a cat", "a photo of a dog"])
+    assert torch.allclose(cat.norm(), torch.tensor(1.0))
+    assert not torch.allclose(cat, dog)
+    for target, vector in (("a photo of a cat", cat), ("a photo of a cat rather than a photo of a dog", cat - dog)):
+        found = explainer(IMAGES, "daam,agcam,cdam", target)
+        by_hand = Custom(lambda f, v=vector: (f / f.norm(dim=1, keepdim=True)) @ v, of_features=True)
+        wanted = explainer(IMAGES, "daam,agcam,cdam", by_hand)
+        assert found.subject.asked == f"{target} (cosine)"
+        for label in found:
+            one, other = found[label].values, wanted[label].values
+            # Two texts' difference is brought to length 1: the same map by another scale.
+            one, other = one / one.norm(), other / other.norm()
+            assert float((one - other).norm()) < 1e-4
+    evidence = explainer.evidence(IMAGES).of(cat)
+    dot = explainer(IMAGES, "cdam", vitscope.targets.Concept(cat))["cdam"].values
+    assert float((evidence - dot).norm() / dot.norm()) < 1e-4
+
+
+def test_without_a_text_the_way_out_is_said(explainer):
+    with pytest.raises(vitscope.TargetError, match="give a text as the target"):
+        explainer(IMAGES, "cdam")
+
+
+def test_a_model_without_a_text_tower_says_so():
+    model = build()
+    explainer = vitscope.Explainer(model)
+    with pytest.raises(vitscope.TargetError, match="no text tower"):
+        explainer(pictures(model), "cdam", Text("a cat"))
+    with pytest.raises(vitscope.TargetError, match="no text tower"):
+        explainer.texts("a cat")
+
+
+def test_no_tokenizer_at_hand(directory, tmp_path):
+    model = transformers.CLIPModel.from_pretrained(directory)
+    model.config._name_or_path = ""
+    prepared = {"size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    with pytest.raises(vitscope.TargetError, match=r"give Explainer\(tokenizer=...\)"):
+        vitscope.Explainer(model, preprocessing=prepared).texts("a cat")
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(directory)
+    own = vitscope.Explainer(
+        model, preprocessing=prepared, tokenizer=lambda texts: tokenizer(texts, padding=True, return_tensors="pt")
+    )
+    assert own.texts("a cat").shape == (1, 12)
+
+
+def test_the_command_takes_a_text(directory, tmp_path, monkeypatch):
+    Image.effect_noise((50, 40), 80).convert("RGB").save(tmp_path / "photo.png")
+    words = ["explain", str(tmp_path / "photo.png"), "--model", f"hf/{directory}", "--methods", "daam,cdam"]
+    monkeypatch.setattr(sys, "argv", ["vitscope", *words, "--target", "a photo of a cat", "--out", str(tmp_path / "o")])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code in (0, None)
+    manifest = json.loads((tmp_path / "o" / "photo" / "manifest.json").read_text())
+    assert manifest["target"] == "a photo of a cat (cosine)"
