@@ -189,6 +189,25 @@ def test_compare(run, desk, tmp_path):
     assert (code, ".png" in err) == (2, True)
 
 
+def test_compare_models_and_their_evolutions(run, desk, tmp_path):
+    names = ["timm/vit_tiny_patch16_224", "timm/cait_xxs24_224", "timm/levit_128s", "timm/vit_wee_patch16_reg1_gap_256"]
+    words = ["compare", desk / "pics" / "a.png", "--random", "--methods", "daam", "--evolution"]
+    models = [word for name in names for word in ("--model", name)]
+    code, out, err = run(*words, *models, "--out", tmp_path / "e.png", model=False)
+    assert code == 1
+    assert out.strip() == str(tmp_path / "e.png")
+    assert "daam is not defined for levit_128s" in err
+    one = run(*words, *models[:2], "--out", tmp_path / "one.png", model=False)
+    assert (one[0], one[2]) == (0, "")
+    assert Image.open(tmp_path / "e.png").height > 2.5 * Image.open(tmp_path / "one.png").height
+    code, _, _ = run(*words[:-1], *models[:4], "--out", tmp_path / "rows.png", model=False)
+    assert (code, (tmp_path / "rows.png").is_file()) == (0, True)
+    code, _, err = run(*words, *models, "--weights", "w.pth", "--out", tmp_path / "x.png", model=False)
+    assert (code, "belongs to one model" in err) == (2, True)
+    code, _, err = run(*words, "--model", names[0], "--methods", "cdam", "--out", tmp_path / "none.png", model=False)
+    assert (code, "cdam gives no map a block" in err) == (1, True)
+
+
 def test_listings(run):
     code, out, _ = run("methods", model=False)
     assert code == 0

@@ -1,27 +1,41 @@
-"""`vitscope compare`: methods side by side, a row a picture, in one sheet."""
+"""`vitscope compare`: methods or models side by side, in one sheet."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
+from PIL import Image
+from torch import nn
 
+from vitscope.attribution import Explanation
 from vitscope.cli import common
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
-from vitscope.view import contact
-from vitscope.view.save import panels_of, save_picture
+from vitscope.view import contact, filmstrip, under_headings
+from vitscope.view.save import evolution_of, panels_of, save_picture
+
+_TILE, _FRAMES = 120, 12
 
 
 def compare(
     images: common.Images,
-    model: common.Model,
+    model: Annotated[
+        list[str], typer.Option("--model", "-m", help="A name or a directory; several models are compared, row by row.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write, .png.")],
     weights: common.Weights = None,
+    random: Annotated[
+        bool, typer.Option("--random", help="Random weights: shows that a model is understood; its maps mean nothing.")
+    ] = False,
     methods: common.Methods = "daam,agcam,cdam,attention",
     target: common.TargetOption = None,
     bank: common.Bank = None,
+    evolution: Annotated[
+        bool, typer.Option("--evolution", help="How each method's map accumulates over the blocks, as a filmstrip.")
+    ] = False,
     labels: common.Labels = None,
     device: common.Device = "cpu",
     batch_size: common.BatchSize = 8,
@@ -32,19 +46,64 @@ def compare(
     mean: common.Mean = None,
     std: common.Std = None,
 ) -> None:
-    """Compare methods: one picture with a row an image and a column a method."""
+    """Compare methods, a row an image and a column a method; or several models, a row each; or their evolutions."""
     if out.suffix.lower() != ".png":
         raise VitscopeError(f"--out {out}: the comparison is written as a .png file; give a name that ends so")
+    if weights is not None and len(model) > 1:
+        raise VitscopeError("--weights belongs to one model; give directories or names whose weights are published")
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
-    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=device)
-    aim = common.check_use(explainer, methods, target, bank)
+    pictures = common.find_pictures(images)
     failed: dict[str, str] = {}
-    rows = []
-    for _, explanation in common.run_over(explainer, common.find_pictures(images), methods, aim, batch_size, failed):
-        subject = explanation.subject
-        for index, (name, photo) in enumerate(zip(subject.batch.names, subject.batch.originals, strict=True)):
-            rows.append((photo, panels_of(explanation, index), f"{name}\n{subject.title(index)}"))
-    if rows:
-        save_picture(contact(rows), out)
+    panels, strips = [], []
+    for name in model:
+        try:
+            explainer = Explainer(
+                name, weights, pretrained=not random, labels=labels, preprocessing=fields, device=device
+            )
+            if random:
+                _stir(explainer.anatomy.model)
+            aim = common.check_use(explainer, methods, target, bank)
+        except VitscopeError as error:
+            if len(model) == 1:
+                raise
+            failed[name] = str(error)
+            common.say(str(error))
+            continue
+        for _, explanation in common.run_over(explainer, pictures, methods, aim, batch_size, failed):
+            subject = explanation.subject
+            for index, (picture, photo) in enumerate(zip(subject.batch.names, subject.batch.originals, strict=True)):
+                called = f"{name}, random weights" if random else name
+                heading = f"{called} · {picture}" if random or len(model) > 1 else picture
+                if evolution:
+                    strips += _strips(explanation, index, heading, failed)
+                else:
+                    panels.append((photo, panels_of(explanation, index), f"{heading}\n{subject.title(index)}"))
+    if panels or strips:
+        save_picture(under_headings(strips) if evolution else contact(panels), out)
         common.tell(str(out))
     raise typer.Exit(1 if failed else 0)
+
+
+def _stir(model: nn.Module) -> None:
+    """Give matrices that start at zero, as some heads do, random values: no gradient passes them otherwise."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+
+
+def _strips(
+    explanation: Explanation, index: int, heading: str, failed: dict[str, str]
+) -> list[tuple[str, Image.Image]]:
+    """A filmstrip for every method that gives a map a block; one that gives none is named in `failed`."""
+    found = []
+    for label, attribution in explanation.attributions.items():
+        if attribution.blocks is None:
+            failed[f"{heading}, {label}"] = reason = f"{label} gives no map a block; leave --evolution out, or use daam"
+            common.say(reason)
+            continue
+        view, frames, labels = evolution_of(attribution, index, _TILE, _FRAMES)
+        strip = filmstrip(view, frames, labels, attribution.signed, columns=_FRAMES, tile=_TILE)
+        found.append((f"{heading} · {label} · {explanation.subject.title(index)}", strip))
+    return found

@@ -6,7 +6,7 @@ animation. Nothing here knows of models; raw values come in, pictures go out, an
 is shown as unseen.
 """
 
-from vitscope.view.evolution import animation, filmstrip
+from vitscope.view.evolution import animation, filmstrip, under_headings
 from vitscope.view.overlay import OPACITY, at_size, blend, fit, overlay
 from vitscope.view.palette import DIVERGING, SEQUENTIAL, colour
 from vitscope.view.scale import clipped, daam_display, daam_frames, global_max, limits, minmax, symmetric
@@ -34,4 +34,5 @@ __all__ = [
     "overlay",
     "sheet",
     "symmetric",
+    "under_headings",
 ]

@@ -35,6 +35,8 @@ def filmstrip(
     labels: Sequence[str],
     signed: bool = False,
     palette: str | None = None,
+    columns: int = COLUMNS,
+    tile: int = _TILE,
 ) -> Image.Image:
     """Set frames that share one scale side by side, each under its label.
 
@@ -45,6 +47,8 @@ def filmstrip(
         labels: one a frame, such as "block 1" or "head 3".
         signed: whether zero is the centre of the scale.
         palette: a matplotlib palette's name; None takes the house palettes.
+        columns: at most so many frames in a line.
+        tile: longest side of a frame in pixels.
 
     Returns:
         An RGB picture with one colour bar for all frames.
@@ -52,12 +56,12 @@ def filmstrip(
     Raises:
         ImageError: no frames, as many labels as frames are not given, or the sizes do not agree.
     """
-    pictures = _pictures(photo, frames, labels, _TILE, signed, palette)
-    columns = min(len(pictures), COLUMNS)
+    pictures = _pictures(photo, frames, labels, tile, signed, palette)
+    columns = min(len(pictures), columns)
     face = text.font(13, bold=True)
-    captions = [text.wrap(label, face, _TILE, 2) for label in labels]
+    captions = [text.wrap(label, face, tile, 2) for label in labels]
     high = max(1, *(len(caption) for caption in captions)) * text.pitch(face) + 4
-    step_x, step_y = _TILE + _GAP, pictures[0].height + high + _GAP
+    step_x, step_y = tile + _GAP, pictures[0].height + high + _GAP
     lines = -(-len(pictures) // columns)
     strip = Image.new("RGB", (_GAP + columns * step_x, _GAP + lines * step_y + 30), text.PAPER)
     draw = ImageDraw.Draw(strip)
@@ -67,6 +71,26 @@ def filmstrip(
         strip.paste(picture, (left, top + high))
     _legend(strip, (_GAP, _GAP + lines * step_y), signed, palette)
     return strip
+
+
+def under_headings(rows: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Pictures below each other, each under its heading, as one RGB picture.
+
+    Raises:
+        ImageError: there are none.
+    """
+    if not rows:
+        raise ImageError("there is nothing to compare; pass at least one filmstrip")
+    face = text.font(16, bold=True)
+    head = text.pitch(face) + _GAP
+    width, height = max(picture.width for _, picture in rows), sum(picture.height + head for _, picture in rows)
+    canvas = Image.new("RGB", (width, height), text.PAPER)
+    draw, top = ImageDraw.Draw(canvas), 0
+    for heading, picture in rows:
+        text.write(draw, (_GAP, top + _GAP), text.wrap(heading, face, canvas.width - 2 * _GAP, 1), face, text.INK)
+        canvas.paste(picture, (0, top + head))
+        top += picture.height + head
+    return canvas
 
 
 def animation(

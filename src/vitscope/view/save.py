@@ -61,6 +61,29 @@ def save_explanation(
     return [root / name for name in names]
 
 
+def evolution_of(
+    attribution: Attribution, index: int, longest: int, most: int | None = None
+) -> tuple[Image.Image, Tensor, list[str]]:
+    """How one image's map accumulates over the blocks, ready for `filmstrip`.
+
+    Args:
+        attribution: with a map a block.
+        index: which image.
+        longest: side in pixels of the frames.
+        most: at most so many frames, evenly chosen; the last block is always among them.
+
+    Returns:
+        The photograph at that size, the frames (blocks H W) in [0, 1] on one scale, and their labels.
+    """
+    assert attribution.flow is not None
+    flow = attribution.flow[index]
+    count = len(flow)
+    chosen = range(count) if most is None or count <= most else [round(count * (n + 1) / most) - 1 for n in range(most)]
+    photo, geometry = attribution.subject.batch.originals[index], attribution.subject.geometries[index]
+    view, frames = at_size(photo, geometry, clipped(flow[list(chosen)], flow[-1]), longest)
+    return view, global_max(frames), [f"block {block + 1}" for block in chosen]
+
+
 def panels_of(explanation: Explanation, index: int) -> list[Panel]:
     """One panel a method for one image; a method that failed has its reason in place of the map."""
     panels = []
@@ -126,10 +149,7 @@ def _save_image(explanation: Explanation, index: int, folder: Path) -> None:
         write(f"{name}.png", partial(_png, picture))
         if attribution.flow is not None and attribution.blocks is not None:
             arrays[f"{name}.blocks"] = attribution.blocks[index]
-            labels = [f"block {number + 1}" for number in range(attribution.blocks.shape[1])]
-            flow = attribution.flow[index]
-            view, frames = at_size(photo, subject.geometries[index], clipped(flow, flow[-1]), animated)
-            frames = global_max(frames)
+            view, frames, labels = evolution_of(attribution, index, animated)
             write(f"{name}-evolution.png", partial(_png, filmstrip(view, frames, labels, attribution.signed)))
             write(f"{name}-evolution.gif", partial(animation, view, frames, labels, signed=attribution.signed))
         if attribution.heads is not None:
