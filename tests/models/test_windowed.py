@@ -7,6 +7,7 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import vitscope
 from tests.conftest import perturbed
@@ -25,6 +26,26 @@ MODELS = {
     "torchvision_swin": lambda: torchvision.models.swin_t(num_classes=7),
     "torchvision_swin_v2": lambda: torchvision.models.swin_v2_t(num_classes=7),
 }
+TRANSFORMERS = {
+    "image_size": 64,
+    "patch_size": 4,
+    "embed_dim": 12,
+    "depths": [2, 2],
+    "num_heads": [2, 3],
+}
+
+
+def of_transformers(kind: str, **options) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{kind}Config")(**TRANSFORMERS, num_labels=7, **options)
+    return getattr(transformers, f"{kind}ForImageClassification")(config)
+
+
+MODELS |= {
+    "transformers_swin": lambda: of_transformers("Swin", window_size=4),
+    "transformers_swin_padded": lambda: of_transformers("Swin", window_size=5),
+    "transformers_swin_v2": lambda: of_transformers("Swinv2", window_size=4),
+}
 PREPARED = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
@@ -40,7 +61,8 @@ def test_every_stage_has_a_map_and_the_rest_is_refused_by_name(explainer):
     stages = sorted({window.stage for window in explainer.anatomy.windows})
     labels = ["attention", *(f"attention:stage={stage}" for stage in stages)]
     ex = explainer(images, [*labels, "daam", "agcam", "cdam"], strict=False)
-    assert torch.allclose(ex.logits, explainer.anatomy.model(images), rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(ex.logits, explainer.anatomy.forward(images), rtol=1e-5, atol=1e-5)
     assert list(ex.attributions) == labels
     assert torch.equal(ex["attention"].values, ex[labels[-1]].values)
     for label in labels:
@@ -59,42 +81,44 @@ def test_every_stage_has_a_map_and_the_rest_is_refused_by_name(explainer):
     assert "daam             no: it follows rows of tokens" in text
 
 
-@pytest.mark.parametrize("name", ["swin", "swin_padded", "swin_v2", "maxvit", "hiera", "torchvision_swin"])
+class FirstLinear(TorchFunctionMode):
+    """The input of the first linear layer of this width: the tokens as their attention gets them."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width, self.tokens = width, None
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.linear and self.tokens is None and args[0].shape[-1] == self.width:
+            self.tokens = args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [*(name for name in MODELS if "swin" in name), "maxvit", "hiera"])
 def test_a_key_goes_back_where_it_came_from(name):
     """Every place of the picture carries its own number into the blocks; the numbers of the keys are put back."""
     model = perturbed(MODELS[name](), by=0.05)
     anatomy = anatomy_of(model)
-    for window in anatomy.windows:
-        site = model.get_submodule(window.name)
-        for part in ("norm1", "norm2"):
-            setattr(site, part, nn.Identity())
-    inputs, keys = {}, {}
+    inputs = {}
     for window in anatomy.windows:
         window.site.register_forward_pre_hook(lambda _, given, w=window.name: inputs.__setitem__(w, given))
-        inner = window.attention
-        if name == "torchvision_swin":
-            inner = inner.qkv
-        inner.register_forward_pre_hook(lambda _, given, w=window.name: keys.__setitem__(w, given[0]))
-    images = torch.randn(1, 3, *anatomy.input_size)
-    if name != "torchvision_swin":
-        with torch.no_grad():
-            model(images)
-        for window in anatomy.windows:
-            first = inputs[window.name][0]
-            numbers = torch.arange(first[..., 0].numel(), dtype=first.dtype).view(first.shape[:-1])
-            if name == "hiera":
-                rolled = model.reroll(numbers[..., None], int(window.name.split(".")[1]))[..., 0]
-            else:
-                rolled = numbers
-            keys.clear()
-            with torch.no_grad():
-                window.site(numbers[..., None].expand_as(first).contiguous())
-            given = keys[window.name][..., 0]
-            if name == "hiera" and window.attention.use_mask_unit_attn:
-                units = given.shape[1] // (window.attention.q_stride * window.attention.window_size)
-                received = given.view(1, -1, units).permute(0, 2, 1)[:, None]  # b h units n, as the attention reads it
-            elif name == "hiera":
-                received = given[:, None]
-            else:
-                received = given.flatten(1)[:, None]
-            assert torch.equal(window.put_back(received, (first,))[0, 0], rolled[0]), window.name
+    with torch.no_grad():
+        anatomy.forward(torch.randn(1, 3, *anatomy.input_size))
+    for window in anatomy.windows:
+        first, *rest = inputs[window.name]
+        for part in ("norm1", "layernorm_before"):
+            if hasattr(window.site, part):
+                setattr(window.site, part, nn.Identity())
+        numbers = torch.arange(first[..., 0].numel(), dtype=first.dtype).view(first.shape[:-1])
+        with torch.no_grad(), FirstLinear(first.shape[-1]) as seen:
+            window.site(numbers[..., None].expand_as(first).contiguous(), *rest)
+        keys = seen.tokens[..., 0]
+        wanted = numbers[0]
+        if name == "hiera":
+            wanted = model.reroll(numbers[..., None], int(window.name.split(".")[1]))[0, ..., 0]
+            units = keys.shape[1] // window.attention.window_size if window.attention.use_mask_unit_attn else None
+            keys = keys.view(1, -1, units).permute(0, 2, 1) if units else keys  # b units n, as the attention reads it
+        else:
+            keys = keys.flatten(1)
+        wanted = wanted.view(rest[0]) if name.startswith("transformers") else wanted
+        assert torch.equal(window.put_back(keys[:, None], (first, *rest))[0, 0], wanted), window.name

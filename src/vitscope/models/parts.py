@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,3 +184,25 @@ def timm_like_block(name: str, block: Any, read: Reading | None = None) -> Block
         keys_values=read.keys_values,
         affine_keys=read.affine_keys,
     )
+
+
+def windows_to_picture(
+    received: Tensor, size: Grid, window: Sequence[int], shift: Sequence[int], pad_first: bool
+) -> Tensor:
+    """Values of the tokens of Swin's windows -> where they lie, (b h rows cols).
+
+    Args:
+        received: (windows h n), the windows of a picture together, row by row.
+        size: rows and columns of the picture's tokens.
+        window: rows and columns of a window.
+        shift: by how much the picture was rolled up and to the left before it was cut.
+        pad_first: whether it was padded to whole windows before it was rolled; then a side of one window is not.
+    """
+    (height, width), (tall, wide), (down, right) = size, window, shift
+    rows, cols = -(-height // tall), -(-width // wide)
+    cut = received.unflatten(0, (-1, rows, cols)).unflatten(-1, (tall, wide))  # b rows cols h tall wide
+    whole = cut.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    if not pad_first:
+        return torch.roll(whole[..., :height, :width], (down, right), dims=(2, 3))
+    down, right = (0 if rows == 1 else down), (0 if cols == 1 else right)
+    return torch.roll(whole, (down, right), dims=(2, 3))[..., :height, :width]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from math import isqrt
 from typing import Any
 
-import torch
 from timm.models.crossvit import CrossVit
 from timm.models.hiera import Hiera
 from timm.models.levit import Levit
@@ -24,6 +23,7 @@ from torchvision.models.swin_transformer import SwinTransformerBlock
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Grid, Window
+from vitscope.models.parts import windows_to_picture
 from vitscope.models.registry import register_adapter
 from vitscope.models.timm_vit import name_of
 
@@ -67,22 +67,12 @@ def _swin(cutter: Any, pad_first: bool = False) -> PutBack:
 
     Args:
         cutter: has `window_size` and `shift_size`, (height, width) each.
-        pad_first: whether the picture is padded before it is shifted; then there is no shift where one window is as
-            large as the padded side.
+        pad_first: as for `windows_to_picture`.
     """
 
     def put_back(received: Tensor, inputs: tuple[Any, ...]) -> Tensor:
         height, width = inputs[0].shape[1:3]
-        (tall, wide), (down, right) = cutter.window_size, cutter.shift_size
-        rows, cols = -(-height // tall), -(-width // wide)
-        if pad_first:
-            down, right = (0 if tall >= rows * tall else down), (0 if wide >= cols * wide else right)
-        heads = received.shape[1]
-        cut = received.unflatten(0, (-1, rows, cols)).unflatten(-1, (tall, wide))  # b rows cols h tall wide
-        whole = cut.permute(0, 3, 1, 4, 2, 5).reshape(-1, heads, rows * tall, cols * wide)
-        if pad_first:
-            return torch.roll(whole, (down, right), dims=(2, 3))[..., :height, :width]
-        return torch.roll(whole[..., :height, :width], (down, right), dims=(2, 3))
+        return windows_to_picture(received, (height, width), cutter.window_size, cutter.shift_size, pad_first)
 
     return put_back
 
