@@ -110,12 +110,16 @@ def test_a_mae_keeps_every_patch_in_order(tmp_path):
     assert type(model).__name__ == "ViTMAEModel"
     before = torch.get_rng_state()
     picture = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    first, second = model(picture), model(picture)
-    assert first.last_hidden_state.shape == (2, 17, 24)
-    assert torch.equal(first.last_hidden_state, second.last_hidden_state)
+    explainer = vitscope.Explainer(model, preprocessing={"size": 32})
+    first, second = explainer.features(picture), explainer.features(picture)
+    assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), before)
-    assert first.ids_restore.tolist() == [list(range(16))] * 2
-    assert not first.mask.any()
+    moved = picture.clone()
+    moved[..., :8, :8] += 1  # the first patch alone
+    change = (
+        explainer(moved, "attention")["attention"].values - explainer(picture, "attention")["attention"].values
+    ).abs()
+    assert (change.flatten(1).argmax(dim=1) == 0).all()
 
 
 def test_a_missing_pooler_is_left_out_and_not_invented(tmp_path):

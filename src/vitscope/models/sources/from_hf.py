@@ -69,7 +69,6 @@ def load(request: Request) -> Loaded:
         kind, attention = _class_of(transformers, config, tensors, request.name)
         model = _build(kind, config, attention, where, tensors, request)
         preprocessing, reason = _preprocessing(transformers, where, request.name)
-    _keep_all_patches(model)
     if request.image_size is not None:
         _check_size(model, request.image_size, request.name)
         preprocessing = preprocessing and preprocessing.replaced(size=request.image_size)
@@ -246,20 +245,6 @@ def _preprocessing(transformers: Any, where: str, name: str, local: bool = False
 def _names(model: nn.Module) -> tuple[str, ...]:
     """Only a classifier's labels are names of its outputs."""
     return own_names(model) if "ForImageClassification" in type(model).__name__ else ()
-
-
-def _keep_all_patches(model: nn.Module) -> None:
-    """Let a ViT-MAE built here take all patches in their order; even with mask_ratio 0 it would shuffle them."""
-    for module in model.modules():
-        if type(module).__name__ == "ViTMAEEmbeddings":
-            setattr(module, "random_masking", _no_masking)  # noqa: B010  (a method; mypy knows modules and tensors)
-
-
-def _no_masking(sequence: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """In place of ViTMAEEmbeddings.random_masking: (b n d) as it is, nothing masked, and the order 0, 1, 2, ..."""
-    batch, count, _ = sequence.shape
-    order = torch.arange(count, device=sequence.device).expand(batch, count)
-    return sequence, torch.zeros(batch, count, device=sequence.device), order
 
 
 def _check_size(model: Any, size: tuple[int, int], name: str) -> None:
