@@ -58,7 +58,9 @@ def describe(model: nn.Module | str | Explainer, weights: str | os.PathLike[str]
         "methods_read": what_is_read(anatomy),
         "outputs": anatomy.outputs,
         "preprocessing": explainer.preprocessing.describe(),
-        "self_check": f"{explainer.description_error:.1e} relative error against the model's own numbers",
+        "self_check": "what is put back into the picture is what keys receive"
+        if anatomy.windows
+        else f"{explainer.description_error:.1e} relative error against the model's own numbers",
     }
     reasons = {facts.name: why_undefined(anatomy, as_method(facts.name)) for facts in list_methods()}
     return Description(facts, reasons)
