@@ -119,6 +119,27 @@ def agcam_of_every_row(model: nn.Module, images: Tensor, classes: Tensor, path: 
     return sum((g.relu() * s.sigmoid()).sum((1, 2)) for g, s in pairs if g is not None)
 
 
+def rollout(model: nn.Module, images: Tensor) -> Tensor:
+    """(b n), by whole products of row-normed matrices."""
+    _, run = forward(model, images)
+    product = torch.eye(run.attention[0].shape[-1], dtype=images.dtype)
+    for attention in run.attention:
+        mixed = attention.mean(1) + torch.eye(attention.shape[-1], dtype=images.dtype)
+        product = (mixed / mixed.sum(-1, keepdim=True)) @ product
+    return product[:, 0]
+
+
+def chefer(model: nn.Module, images: Tensor, classes: Tensor, normed: bool = False) -> Tensor:
+    """(b n), by whole products of matrices; gradient rollout where every row is normed."""
+    logits, run = forward(model, images)
+    gradients = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), run.attention)
+    product = torch.eye(run.attention[0].shape[-1], dtype=images.dtype)
+    for attention, gradient in zip(run.attention, gradients, strict=True):
+        mixed = (attention * gradient).relu().mean(1) + torch.eye(attention.shape[-1], dtype=images.dtype)
+        product = (mixed / mixed.sum(-1, keepdim=True) if normed else mixed) @ product
+    return product[:, 0]
+
+
 def cdam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
     """(b n), t_B times the gradient at t_B."""
     logits, run = forward(model, images)

@@ -35,6 +35,15 @@ def test_the_three_papers(official, golden, rank):
         assert relative(ex["cdam"].values[image], golden["cdam"][image, rank]) <= 1e-5
 
 
+def test_the_baselines(official, golden):
+    images = torch.from_numpy(golden["images"])
+    rollout = official(images, "rollout")["rollout"].values
+    assert relative(rollout, golden["rollout"]) <= 1e-4
+    for rank in (0, 1):
+        found = official(images, "chefer", golden["classes"][:, rank].tolist())["chefer"].values
+        assert relative(found, golden["chefer_generic"][:, rank]) <= 1e-4
+
+
 def test_daams_display_frames(official, golden):
     ex = official(torch.from_numpy(golden["images"][:1]), "daam", int(golden["classes"][0, 0]))
     frames = daam_frames(ex["daam"].flow[0], (224, 224))
@@ -52,7 +61,9 @@ def test_agcam_follows_the_skip_path_by_default(official, golden):
 def test_against_the_definitions_in_float64(layout):
     model = build(layout, dtype=torch.float64)
     images, classes = pictures(model, 3, dtype=torch.float64), torch.tensor([4, 0, 6])
-    ex = vitscope.Explainer(model)(images, "daam,daam:rows=all,agcam,cdam,agcam:path=full", classes.tolist())
+    explainer = vitscope.Explainer(model)
+    labels = ["daam", "daam:rows=all", "agcam", "cdam", "agcam:path=full", "chefer", "gradient_rollout"]
+    ex = explainer(images, labels, classes.tolist())
     prefix = model.num_prefix_tokens
     for found, wanted in (
         (ex["daam"].blocks, reference.daam_blocks(model, images, classes)),
@@ -60,6 +71,9 @@ def test_against_the_definitions_in_float64(layout):
         (ex["agcam"].values, reference.agcam(model, images, classes)),
         (ex["agcam:path=full"].values, reference.agcam(model, images, classes, "full")),
         (ex["cdam"].values, reference.cdam(model, images, classes)),
+        (explainer(images, "rollout")["rollout"].values, reference.rollout(model, images)),
+        (ex["chefer"].values, reference.chefer(model, images, classes)),
+        (ex["gradient_rollout"].values, reference.chefer(model, images, classes, normed=True)),
     ):
         assert relative(found.flatten(-2), wanted[..., prefix:].detach()) < 1e-6  # given in float32
 

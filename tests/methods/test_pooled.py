@@ -22,6 +22,8 @@ LABELS = [
     "smooth_cdam:samples=3,at=norm",
     "integrated_cdam:steps=4",
     "integrated_cdam:steps=4,at=norm",
+    "chefer",
+    "gradient_rollout",
     "attention",
 ]
 CLASSES = [4, 0, 6]
@@ -66,6 +68,31 @@ def test_daams_other_paths_in_float64(model):
         spread = run.attention[block].mT @ gradient.relu()
         wanted = (spread * run.values[block]).sum((1, 3)).relu()[:, model.num_prefix_tokens :]
         assert relative(found[:, block].flatten(1), wanted.detach()) < 1e-6
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_products_of_attention_in_float64(model, normed):
+    """They begin with the patch rows' mean; an attention pool's own row has no residual."""
+    images, classes = pictures(model, 3, dtype=torch.float64), torch.tensor(CLASSES)
+    explainer, prefix = vitscope.Explainer(model), model.num_prefix_tokens
+    label = "gradient_rollout" if normed else "chefer"
+    logits, run = reference.forward(model, images)
+    gradients = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), run.attention)
+    for method, mixed in (
+        (label, [(a * g).relu().mean(1) for a, g in zip(run.attention, gradients, strict=True)]),
+        ("rollout", [a.mean(1) for a in run.attention]),
+    ):
+        row = torch.zeros(3, 1, mixed[0].shape[-1], dtype=torch.float64)
+        if model.attn_pool is None:
+            row[..., prefix:] = 1 / (row.shape[-1] - prefix)
+        else:
+            pool = mixed.pop()
+            row = pool / pool.sum(-1, keepdim=True) if normed or method == "rollout" else pool
+        for matrix in reversed(mixed):
+            whole = matrix + torch.eye(matrix.shape[-1], dtype=torch.float64)
+            row = row @ (whole / whole.sum(-1, keepdim=True) if normed or method == "rollout" else whole)
+        found = explainer(images, method, None if method == "rollout" else CLASSES)[method].values
+        assert relative(found.flatten(1), row[:, 0, prefix:].detach()) < 1e-6
 
 
 def test_several_targets_and_chunks_of_rows(monkeypatch):

@@ -8,6 +8,7 @@ from vitscope.methods.cdam import CDAM
 from vitscope.methods.daam import DAAM
 from vitscope.methods.integrated_cdam import IntegratedCDAM
 from vitscope.methods.registry import Wanted, as_method, as_methods, list_methods, options_of, register_method
+from vitscope.methods.rollout import Chefer, GradientRollout, Rollout
 from vitscope.methods.smooth_cdam import SmoothCDAM
 
 __all__ = [
@@ -15,10 +16,13 @@ __all__ = [
     "CDAM",
     "DAAM",
     "Attention",
+    "Chefer",
     "Facts",
+    "GradientRollout",
     "IntegratedCDAM",
     "Maps",
     "Method",
+    "Rollout",
     "SmoothCDAM",
     "Wanted",
     "as_method",

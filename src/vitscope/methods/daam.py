@@ -68,7 +68,7 @@ class DAAM:
     def needs(self) -> Needs:
         """Class-row attention, values and the gradient at T_b of every block."""
         if self.rows == "all":
-            return Needs(every_row=Blocks.ALL)
+            return Needs(every_row=Blocks.ALL, full_gradient=Blocks.ALL)
         wanted = {path: Blocks.ALL if path == self.path else Blocks.NONE for path in ("full", "skip", "feedforward")}
         return Needs(
             attention=Blocks.ALL,

@@ -46,8 +46,9 @@ class EveryRow:
         """The rows' scores z, some rows (b h r n) at a time, of at most `limit` numbers where one row has fewer."""
         b, h, tokens, _ = self.keys.shape
         chunk = max(1, limit // (b * h * tokens))
-        for start in range(0, self.query.shape[-2], chunk):
-            rows = slice(start, start + chunk)
+        count = self.query.shape[-2]
+        for start in range(0, count, chunk):
+            rows = slice(start, min(start + chunk, count))
             products = self.query[..., rows, :] @ self.keys.transpose(-1, -2)
             if self.mask is None:
                 yield rows, products

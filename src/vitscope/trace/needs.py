@@ -28,8 +28,8 @@ class Needs:
         feedforward_gradient: the same through the feed-forward parts of the later blocks alone, without the residual
             stream beside them; all blocks or none.
         full_gradient: the same by full back-propagation, (b h m d); one backward pass for all blocks.
-        every_row: queries, keys, values and full gradients of every row, not the class row alone (`EveryRow`); all
-            blocks or none. One backward pass.
+        every_row: queries, keys and values of every row, not the class row alone, with the full gradients at every row
+            where `full_gradient` is needed too (`EveryRow`); all blocks or none.
         rerun: the last block's input x_B, so that it can be run again on other tokens (`Trace.again`).
     """
 

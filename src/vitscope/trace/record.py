@@ -85,6 +85,7 @@ class Trace:
         blocks: a record a block.
         prefix: number of tokens before the patch tokens.
         grid: patch grid (rows, cols).
+        residual: whether each block has a residual stream; an attention pool has none.
         last: the last block, to be run again on altered tokens, where a method declared that it needs to.
         windows: in place of blocks, where the model's attention stays within windows; `grid` is that of the last.
     """
@@ -97,6 +98,7 @@ class Trace:
     blocks: tuple[BlockTrace, ...]
     prefix: int
     grid: tuple[int, int]
+    residual: tuple[bool, ...] = ()
     last: LastBlock | None = None
     windows: tuple[WindowTrace, ...] = ()
 
@@ -157,7 +159,16 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
     carried = seeds.any(dim=-1).T
     again = of_last_block(anatomy, seen.blocks[-1], aims, seeds, grid)
     return Trace(
-        seen.logits, features, reached.T, carried, of_features, tuple(blocks), len(anatomy.prefix), grid, again
+        seen.logits,
+        features,
+        reached.T,
+        carried,
+        of_features,
+        tuple(blocks),
+        len(anatomy.prefix),
+        grid,
+        residual=tuple(block.residual for block in anatomy.blocks),
+        last=again,
     )
 
 
@@ -167,7 +178,7 @@ def _of_windows(anatomy: Anatomy, images: Tensor, aims: Sequence[Aim]) -> Trace:
         seeds, reached = seeds_of(anatomy, aims, logits, logits)
     of_features = torch.tensor([aim.of_features for aim in aims], device=logits.device)
     rows, cols = windows[-1].received.shape[-2:]
-    return Trace(logits, logits, reached.T, seeds.any(dim=-1).T, of_features, (), 0, (rows, cols), None, windows)
+    return Trace(logits, logits, reached.T, seeds.any(dim=-1).T, of_features, (), 0, (rows, cols), windows=windows)
 
 
 def _gradients(
@@ -175,12 +186,11 @@ def _gradients(
 ) -> dict[str, dict[int, Tensor]]:
     """The gradients at T_b that `needs` asks for: path -> block -> (b h m r d)."""
     found: dict[str, dict[int, Tensor]] = {}
-    full = max(needs.full_gradient, needs.every_row)
-    if max(needs.skip_gradient, full) > Blocks.NONE:
+    if max(needs.skip_gradient, needs.full_gradient) > Blocks.NONE:
         skip, residual = skip_gradients(anatomy, seen, seeds, last_only=needs.skip_gradient < Blocks.ALL)
         last = len(anatomy.blocks) - 1
         found = {"skip": skip, "full": {last: skip[last]}}
-        if full == Blocks.ALL and last > 0:
+        if needs.full_gradient == Blocks.ALL and last > 0:
             found["full"] = full_gradients(anatomy, seen, skip[last], residual)
     if needs.feedforward_gradient > Blocks.NONE:
         found["feedforward"], _ = skip_gradients(anatomy, seen, seeds, beside=False)

@@ -139,7 +139,7 @@ class AttentionWatch(TorchFunctionMode):
         self._records = records
         self._rows = [block.rows for block in anatomy.blocks]
         self._needs = needs
-        self.graph = max(needs.full_gradient, needs.every_row) == Blocks.ALL and len(records) > 1
+        self.graph = needs.full_gradient == Blocks.ALL and len(records) > 1
         self._frozen = {id(p): p.detach() for p in anatomy.model.parameters() if p.requires_grad and self.graph}
         self._written: _WrittenOut | None = None
 
