@@ -15,6 +15,7 @@ from vitscope.models.loaded import Loaded, Request, own_names
 from vitscope.models.sources import SOURCES, from_hf, from_open_clip, from_timm
 from vitscope.models.t2t import T2T
 from vitscope.models.weights import outputs_in, put_weights, read_weights
+from vitscope.models.within import unwrapped
 
 _LOG = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def of_module(model: nn.Module, asked: bool = True) -> Loaded:
     standard deviation, bicubic, the central 87.5 %), at the size the module was built for, with a warning in the log.
 
     Args:
-        model: any module.
+        model: any module; in torch's own wrappers (DataParallel and kin, torch.compile) the one inside is meant.
         asked: whether the preprocessing is wanted; if not, names alone are looked for.
 
     Raises:
@@ -105,6 +106,7 @@ def of_module(model: nn.Module, asked: bool = True) -> Loaded:
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"a model must be a torch.nn.Module or a name such as timm/NAME, not {type(model).__name__}")
+    model = unwrapped(model)
     if not asked:
         return Loaded(model, None, names=own_names(model))
     found = from_open_clip.of_module(model) or from_hf.of_module(model)
