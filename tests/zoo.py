@@ -78,7 +78,8 @@ def module_of(model: Model) -> nn.Module:
 
 def add_timm(family: str, name: str, size: int | None = 64, by: float = 0.1, **options: Any) -> None:
     settings = {"num_classes": CLASSES} | ({} if size is None else {"img_size": size}) | options
-    add(family, f"timm/{name}", functools.partial(timm.create_model, name, **settings), by=by)
+    pool = f", global_pool={options['global_pool']}" if "global_pool" in options else ""
+    add(family, f"timm/{name}{pool}", functools.partial(timm.create_model, name, **settings), by=by)
 
 
 add_timm("ViT", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", **SMALL)
@@ -86,7 +87,7 @@ add_timm("ViT", "vit_base_patch32_224", 96, **SMALL, dynamic_img_size=True)
 add_timm("DeiT", "deit_small_patch16_224", **SMALL)
 add_timm("DeiT, distilled", "deit_tiny_distilled_patch16_224", **SMALL)
 add_timm("DeiT-3", "deit3_small_patch16_224", **SMALL)
-add_timm("MAE, fine-tuned", "vit_base_patch16_224.mae", **SMALL, global_pool="token")
+add_timm("MAE, fine-tuned", "vit_base_patch16_224.mae", **SMALL)
 add_timm("MAE, fine-tuned", "vit_huge_patch14_224.mae", 56, **SMALL, global_pool="avg")
 add_timm("DINO", "vit_small_patch8_224.dino", 32, **SMALL)
 add_timm("DINOv2", "vit_small_patch14_dinov2", 56, **SMALL)
@@ -105,7 +106,7 @@ add_timm("BEiT", "beit_base_patch16_224", **SMALL)
 add_timm("BEiT v2", "beitv2_base_patch16_224", **SMALL, global_pool="token")
 add_timm("EVA", "eva_giant_patch14_224", 56, **SMALL)
 add_timm("EVA-02", "eva02_tiny_patch14_224", 56, **SMALL)
-add_timm("EVA-02", "eva02_base_patch16_clip_224", **SMALL, global_pool="token")
+add_timm("EVA-02", "eva02_base_patch16_clip_224", **SMALL)
 add_timm("CaiT", "cait_xxs24_224", **SMALL)
 add_timm("XCiT", "xcit_nano_12_p16_224", **SMALL)
 add_timm("XCiT", "xcit_nano_12_p8_224", 32, **SMALL)
@@ -348,6 +349,17 @@ def small_vit(**options: Any) -> VisionTransformer:
     return VisionTransformer(**{**settings, **options})
 
 
+def compiled_vit() -> nn.Module:
+    return torch.compile(small_vit(), backend="eager")
+
+
+def compiled_in_place() -> nn.Module:
+    model = small_vit()
+    for block in model.blocks:
+        block.compile(backend="eager")
+    return model
+
+
 class Normalise(nn.Module):
     """Subtracts the mean and divides by the spread, inside the model."""
 
@@ -461,7 +473,9 @@ def adapted() -> Anatomy:
 
 OWN = "your own"
 add(OWN, "torch.nn.DataParallel", lambda: nn.DataParallel(small_vit()), by=0.2)
-add(OWN, 'torch.compile(backend="eager")', lambda: torch.compile(small_vit(), backend="eager"), by=0.2)
+add(OWN, "torch.compile", compiled_vit, by=0.2)
+add(OWN, "a compiled part in a module of your own", lambda: nn.Sequential(Normalise(), compiled_vit()), by=0.2)
+add(OWN, "compiled in place", compiled_in_place, by=0.2, listed=False)
 add(OWN, "module with a `.model`, as in Lightning", Holder, by=0.2)
 add(OWN, "LightningModule", lightning_module, by=0.2, extra="lightning", listed=False)
 add(OWN, "nn.Sequential with a normalisation", lambda: nn.Sequential(Normalise(), small_vit()), by=0.2)
