@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -35,6 +36,15 @@ assert "value_norm" in str(vitscope.describe(model))
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_table_of_models_is_what_the_script_computes():
+    for extra in ("transformers", "open_clip"):
+        pytest.importorskip(extra)
+    spec = importlib.util.spec_from_file_location("make_models", ROOT / "docs" / "make_models.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.PAGE.read_text() == script.page(), "run python docs/make_models.py"
 
 
 def test_the_readmes_methods_exist():

@@ -578,6 +578,14 @@ def test_what_a_module_knows_of_itself(vit_folder, tiny_clip, caplog):
     assert of_module(made("ViTModel")).names == ()
 
 
+def test_what_stands_in_torchs_wrappers_knows_it_too(caplog):
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, pretrained_cfg_overlay={"crop_pct": 0.7})
+    for wrapped in (torch.nn.DataParallel(model), torch.compile(model, backend="eager")):
+        assert of_module(wrapped).preprocessing == of_module(model).preprocessing
+        assert of_module(wrapped).preprocessing.crop_pct == 0.7
+    assert caplog.text == ""
+
+
 def test_preprocessing_may_be_given_where_a_model_has_none(tmp_path):
     made("ViTModel").save_pretrained(tmp_path)
     loaded = load(f"hf/{tmp_path}")

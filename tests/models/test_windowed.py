@@ -81,6 +81,24 @@ def test_every_stage_has_a_map_and_the_rest_is_refused_by_name(explainer):
     assert "daam             no: it follows rows of tokens" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("levit_128s", {"img_size": 160}),
+        ("hiera_tiny_224", {"img_size": (96, 160)}),
+        ("maxvit_nano_rw_256", {"img_size": (64, 128)}),
+        ("pvt_v2_b0", {"pretrained_cfg_overlay": {"input_size": (3, 96, 160)}}),
+    ],
+)
+def test_a_model_built_for_another_size(name, options):
+    explainer = vitscope.Explainer(perturbed(timm.create_model(name, num_classes=7, **options), by=0.05))
+    size = options.get("img_size", (96, 160))
+    size = size if isinstance(size, tuple) else (size, size)
+    assert explainer.anatomy.input_size == explainer.preprocessing.size == size
+    values = explainer(torch.randn(1, 3, *size), "attention:stage=0")["attention:stage=0"].values
+    assert values.shape[1] * size[1] == values.shape[2] * size[0]
+
+
 class FirstLinear(TorchFunctionMode):
     """The input of the first linear layer of this width: the tokens as their attention gets them."""
 

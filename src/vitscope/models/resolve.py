@@ -98,7 +98,7 @@ def of_module(model: nn.Module, asked: bool = True) -> Loaded:
     standard deviation, bicubic, the central 87.5 %), at the size the module was built for, with a warning in the log.
 
     Args:
-        model: any module.
+        model: any module; in torch's own wrappers (DataParallel and kin, torch.compile) the one inside is meant.
         asked: whether the preprocessing is wanted; if not, names alone are looked for.
 
     Raises:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Classifier, Grid
+from vitscope.models.compiled import uncompiled
 from vitscope.models.parts import whole_patches
 from vitscope.models.timm_vit import block_of
 
@@ -129,7 +130,7 @@ def _run(model: nn.Module, last: nn.Module, size: Grid) -> tuple[Tensor, Tensor]
     try:
         for module in training:
             module.training = False
-        with torch.no_grad():
+        with uncompiled(), torch.no_grad():
             output: Any = model(picture)
     except Exception as error:  # a module of anyone's own may raise anything
         raise ModelError(

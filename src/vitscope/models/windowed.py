@@ -97,7 +97,7 @@ def describe_maxxvit(model: nn.Module) -> Anatomy | None:
         raise ModelError(
             f"{name_of(model)} has no window attention with channels last, which is all that vitscope can put back"
         )
-    return _describe("timm MaxxVit", model, windows, _config_size(model))
+    return _describe("timm MaxxVit", model, windows, _built_size(model))
 
 
 def _partitioned(part: Any) -> PutBack:
@@ -131,7 +131,9 @@ def describe_hiera(model: nn.Module) -> Anatomy | None:
         for index, block in enumerate(blocks)
         if block.attn.q_stride == 1
     ]
-    return _describe("timm Hiera", model, windows, _config_size(model))
+    shape: list[int] = list(model.tokens_spatial_shape)
+    height, width = (cells * stride for cells, stride in zip(shape, model.patch_stride, strict=True))
+    return _describe("timm Hiera", model, windows, (height, width))
 
 
 def _unrolled(model: Any, index: int) -> PutBack:
@@ -155,7 +157,7 @@ def describe_pvt(model: nn.Module) -> Anatomy | None:
         for stage, whole in enumerate(stages)
         for index, block in enumerate(whole.blocks)
     ]
-    return _describe("timm PVT-v2", model, windows, _config_size(model))
+    return _describe("timm PVT-v2", model, windows, _built_size(model))
 
 
 def _pooled_keys(attention: Any) -> PutBack:
@@ -184,7 +186,9 @@ def describe_levit(model: nn.Module) -> Anatomy | None:
         for name, part in whole.named_modules()
         if type(part).__name__ == "Attention"
     ]
-    return _describe("timm LeViT", model, windows, _config_size(model))
+    first: Any = windows[0].attention
+    side = isqrt(first.attention_bias_idxs.shape[-1]) * int(model.stem.stride)
+    return _describe("timm LeViT", model, windows, (side, side))
 
 
 def _square(received: Tensor, _: tuple[Any, ...]) -> Tensor:
@@ -212,7 +216,7 @@ def describe_crossvit(model: nn.Module) -> Anatomy | None:
         for index, both in enumerate(multi)
         for depth, block in enumerate(both.blocks[branch])
     ]
-    return _describe("timm CrossViT", model, windows, _config_size(model))
+    return _describe("timm CrossViT", model, windows, _built_size(model))
 
 
 def _branch(grid: Grid) -> PutBack:
@@ -248,6 +252,8 @@ def _embedding_size(model: Any) -> Grid:
     return int(height), int(width)
 
 
-def _config_size(model: Any) -> Grid:
-    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
-    return int(size[1]), int(size[2])
+def _built_size(model: Any) -> Grid:
+    """The picture size that the model was built for, where it says so; else its published one."""
+    size = getattr(model, "img_size", None) or (getattr(model, "pretrained_cfg", None) or {}).get("input_size", ())[1:]
+    height, width = size or (224, 224)
+    return int(height), int(width)

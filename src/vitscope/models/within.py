@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Classifier
+from vitscope.models.compiled import uncompiled
 
 Describe = Callable[[nn.Module], Anatomy | None]
 
@@ -88,7 +89,7 @@ def _watch(model: nn.Module, inner: Anatomy) -> nn.Module | str | None:
     try:
         for module in training:
             module.training = False
-        with torch.no_grad():
+        with uncompiled(), torch.no_grad():
             output = model(picture)
     except Exception as error:  # a module of anyone's own may raise anything
         return f"which does not take a picture of {inner.input_size[0]} x {inner.input_size[1]} pixels ({error})"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope.errors import ModelError
+from vitscope.models.compiled import uncompiled
 
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _locks_guard = threading.Lock()
@@ -27,7 +28,7 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     """
     with _locks_guard:
         lock = _locks.setdefault(model, threading.RLock())
-    with lock, torch.inference_mode(False):
+    with lock, uncompiled(), torch.inference_mode(False):
         if any(parameter.is_inference() for parameter in model.parameters()):
             raise ModelError("the model was built under torch.inference_mode; build or load it outside of it")
         training = [module for module in model.modules() if module.training]

@@ -1,0 +1,70 @@
+"""Computes the table of docs/models.md from the models that the tests explain: python docs/make_models.py."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "models.md"
+MARK = "<!-- TABLE -->"
+sys.path.insert(0, str(ROOT))
+
+from tests.zoo import ZOO, built  # noqa: E402
+
+from vitscope import list_methods  # noqa: E402
+from vitscope.methods import as_method, what_is_read, why_undefined  # noqa: E402
+from vitscope.models import Anatomy, anatomy_of  # noqa: E402
+
+
+def table() -> str:
+    """The table and its footnotes, one for every distinct reason why a method does not apply."""
+    methods = [facts.name for facts in list_methods()]
+    lines = [_row("family", "model", "what methods read", "where", *methods), _row(*["---"] * (4 + len(methods)))]
+    reasons: list[str] = []
+    for entry in ZOO:
+        if entry.listed:
+            anatomy = anatomy_of(built(entry))
+            marks = (_mark(why_undefined(anatomy, as_method(name)), reasons) for name in methods)
+            lines.append(_row(entry.family, entry.name, what_is_read(anatomy), _where(anatomy), *marks))
+    notes = [f"[^{number}]: {reason}." for number, reason in enumerate(reasons, start=1)]
+    return "\n".join([*lines, "", *notes])
+
+
+def page() -> str:
+    """The whole page as it should be."""
+    before, _, after = PAGE.read_text().split(MARK)
+    return f"{before}{MARK}\n{table()}\n{MARK}{after}"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _mark(reason: str, reasons: list[str]) -> str:
+    """ "yes", or "no" with the number of its reason."""
+    if not reason:
+        return "yes"
+    if reason not in reasons:
+        reasons.append(reason)
+    return f"no [^{reasons.index(reason) + 1}]"
+
+
+def _where(anatomy: Anatomy) -> str:
+    """The blocks or windows by their names in the model, and what the adapter says of them.
+
+    Numbers are left out: the models of the tests are shallower than the published ones.
+    """
+    names = dict.fromkeys(re.sub(r"(?<![A-Za-z])\d+", "*", name) for name in _names(anatomy))
+    note = re.sub(r"the \d+ blocks", "the blocks", anatomy.note)
+    return ", ".join(f"`{name}`" for name in names) + (f"; {note}" if note else "")
+
+
+def _names(anatomy: Anatomy) -> Iterator[str]:
+    yield from (part.name for part in (*anatomy.blocks, *anatomy.windows))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,215 @@
+"""The contract, over the zoo: every model and every method, each applied or refused as `describe` says."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import vitscope
+from tests.zoo import ZOO, Entry, built, module_of
+from vitscope.methods import as_method
+
+CHEAPER = {"smooth_cdam": "smooth_cdam:samples=3", "integrated_cdam": "integrated_cdam:steps=4"}
+"""Options in place of the defaults, where those cost much."""
+LABELS = [CHEAPER.get(facts.name, facts.name) for facts in vitscope.list_methods()]
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A model of the zoo, two pictures, and what is found of them."""
+
+    entry: Entry
+    explainer: vitscope.Explainer
+    model: nn.Module
+    images: Tensor
+    maps: dict[str, vitscope.Attribution]
+    refusals: dict[str, str]
+    logits: Tensor
+
+    def untouched(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.entry.output(self.model, images)
+
+
+def name_of(label: str) -> str:
+    return label.partition(":")[0]
+
+
+def explain(explainer, images):
+    """Explanations by the class-agnostic methods, without a target, and by the others, of the predicted classes.
+
+    Of a model without classes, an output is explained.
+    """
+    specific = [label for label in LABELS if as_method(label).facts.class_specific]
+    found = [explainer(images, [label for label in LABELS if label not in specific], strict=False)]
+    if any(not explainer.why_not(label, as_method(label)) for label in specific):
+        predicted = found[0].logits.argmax(dim=1).tolist()
+        target = predicted if explainer.anatomy.outputs else lambda output: output[:, 2]
+        found.append(explainer(images, specific, target, strict=False))
+    return found
+
+
+def together(explanations):
+    return {label: found for each in explanations for label, found in each.attributions.items()}
+
+
+def pictures(size, count=2):
+    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def relative(found, wanted):
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def row_of(entry):
+    return f"{entry.family}-{entry.name}"
+
+
+@pytest.fixture(scope="module", params=ZOO, ids=row_of)
+def explained(request):
+    entry = request.param
+    if entry.extra:
+        pytest.importorskip(entry.extra)
+    made = built(entry)
+    logging.disable(logging.WARNING)  # that the preprocessing of a module of one's own is unknown
+    explainer = vitscope.Explainer(made)
+    logging.disable(logging.NOTSET)
+    images = pictures(explainer.preprocessing.size)
+    explanations = explain(explainer, images)
+    refusals = {label: reason for label in LABELS if (reason := explainer.why_not(label, as_method(label)))}
+    return Explained(
+        entry, explainer, module_of(made), images, together(explanations), refusals, explanations[0].logits
+    )
+
+
+def test_there_are_at_least_45_models():
+    assert len(ZOO) >= 45
+    assert len({row_of(entry) for entry in ZOO}) == len(ZOO)
+
+
+def test_logits_are_the_untouched_models(explained):
+    assert explained.explainer.description_error < 1e-5
+    assert torch.isfinite(explained.logits).all()
+    assert relative(explained.logits, explained.untouched(explained.images)) < 1e-5
+
+
+def test_every_method_that_applies_gives_a_map_on_the_grid(explained):
+    anatomy = explained.explainer.anatomy
+    assert {*explained.maps, *explained.refusals} == set(LABELS)  # none failed
+    assert explained.maps
+    for label, attribution in explained.maps.items():
+        values = attribution.values
+        assert values.shape[0] == 2
+        if anatomy.blocks:
+            assert tuple(values.shape[1:]) == anatomy.grid(tuple(explained.images.shape[-2:])), label
+        assert values[0].numel() > 1
+        assert torch.isfinite(values).all(), label
+        flat = values.flatten(1)
+        assert (flat.std(dim=1) > 1e-3 * flat.abs().amax(dim=1)).all(), label
+        assert relative(values[0], values[1]) > 1e-3, label  # another picture, another map
+        assert attribution.signed or values.min() >= 0
+        if attribution.blocks is not None:
+            assert attribution.blocks.shape == (2, len(anatomy.blocks), *values.shape[1:])
+            assert relative(attribution.flow[:, -1], values) < 1e-4
+
+
+def test_a_batch_is_its_pictures_one_by_one(explained):
+    for index in range(2):
+        alone = together(explain(explained.explainer, explained.images[index : index + 1]))
+        assert alone.keys() == explained.maps.keys()
+        for label, attribution in alone.items():
+            assert relative(attribution.values[0], explained.maps[label].values[index]) < 1e-4, label
+
+
+def test_pictures_of_another_shape(explained):
+    explainer, anatomy = explained.explainer, explained.explainer.anatomy
+    if not anatomy.flexible_size:
+        if anatomy.blocks:
+            with pytest.raises(vitscope.ModelError, match="takes pictures of"):
+                explainer(pictures([3 * side for side in anatomy.input_size]), "attention")
+        return
+    size = (96, 160) if anatomy.windows else (3 * anatomy.patch[0], 5 * anatomy.patch[1])
+    images = pictures(size)
+    found = explain(explainer, images)
+    assert relative(found[0].logits, explained.untouched(images)) < 1e-5
+    maps = together(found)
+    assert maps.keys() == explained.maps.keys()
+    for label, attribution in maps.items():
+        assert torch.isfinite(attribution.values).all()
+        assert attribution.values.std() > 0, label
+        rows, cols = attribution.values.shape[1:]
+        assert (rows, cols) == (3, 5)
+        assert attribution.to_pixels()[0].shape == size
+
+
+def test_the_model_is_left_as_it_was_found(explained):
+    """Some modules training, some parameters frozen, one with a gradient of its own."""
+    model, images = explained.model, explained.images
+    modules, parameters = list(model.modules()), list(model.parameters())
+    wants = [parameter.requires_grad for parameter in parameters]
+    first = next(parameter for parameter in parameters if parameter.requires_grad)
+    for index, module in enumerate(modules):
+        module.training = index % 3 != 1
+    for parameter in parameters[::2]:
+        parameter.requires_grad_(False)
+    first.grad = torch.ones_like(first)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = [
+        [module.training for module in modules],
+        [parameter.requires_grad for parameter in parameters],
+        [[list(getattr(module, kind)) for kind in HOOKS] for module in modules],
+    ]
+    random = torch.get_rng_state()
+    try:
+        maps = together(explain(explained.explainer, images))
+        assert torch.equal(torch.get_rng_state(), random)
+        assert state == [
+            [module.training for module in modules],
+            [parameter.requires_grad for parameter in parameters],
+            [[list(getattr(module, kind)) for kind in HOOKS] for module in modules],
+        ]
+        after = model.state_dict()
+        assert after.keys() == before.keys()
+        assert all(torch.equal(value, before[key]) for key, value in after.items())
+        assert [parameter.grad is not None for parameter in parameters] == [one is first for one in parameters]
+        assert torch.equal(first.grad, torch.ones_like(first))
+    finally:
+        first.grad = None
+        for parameter, wanted in zip(parameters, wants, strict=True):
+            parameter.requires_grad_(wanted)
+        model.eval()
+    for label, attribution in maps.items():  # training or not, a map is made in evaluation mode
+        assert relative(attribution.values, explained.maps[label].values) < 1e-4, label
+
+
+def test_a_method_that_does_not_apply_is_refused_with_its_reason_and_a_way_out(explained):
+    applied = {name_of(label) for label in explained.maps}
+    for label, reason in explained.refusals.items():
+        with pytest.raises(vitscope.MethodError) as caught:
+            explained.explainer(explained.images, label)
+        said = str(caught.value)
+        assert said == reason
+        assert said.startswith(f"{label} is not defined for {explained.explainer.anatomy.name}: ")
+        _, use, ways_out = said.rpartition("; use ")
+        assert use
+        assert applied & set(ways_out.replace(",", " ").split())
+
+
+def test_describe_says_what_was_found(explained):
+    found = vitscope.describe(explained.explainer)
+    assert set(found.methods) == {facts.name for facts in vitscope.list_methods()}
+    assert {name for name, reason in found.methods.items() if not reason} == {
+        name_of(label) for label in explained.maps
+    }
+    text = str(found)
+    for label, refusal in explained.refusals.items():
+        reason = found.methods[name_of(label)]
+        assert refusal.endswith(f": {reason}")
+        assert f"no: {reason}" in text
+    assert found.facts["outputs"] in (0, explained.logits.shape[1])
+    assert found.facts["family"] == explained.explainer.anatomy.family
