@@ -30,7 +30,7 @@ assert "value_norm" in str(vitscope.describe(model))
     done = subprocess.run(
         [sys.executable, str(tmp_path / "page.py")],
         cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT)},
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"},
         capture_output=True,
         text=True,
         check=False,

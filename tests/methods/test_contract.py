@@ -226,7 +226,7 @@ def test_labels_and_options():
     ("text", "says"),
     [
         ("dam", "unknown method 'dam'; did you mean .*daam"),
-        ("xyz", "'xyz'; known: agcam, attention, cdam, daam"),
+        ("xyz", "'xyz'; known: agcam, attention, cdam, chefer, daam"),
         ("agcam:score=softmax", "no option 'score'; it takes heads, layers, path, scores"),
         ("cdam:x=1", "takes no options"),
         ("agcam:scores=relu", "it takes sigmoid | softmax"),

@@ -88,9 +88,12 @@ def test_products_of_attention_in_float64(model, normed):
         else:
             pool = mixed.pop()
             row = pool / pool.sum(-1, keepdim=True) if normed or method == "rollout" else pool
+        stayed = row if model.attn_pool is None else torch.zeros_like(row)
         for matrix in reversed(mixed):
             whole = matrix + torch.eye(matrix.shape[-1], dtype=torch.float64)
-            row = row @ (whole / whole.sum(-1, keepdim=True) if normed or method == "rollout" else whole)
+            total = whole.sum(-1) if normed or method == "rollout" else torch.ones_like(whole[..., 0])
+            row, stayed = row @ (whole / total[..., None]), stayed / total[:, None]
+        row = row - stayed  # what the identities leave in its place
         found = explainer(images, method, None if method == "rollout" else CLASSES)[method].values
         assert relative(found.flatten(1), row[:, 0, prefix:].detach()) < 1e-6
 

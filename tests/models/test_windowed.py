@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import timm
 import torch
@@ -69,7 +71,7 @@ def test_every_stage_has_a_map_and_the_rest_is_refused_by_name(explainer):
         values = ex[label].values
         assert torch.isfinite(values).all()
         assert values.min() >= 0
-        assert (values.flatten(1).std(dim=1) > 0).all()
+        assert (values.flatten(1).std(dim=1) > 1e-6 * values.max()).all()
         assert torch.allclose(explainer(images[1], label)[label].values[0], values[1], rtol=1e-4, atol=1e-7)
         assert ex[label].to_pixels()[0].shape == images.shape[-2:]
     for label in ("daam", "agcam", "cdam"):
@@ -78,7 +80,7 @@ def test_every_stage_has_a_map_and_the_rest_is_refused_by_name(explainer):
         explainer(images, "attention:stage=9")
     text = str(vitscope.describe(explainer))
     assert f"in {len(stages)} stages" in text
-    assert "daam             no: it follows rows of tokens" in text
+    assert re.search("daam +no: it follows rows of tokens", text)
 
 
 @pytest.mark.parametrize(

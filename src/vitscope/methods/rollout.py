@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from vitscope.methods.base import Facts, Maps
@@ -25,6 +26,8 @@ class Rollout:
 
     Only this row is multiplied, block by block from the last, so that no product of matrices is made. A model that
     pools its tokens begins with the mean of the patch rows, an attention pool with its own row, without a residual.
+    There each patch also keeps what never left its place, by the identities alone; nearly the same for all patches, it
+    would cover the map, and is left out. (With a class token it lies on the class token.)
     """
 
     facts: ClassVar[Facts] = Facts(
@@ -119,38 +122,53 @@ def _positive(attention: Tensor, gradients: Tensor | None) -> Tensor:
 
 
 def _last_row(trace: Trace, mix: Mix, normed: bool) -> Tensor:
-    """The row of (M_B + I) ... (M_1 + I) that leads to the output, (b m n).
+    """The row of (M_B + I) ... (M_1 + I) that leads to the output, less the product of the identities, (b m n).
 
     Args:
         trace: with every block's attention.
         mix: gives M_b, some rows at a time.
         normed: divide every row of M_b + I by its sum.
     """
-    first = trace.blocks[0].every_row
-    batch, tokens = first.keys.shape[0], first.keys.shape[2]
-    row = first.keys.new_zeros(batch, 1, tokens)
+    row = stayed = _start(trace)
+    for index in reversed(range(len(trace.blocks))):
+        row, stayed = _back(row, stayed, trace.blocks[index].every_row, mix, normed, residual=trace.residual[index])
+    return row - stayed
+
+
+def _start(trace: Trace) -> Tensor:
+    """The class token alone, or the mean of the patches, (b 1 n)."""
+    keys = trace.blocks[0].every_row.keys
+    batch, _, tokens, _ = keys.shape
+    row = keys.new_zeros(batch, 1, tokens)
     if trace.blocks[-1].class_row:
         row[..., 0] = 1
     else:
         row[..., trace.prefix :] = 1 / (tokens - trace.prefix)
-    for index in reversed(range(len(trace.blocks))):
-        row = _back(row, trace.blocks[index].every_row, mix, normed, residual=trace.residual[index])
     return row
 
 
-def _back(row: Tensor, every: EveryRow, mix: Mix, normed: bool, residual: bool) -> Tensor:
-    """row (M + I), (b m n), or row M where the block has no residual stream; its rows beyond the block's own are 0."""
+def _back(
+    row: Tensor, stayed: Tensor, every: EveryRow, mix: Mix, normed: bool, residual: bool
+) -> tuple[Tensor, Tensor]:
+    """row (M + I) and stayed I, each (b m n); without I where the block has no residual stream.
+
+    Rows beyond the block's own are 0 in `row`.
+    """
     gradients = every.gradients.get("full")
     moved: Tensor | None = None
     for rows, scores in every.scores():
         chunk = mix(scores.softmax(dim=-1), None if gradients is None else _at_attention(gradients, rows, every.values))
-        weight = row[..., rows] / ((chunk.sum(dim=-1) + residual) if normed else 1)
+        total = chunk.sum(dim=-1) + residual if normed else torch.ones_like(chunk[..., 0])
+        weight = row[..., rows] / total
         part = (weight.unsqueeze(-2) @ chunk).squeeze(-2)
+        if moved is None:
+            moved, kept = torch.zeros_like(part), torch.zeros_like(part)
         if residual:
             part[..., rows] += weight
-        moved = part if moved is None else moved + part
+            kept[..., rows] = stayed[..., rows] / total
+        moved = moved + part
     assert moved is not None
-    return moved
+    return moved, kept
 
 
 def _at_attention(gradients: Tensor, rows: slice, values: Tensor) -> Tensor:
