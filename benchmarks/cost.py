@@ -23,7 +23,19 @@ from vitscope.models import anatomy_of
 from vitscope.targets import Class, Predicted, Target
 from vitscope.trace import Needs, effects_on_features, record
 
-SETS = ("attention", "cdam", "agcam", "daam", "daam,agcam,cdam", "smooth_cdam", "integrated_cdam")
+SETS = (
+    "attention",
+    "cdam",
+    "agcam",
+    "daam",
+    "daam:rows=all",
+    "daam,agcam,cdam",
+    "smooth_cdam",
+    "integrated_cdam",
+    "rollout",
+    "gradient_rollout",
+    "chefer",
+)
 EVERY = ("evidence of every class", "agcam of every class", "daam of 8 classes")
 
 

@@ -37,7 +37,7 @@ class Rollout:
         year=2020,
         signed=False,
         class_specific=False,
-        cost="1.6",
+        cost="1.3",
         caution="Follows attention alone, values and MLPs do not count; the same map for every class.",
     )
 
@@ -70,7 +70,7 @@ class GradientRollout:
         year=2020,
         signed=False,
         class_specific=True,
-        cost="3",
+        cost="2.7",
         caution="The identity outweighs attention times gradient by far: what is left is nearly a sum over blocks.",
     )
 
@@ -102,7 +102,7 @@ class Chefer:
         year=2021,
         signed=False,
         class_specific=True,
-        cost="3",
+        cost="2.8",
         caution="Negative evidence is cut off head by head; values count by their gradient alone.",
     )
 
