@@ -2,12 +2,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo lint test test-all cost clean
+.PHONY: help install demo lint test test-all test-peers cost clean
 help:
 	@echo "make install   create $(VENV) and install vitscope with its development tools"
 	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
 	@echo "make test      lint, types, and the test suite with its coverage"
 	@echo "make test-all  the same, with the slow tests"
+	@echo "make test-peers against pytorch-grad-cam itself, which it installs"
 	@echo "make cost      what each method costs, in forwards (benchmarks/cost.py)"
 
 install: $(VENV)/.installed
@@ -29,6 +30,10 @@ test: lint
 
 test-all: lint
 	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90
+
+test-peers: install
+	$(BIN)/python -m pip install --quiet --editable ".[dev,peers]"
+	$(BIN)/pytest tests/methods/test_cam_library.py
 
 cost: install
 	$(BIN)/python benchmarks/cost.py

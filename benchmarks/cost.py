@@ -35,6 +35,8 @@ SETS = (
     "rollout",
     "gradient_rollout",
     "chefer",
+    "gradcam",
+    "eigencam",
 )
 EVERY = ("evidence of every class", "agcam of every class", "daam of 8 classes")
 

@@ -21,14 +21,17 @@ from vitscope.models import Anatomy, anatomy_of  # noqa: E402
 
 def table() -> str:
     """The table and its footnotes, one for every distinct reason why a method does not apply."""
-    methods = [facts.name for facts in list_methods()]
-    lines = [_row("family", "model", "what methods read", "where", *methods), _row(*["---"] * (4 + len(methods)))]
+    entries = [(entry, anatomy_of(built(entry))) for entry in ZOO if entry.listed]
     reasons: list[str] = []
-    for entry in ZOO:
-        if entry.listed:
-            anatomy = anatomy_of(built(entry))
-            marks = (_mark(why_undefined(anatomy, as_method(name)), reasons) for name in methods)
-            lines.append(_row(entry.family, entry.name, what_is_read(anatomy), _where(anatomy), *marks))
+    columns: dict[tuple[str, ...], list[str]] = {}  # methods that apply to the same models share a column
+    for facts in list_methods():
+        marks = tuple(_mark(why_undefined(anatomy, as_method(facts.name)), reasons) for _, anatomy in entries)
+        columns.setdefault(marks, []).append(facts.name)
+    heads = (", ".join(f"`{name}`" for name in names) for names in columns.values())
+    lines = [_row("family", "model", "what methods read", "where", *heads), _row(*["---"] * (4 + len(columns)))]
+    for index, (entry, anatomy) in enumerate(entries):
+        cells = (marks[index] for marks in columns)
+        lines.append(_row(entry.family, entry.name, what_is_read(anatomy), _where(anatomy), *cells))
     notes = [f"[^{number}]: {reason}." for number, reason in enumerate(reasons, start=1)]
     return "\n".join([*lines, "", *notes])
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 from vitscope import Explainer
 from vitscope.bench import Estimate
-from vitscope.bench.scenes import centred_gaussian
 from vitscope.datasets import Scenes
 from vitscope.images import load_image
+from vitscope.methods import centred_gaussian
 from vitscope.metrics import THRESHOLDS, energy_in_mask, iou_curve
 
 SHARED = Path(os.environ.get("VITSCOPE_SHARED", Path(__file__).parents[2] / "shared"))

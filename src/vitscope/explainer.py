@@ -354,7 +354,8 @@ def _attribute(
         for part in (maps.values, maps.blocks, maps.heads)
     )
     assert values is not None
-    _refuse_flat(label, values, trace, slot)
+    if not method.facts.trivial:
+        _refuse_flat(label, values, trace, slot)
     options = dataclasses.asdict(method)  # type: ignore[call-overload]
     return Attribution(label, method.facts, options, values, blocks, heads, subject)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +43,31 @@ def test_the_baselines(official, golden):
     for rank in (0, 1):
         found = official(images, "chefer", golden["classes"][:, rank].tolist())["chefer"].values
         assert relative(found, golden["chefer_generic"][:, rank]) <= 1e-4
+
+
+CAMS = ("gradcam", "gradcam_pp", "xgradcam", "layercam", "hirescam", "eigencam", "eigengradcam")
+
+
+def as_the_library_shows_it(maps):
+    """Positive part, min-max scaled, upsampled, min-max scaled again."""
+
+    def scaled(values):
+        values = values - values.amin(dim=(1, 2), keepdim=True)
+        return values / (1e-7 + values.amax(dim=(1, 2), keepdim=True))
+
+    small = scaled(maps.clamp(min=0))
+    return scaled(torch.nn.functional.interpolate(small[:, None], size=(224, 224), mode="bilinear")[:, 0])
+
+
+@pytest.mark.parametrize("name", CAMS)
+def test_the_cam_family_is_the_librarys(official, golden, name):
+    images, wanted = torch.from_numpy(golden["images"]), golden[f"grad_cam_library_{name}"].astype(np.float32)
+    for rank in (0, 1):
+        target = None if name == "eigencam" else golden["classes"][:, rank].tolist()
+        found = as_the_library_shows_it(official(images, name, target)[name].values)
+        for one, other in zip(found, torch.from_numpy(wanted[:, rank]), strict=True):
+            assert torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1] >= 0.999
+            assert float((one - other).abs().max()) <= 0.01
 
 
 def test_daams_display_frames(official, golden):

@@ -114,12 +114,6 @@ def test_a_mae_keeps_every_patch_in_order(tmp_path):
     first, second = explainer.features(picture), explainer.features(picture)
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), before)
-    moved = picture.clone()
-    moved[..., :8, :8] += 1  # the first patch alone
-    change = (
-        explainer(moved, "attention")["attention"].values - explainer(picture, "attention")["attention"].values
-    ).abs()
-    assert (change.flatten(1).argmax(dim=1) == 0).all()
 
 
 def test_a_missing_pooler_is_left_out_and_not_invented(tmp_path):

@@ -18,7 +18,7 @@ from vitscope.datasets import Scene
 from vitscope.datasets.scenes import SIZE
 from vitscope.errors import MethodError, VitscopeError
 from vitscope.explainer import Explainer
-from vitscope.methods import Method, Wanted, as_methods
+from vitscope.methods import Method, Wanted, as_methods, centred_gaussian
 from vitscope.metrics import THRESHOLDS, energy_in_mask, iou_curve
 
 BATCH = 50
@@ -160,12 +160,6 @@ def trivial_maps(scenes: Sequence[Scene], grid: tuple[int, int] = (12, 12)) -> d
         "center": centred_gaussian(height, width).expand(len(scenes), -1, -1),
         "frame": torch.ones(len(scenes), height, width),
     }
-
-
-def centred_gaussian(height: int, width: int) -> Tensor:
-    """A Gaussian in the middle of (height width), its standard deviation a quarter of each side."""
-    y, x = ((torch.arange(side) + 0.5) / side - 0.5 for side in (height, width))
-    return torch.exp(-(y[:, None] ** 2 + x[None] ** 2) / (2 * 0.25**2))
 
 
 @dataclass

@@ -26,7 +26,8 @@ def methods(json: common.Json = False) -> None:
         return
     for facts in list_methods():
         options = [f"{key} = {takes} [{default}]" for key, (takes, default) in options_of(facts.name).items()]
-        common.tell(f"{facts.name:<16} {facts.title} ({facts.year}, {facts.paper})")
+        whence = "a baseline" if facts.trivial else f"{facts.year}, {facts.paper}"
+        common.tell(f"{facts.name:<16} {facts.title} ({whence})")
         common.tell(
             f"{'':<16} {'signed' if facts.signed else 'unsigned'} · "
             f"{'class-specific' if facts.class_specific else 'the same for every class'} · {facts.cost} forwards"

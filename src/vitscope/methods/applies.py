@@ -10,7 +10,7 @@ from vitscope.models import Anatomy
 def why_undefined(anatomy: Anatomy, method: Method) -> str:
     """Why the method is not defined for the model and which is, or "" where it is."""
     if anatomy.windows and method.facts.of_rows:
-        others = ", ".join(facts.name for facts in list_methods() if not facts.of_rows)
+        others = ", ".join(facts.name for facts in list_methods() if not (facts.of_rows or facts.trivial))
         return (
             "it follows rows of tokens from the blocks to the output, and this model's attention stays within windows "
             f"or pools its keys; use {others}"

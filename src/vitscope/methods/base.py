@@ -24,6 +24,7 @@ class Facts:
         cost: forwards of the same model that it costs by itself: benchmarks/cost.py, ViT-Ti/16, batch 8, CPU.
         caution: one sentence on what its map does not say.
         of_rows: whether it follows rows of tokens from the blocks to the output, which windowed models have not.
+        trivial: whether it knows nothing of the model, as a baseline.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Facts:
     cost: str
     caution: str
     of_rows: bool = True
+    trivial: bool = False
 
 
 @dataclass(frozen=True)

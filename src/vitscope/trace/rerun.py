@@ -118,6 +118,13 @@ class LastBlock:
         with left_as_found(self.anatomy.model):
             return self._along(torch.zeros_like(self.input[:1, :1]), share, residual).effect
 
+    def gradient_at_norm(self) -> Tensor:
+        """Every target's gradient at t_B, (b m n D): through keys, values and queries, never the residual stream."""
+        with left_as_found(self.anatomy.model):
+            onward = self._onward(self._block.stream(self.input[:, : self._rows]))
+            gradients = pull_back(onward, self.tokens, self._seeds_at(onward, self.tokens, 1))
+        return gradients.transpose(0, 1)
+
     @property
     def _block(self) -> Block:
         return self.anatomy.blocks[-1]
@@ -132,20 +139,23 @@ class LastBlock:
 
     def _pooled(self, tokens: Tensor, residual: Tensor) -> Tensor:
         """As `_run`, through every row, by a backward pass."""
-        assert self.record.attended is not None
-        stream, mask = residual.flatten(0, 1), self.record.attended[2]
+        onward, flat = self._onward(residual.flatten(0, 1)), tokens.flatten(0, 1)
+        gradient = pull_back(onward, flat, self._seeds_at(onward, flat, len(tokens)))  # m sb n D
+        by_sample: Tensor = (gradient * flat).sum(dim=-1).unflatten(1, tokens.shape[:2]).permute(1, 2, 0, 3)
+        return by_sample
+
+    def _onward(self, stream: Tensor) -> RowMap:
+        """The way from t_B (b n D) to the features (b F), with these rows of the residual stream (b r D)."""
+        mask = self.record.mask if self.record.attended is None else self.record.attended[2]
 
         def onward(at: Tensor) -> Tensor:
             keys, values = self._block.keys_values(at, self.grid)
-            query = self._block.queries(at, self.grid)
+            query = self._block.queries(at[:, : self._rows], self.grid)
             output = F.scaled_dot_product_attention(query, keys, values, mask, scale=1.0)
             after = stream + self._block.projection(merge_heads(output))
             return self.anatomy.features(after + self._block.feedforward(after))
 
-        flat = tokens.flatten(0, 1)
-        gradient = pull_back(onward, flat, self._seeds_at(onward, flat, len(tokens)))  # m sb n D
-        by_sample: Tensor = (gradient * flat).sum(dim=-1).unflatten(1, tokens.shape[:2]).permute(1, 2, 0, 3)
-        return by_sample
+        return onward
 
     def _class_row(self, tokens: Tensor, residual: Tensor) -> Sway:
         samples, batch = tokens.shape[:2]
