@@ -26,8 +26,16 @@ Sign = Literal["svd", "peaked"]
 _BLUNT = "Sums channels of the last block's tokens, which may have moved information between patches before."
 
 
-def _facts(name: str, title: str, paper: str, year: int, caution: str = _BLUNT, class_specific: bool = True) -> Facts:
-    return Facts(name, title, paper, year, False, class_specific, "1.2" if class_specific else "1.1", caution)
+def _facts(
+    name: str,
+    title: str,
+    paper: str,
+    year: int,
+    caution: str = _BLUNT,
+    class_specific: bool = True,
+    cost: str = "1.1",
+) -> Facts:
+    return Facts(name, title, paper, year, False, class_specific, cost, caution)
 
 
 @register_method
@@ -163,6 +171,7 @@ class EigenCAM:
         2020,
         "Shows the tokens' main direction of variance, whatever it means: no gradient, the same map for every class.",
         class_specific=False,
+        cost="1.3",
     )
 
     @property
@@ -187,7 +196,9 @@ class EigenGradCAM:
 
     sign: Sign = "svd"
 
-    facts: ClassVar[Facts] = _facts("eigengradcam", "EigenGrad-CAM", "github.com/jacobgil/pytorch-grad-cam", 2021)
+    facts: ClassVar[Facts] = _facts(
+        "eigengradcam", "EigenGrad-CAM", "github.com/jacobgil/pytorch-grad-cam", 2021, cost="1.4"
+    )
 
     @property
     def needs(self) -> Needs:
