@@ -73,9 +73,8 @@ def _known(model: nn.Module, describe: Describe) -> tuple[str, Anatomy] | None:
 
 def _watch(model: nn.Module, inner: Anatomy) -> nn.Module | str | None:
     """What the outer module puts behind the inner model: a module, nothing, or why that cannot be told."""
-    picture = torch.randn(
-        4, 3, *inner.input_size, generator=torch.Generator().manual_seed(1)
-    )  # one may agree by chance
+    # Several pictures: on one an outer module may do nothing by chance.
+    picture = torch.randn(4, 3, *inner.input_size, generator=torch.Generator().manual_seed(1))
     parameter = next(model.parameters())
     picture = picture.to(parameter.device, parameter.dtype)
     calls: list[tuple[nn.Module, Any, Any, Any]] = []
