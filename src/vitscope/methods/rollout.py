@@ -156,7 +156,7 @@ def _back(
     """
     gradients = every.gradients.get("full")
     moved: Tensor | None = None
-    for rows, scores in every.scores():
+    for rows, scores in every.scores(2**24 // (1 if gradients is None else gradients.shape[2])):
         chunk = mix(scores.softmax(dim=-1), None if gradients is None else _at_attention(gradients, rows, every.values))
         total = chunk.sum(dim=-1) + residual if normed else torch.ones_like(chunk[..., 0])
         weight = row[..., rows] / total
