@@ -37,6 +37,7 @@ SETS = (
     "chefer",
     "gradcam",
     "eigencam",
+    "eigengradcam",
 )
 EVERY = ("evidence of every class", "agcam of every class", "daam of 8 classes")
 
