@@ -48,7 +48,7 @@ class Rollout:
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the product."""
-        row = _last_row(trace, lambda attention, _: attention.mean(dim=1, keepdim=True), normed=True)
+        row = _last_row(trace, _mean, normed=True, path=None)
         return Maps(values=trace.to_grid(row[:, 0]))
 
 
@@ -116,22 +116,28 @@ class Chefer:
         return Maps(values=trace.to_grid(_last_row(trace, _positive, normed=False)))
 
 
+def _mean(attention: Tensor, _: Tensor | None) -> Tensor:
+    return attention.mean(dim=1, keepdim=True)
+
+
 def _positive(attention: Tensor, gradients: Tensor | None) -> Tensor:
     assert gradients is not None
     return (gradients * attention.unsqueeze(2)).relu().mean(dim=1)
 
 
-def _last_row(trace: Trace, mix: Mix, normed: bool) -> Tensor:
+def _last_row(trace: Trace, mix: Mix, normed: bool, path: str | None = "full") -> Tensor:
     """The row of (M_B + I) ... (M_1 + I) that leads to the output, less the product of the identities, (b m n).
 
     Args:
         trace: with every block's attention.
         mix: gives M_b, some rows at a time.
         normed: divide every row of M_b + I by its sum.
+        path: of the gradients that `mix` is given, or None.
     """
     row = stayed = _start(trace)
-    for index in reversed(range(len(trace.blocks))):
-        row, stayed = _back(row, stayed, trace.blocks[index].every_row, mix, normed, residual=trace.residual[index])
+    for block, residual in zip(reversed(trace.blocks), reversed(trace.residual), strict=True):
+        every = block.every_row
+        row, stayed = _back(row, stayed, every, None if path is None else every.gradient(path), mix, normed, residual)
     return row - stayed
 
 
@@ -148,13 +154,18 @@ def _start(trace: Trace) -> Tensor:
 
 
 def _back(
-    row: Tensor, stayed: Tensor, every: EveryRow, mix: Mix, normed: bool, residual: bool
+    row: Tensor,
+    stayed: Tensor,
+    every: EveryRow,
+    gradients: Tensor | None,
+    mix: Mix,
+    normed: bool,
+    residual: bool,
 ) -> tuple[Tensor, Tensor]:
     """row (M + I) and stayed I, each (b m n); without I where the block has no residual stream.
 
     Rows beyond the block's own are 0 in `row`.
     """
-    gradients = every.gradients.get("full")
     moved: Tensor | None = None
     for rows, scores in every.scores(2**24 // (1 if gradients is None else gradients.shape[2])):
         chunk = mix(scores.softmax(dim=-1), None if gradients is None else _at_attention(gradients, rows, every.values))

@@ -99,7 +99,7 @@ def of_module(model: nn.Module, asked: bool = True) -> Loaded:
 
     Args:
         model: any module; in torch's own wrappers (DataParallel and kin, torch.compile) the one inside is meant.
-        asked: whether the preprocessing is wanted; if not, names alone are looked for.
+        asked: whether the preprocessing is wanted; if not, names and tokenizer alone are given.
 
     Raises:
         ModelError: it is no module.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Block, Grid
-from vitscope.models.parts import Projections, Rotate, apart, joint, reading, rotated_after, scaled_by
+from vitscope.models.parts import Projections, Rotate, apart, joint, reading, rotated_after, scaled_by, timm_like_block
 from vitscope.models.registry import register_adapter
 from vitscope.models.timm_vit import attention_pool, classifier_of, fixed_or_dynamic_grid, name_of, prefix_of
 
@@ -112,18 +113,10 @@ def _block(name: str, block: Any, rows: int | None, rotate: Rotate | None) -> Bl
         getattr(attention, "k_norm", None),
         rotate,
     )
-    return Block(
-        name=name,
-        module=block,
-        norm=block.norm1,
-        attention=attention,
-        heads=int(attention.num_heads),
+    return dataclasses.replace(
+        timm_like_block(name, block, read),
         projection=scaled_by(lambda: block.gamma_1, lambda rows: attention.proj(norm(rows))),
         feedforward=scaled_by(lambda: block.gamma_2, lambda rows: block.mlp(block.norm2(rows))),
-        feedforward_site=block.norm2,
-        queries=read.queries,
-        keys_values=read.keys_values,
-        affine_keys=read.affine_keys,
         rows=rows,
     )
 

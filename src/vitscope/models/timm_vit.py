@@ -6,6 +6,7 @@ made here is held against the model's own numbers by `vitscope.trace.verify` bef
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Block, Classifier, Grid
-from vitscope.models.parts import Projections, joint, reading
+from vitscope.models.parts import Projections, joint, reading, timm_like_block
 from vitscope.models.registry import register_adapter
 
 
@@ -195,17 +196,6 @@ def block_of(name: str, block: Any, rows: int | None) -> Block:
 
     layers = joint(lambda: attention.qkv.weight, lambda: attention.qkv.bias)
     read = reading(layers, attention.num_heads, attention.scale, attention.q_norm, attention.k_norm)
-    return Block(
-        name=name,
-        module=block,
-        norm=block.norm1,
-        attention=attention,
-        heads=int(attention.num_heads),
-        projection=projection,
-        feedforward=feedforward,
-        feedforward_site=block.norm2,
-        queries=read.queries,
-        keys_values=read.keys_values,
-        affine_keys=read.affine_keys,
-        rows=rows,
+    return dataclasses.replace(
+        timm_like_block(name, block, read), projection=projection, feedforward=feedforward, rows=rows
     )

@@ -96,12 +96,19 @@ def check_tokens(anatomy: Anatomy, seen: ForwardCapture, grid: tuple[int, int]) 
     """
     expected = len(anatomy.prefix) + grid[0] * grid[1]
     for block, row in zip(anatomy.blocks, seen.blocks, strict=True):
-        keys = row.scores if row.scores is not None else None if row.attended is None else row.attended[1].mT
-        if keys is not None and keys.shape[-1] != expected:
+        tokens = _tokens(row)
+        if tokens not in (None, expected):
             raise ModelError(
-                f"{block.name} works on {keys.shape[-1]} tokens where {len(anatomy.prefix)} prefix tokens and "
+                f"{block.name} works on {tokens} tokens where {len(anatomy.prefix)} prefix tokens and "
                 f"{grid[0]} x {grid[1]} patches make {expected}; its adapter does not fit the model"
             )
+
+
+def _tokens(row: BlockCapture) -> int | None:
+    """How many keys the block's attention ran over, where it was recorded."""
+    if row.scores is not None:
+        return row.scores.shape[-1]
+    return None if row.attended is None else row.attended[1].shape[-2]
 
 
 def check_output(logits: Any, images: Tensor) -> None:

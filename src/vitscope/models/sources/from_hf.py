@@ -42,8 +42,8 @@ def load(request: Request) -> Loaded:
     """A picture model of transformers, by its config's own class.
 
     A classifier where the config's architectures name one, else the bare model; of CLIP and SigLIP both towers. A
-    ViT-MAE keeps every patch, in order. Code from the repository is never run. The weights are float32; attention goes
-    through `scaled_dot_product_attention` where the family can.
+    ViT-MAE hides no patch. Code from the repository is never run. The weights are float32; attention goes through
+    `scaled_dot_product_attention` where the family can.
 
     Raises:
         ModelError: transformers is missing, no such directory or repository, a config that is no picture model's,
