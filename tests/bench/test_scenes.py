@@ -26,7 +26,7 @@ class Blind:
     """A method that has no map of bright pictures."""
 
     limit: float
-    facts = Facts("blind", "Blind", "none", 2026, False, True, "1", "a test's")
+    facts = Facts("blind", "Blind", "attention", "none", 2026, False, True, "1", "a test's")
 
     @property
     def needs(self):

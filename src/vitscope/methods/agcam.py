@@ -53,6 +53,7 @@ class AGCAM:
     facts: ClassVar[Facts] = Facts(
         name="agcam",
         title="Attention Guided CAM",
+        family="papers",
         paper="arXiv 2402.04563",
         year=2024,
         signed=False,

@@ -38,6 +38,7 @@ class Attention:
     facts: ClassVar[Facts] = Facts(
         name="attention",
         title="Class token attention, last block",
+        family="attention",
         paper="arXiv 2104.14294",
         year=2021,
         signed=False,

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
 from vitscope.trace import Needs, Trace
+
+Family = Literal[
+    "papers", "attention", "attention-gradient", "cam", "relevance", "input-gradient", "perturbation", "trivial"
+]
+"""Kinds of methods, in the order of listings: the three papers that vitscope unites; attention alone; attention times
+gradient; class activation maps; another backward pass; gradients at the pixels; the model run on altered pictures;
+baselines that know nothing of the model."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +24,7 @@ class Facts:
     Attributes:
         name: the name that users type.
         title: the name in full.
+        family: the kind of method.
         paper: where it comes from.
         year: of its publication.
         signed: whether negative values mean evidence against the target.
@@ -24,11 +32,11 @@ class Facts:
         cost: forwards of the same model that it costs by itself: benchmarks/cost.py, ViT-Ti/16, batch 8, CPU.
         caution: one sentence on what its map does not say.
         of_rows: whether it follows rows of tokens from the blocks to the output, which windowed models have not.
-        trivial: whether it knows nothing of the model, as a baseline.
     """
 
     name: str
     title: str
+    family: Family
     paper: str
     year: int
     signed: bool
@@ -36,7 +44,11 @@ class Facts:
     cost: str
     caution: str
     of_rows: bool = True
-    trivial: bool = False
+
+    @property
+    def trivial(self) -> bool:
+        """Whether it knows nothing of the model, as a baseline."""
+        return self.family == "trivial"
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def _facts(
     class_specific: bool = True,
     cost: str = "1.1",
 ) -> Facts:
-    return Facts(name, title, paper, year, False, class_specific, cost, caution)
+    return Facts(name, title, "cam", paper, year, False, class_specific, cost, caution)
 
 
 @register_method

@@ -31,6 +31,7 @@ class CDAM:
     facts: ClassVar[Facts] = Facts(
         name="cdam",
         title="Class-Discriminative Attention Map",
+        family="papers",
         paper="arXiv 2312.02364",
         year=2023,
         signed=True,

@@ -56,6 +56,7 @@ class DAAM:
     facts: ClassVar[Facts] = Facts(
         name="daam",
         title="Dynamic Accumulated Attention Map",
+        family="papers",
         paper="arXiv 2503.14640",
         year=2025,
         signed=False,

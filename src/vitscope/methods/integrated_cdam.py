@@ -34,6 +34,7 @@ class IntegratedCDAM:
     facts: ClassVar[Facts] = Facts(
         name="integrated_cdam",
         title="Integrated Class-Discriminative Attention Map",
+        family="papers",
         paper="arXiv 2312.02364",
         year=2023,
         signed=True,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from vitscope.errors import MethodError, nearest
-from vitscope.methods.base import Facts, Method
+from vitscope.methods.base import Facts, Family, Method
 
 _METHODS: dict[str, type[Method]] = {}
 M = TypeVar("M", bound=type)
@@ -27,8 +27,10 @@ def register_method(method: M) -> M:
 
 
 def list_methods() -> list[Facts]:
-    """The facts of every method, by name."""
-    return [_METHODS[name].facts for name in sorted(_METHODS)]
+    """The facts of every method, family by family, the oldest first."""
+    families = get_args(Family)
+    facts = [method.facts for method in _METHODS.values()]
+    return sorted(facts, key=lambda one: (families.index(one.family), one.year, one.name))
 
 
 def options_of(name: str) -> dict[str, tuple[str, Any]]:

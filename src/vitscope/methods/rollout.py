@@ -33,6 +33,7 @@ class Rollout:
     facts: ClassVar[Facts] = Facts(
         name="rollout",
         title="Attention rollout",
+        family="attention",
         paper="arXiv 2005.00928",
         year=2020,
         signed=False,
@@ -66,6 +67,7 @@ class GradientRollout:
     facts: ClassVar[Facts] = Facts(
         name="gradient_rollout",
         title="Gradient rollout",
+        family="attention-gradient",
         paper="jacobgil.github.io/deeplearning/vision-transformer-explainability",
         year=2020,
         signed=False,
@@ -98,6 +100,7 @@ class Chefer:
     facts: ClassVar[Facts] = Facts(
         name="chefer",
         title="Generic attention explainability",
+        family="attention-gradient",
         paper="arXiv 2103.15679",
         year=2021,
         signed=False,

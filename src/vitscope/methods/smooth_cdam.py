@@ -38,6 +38,7 @@ class SmoothCDAM:
     facts: ClassVar[Facts] = Facts(
         name="smooth_cdam",
         title="Smooth Class-Discriminative Attention Map",
+        family="papers",
         paper="arXiv 2312.02364",
         year=2023,
         signed=True,
