@@ -5,6 +5,7 @@ Nothing here uses vitscope, its closed forms, or its way of seeing attention.
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 
 import torch
@@ -170,3 +171,111 @@ def cdam_of_last_block(model: nn.Module, inputs: Tensor, score, tokens: Tensor |
                 del block.norm1.forward
         (gradient,) = torch.autograd.grad(score(logits).sum(), run.tokens[-1:])
     return (run.tokens[-1] * gradient).sum(-1)
+
+
+def libra_gradients(model: nn.Module, images: Tensor, target: int) -> list[Tensor]:
+    """Of every block, the gradient of the target at its input, all tokens (b n D), by autograd of the affine model.
+
+    In it attention matrices, the norms' spreads and GELU(x) / x are what they were in the true one.
+    """
+
+    class Norm(nn.Module):
+        def __init__(self, norm: nn.LayerNorm) -> None:
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x: Tensor) -> Tensor:
+            spread = (x.var(dim=-1, unbiased=False, keepdim=True) + self.norm.eps).sqrt().detach()
+            return (x - x.mean(dim=-1, keepdim=True)) / spread * self.norm.weight + self.norm.bias
+
+    class Gate(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (nn.functional.gelu(x) / x).detach()
+
+    affine = copy.deepcopy(model)
+    for parent in list(affine.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.LayerNorm):
+                setattr(parent, name, Norm(child))
+            elif isinstance(child, nn.GELU):
+                setattr(parent, name, Gate())
+
+    def attend(module: nn.Module, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = module.qkv(x).reshape(b, n, 3, module.num_heads, -1).permute(2, 0, 3, 1, 4)
+        matrix = (module.q_norm(q) @ module.k_norm(k).transpose(-1, -2) * module.scale).softmax(-1).detach()
+        return module.proj(module.norm((matrix @ v).transpose(1, 2).flatten(2)))
+
+    inputs: list[Tensor] = []
+    for block in affine.blocks:
+        block.attn.forward = lambda x, *_, site=block.attn, **__: attend(site, x)
+        block.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
+    return list(torch.autograd.grad(affine(images)[:, target].sum(), inputs))
+
+
+def chefer_lrp(model: nn.Module, image: Tensor, target: int) -> tuple[Tensor, Tensor]:
+    """One picture's transformer attribution and partial LRP, (n) each: relevance layer by layer, whole matrices."""
+
+    def over(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(b == 0, torch.zeros_like(a), a / (b + 1e-9))
+
+    def linear(layer: nn.Linear, x: Tensor, relevance: Tensor) -> Tensor:
+        positive = torch.einsum("...i,oi->...oi", x, layer.weight).clamp(min=0)
+        return torch.einsum("...oi,...o->...i", positive, over(relevance, positive.sum(-1)))
+
+    def add(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
+        share = over(relevance, a + b)
+        parts = [a * share, b * share]
+        sums = [part.sum() for part in parts]
+        norm = sum(total.abs() for total in sums)
+        return tuple(
+            part * over(total.abs() / norm * relevance.sum(), total) for part, total in zip(parts, sums, strict=True)
+        )
+
+    output, run = forward(model, image)
+    gradients = torch.autograd.grad(output[0, target], run.attention)
+    seen: dict[str, Tensor] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        hooks.append(
+            module.register_forward_hook(
+                lambda _, x, y, name=name: seen.update({f"{name}<": x[0].detach(), f"{name}>": y.detach()})
+            )
+        )
+    with torch.no_grad():
+        logits = model(image)
+    for hook in hooks:
+        hook.remove()
+    with torch.no_grad():
+        relevance = torch.zeros_like(logits)
+        relevance[0, target] = 1
+        at = torch.zeros_like(seen["norm<"])
+        at[:, 0] = linear(model.head, seen["head<"], relevance)
+        matrices = []
+        for index in reversed(range(len(model.blocks))):
+            block, name = model.blocks[index], f"blocks.{index}"
+            attended, fed = seen[f"{name}.ls1>"], seen[f"{name}.ls2>"]
+            middle = seen[f"{name}<"] + attended
+            straight, through = add(middle, fed, at)
+            through = linear(block.mlp.fc2, seen[f"{name}.mlp.fc2<"], through)
+            middle_at = straight + linear(block.mlp.fc1, seen[f"{name}.mlp.fc1<"], through)
+            straight, through = add(seen[f"{name}<"], attended, middle_at)
+            through = linear(block.attn.proj, seen[f"{name}.attn.proj<"], through)
+            heads = block.attn.num_heads
+            through = through.unflatten(-1, (heads, -1)).transpose(1, 2)
+            x = seen[f"{name}.attn.qkv<"]
+            q, k, v = seen[f"{name}.attn.qkv>"].reshape(*x.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
+            q, k = block.attn.q_norm(q), block.attn.k_norm(k)
+            matrix = (q @ k.transpose(-1, -2) * block.attn.scale).softmax(-1)
+            share = over(through, matrix @ v)
+            at_matrix = matrix * (share @ v.transpose(-1, -2)) / 2
+            at_values = v * (matrix.transpose(-1, -2) @ share) / 2
+            matrices.append((gradients[index], at_matrix))
+            share = over(at_matrix, q @ k.transpose(-1, -2))
+            at_query, at_key = q * (share @ k) / 2, k * (share.transpose(-1, -2) @ q) / 2
+            joint = torch.stack([at_query, at_key, at_values]).permute(1, 3, 0, 2, 4).flatten(2)
+            at = straight + linear(block.attn.qkv, x, joint)
+        product = torch.eye(at.shape[1], dtype=at.dtype)
+        for gradient, at_matrix in reversed(matrices):
+            product = product + (gradient * at_matrix)[0].relu().mean(0) @ product
+        return product[0], matrices[0][1][0].relu().mean(0)[0]

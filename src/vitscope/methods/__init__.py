@@ -2,12 +2,16 @@
 
 from vitscope.methods.agcam import AGCAM
 from vitscope.methods.applies import what_is_read, why_undefined
+from vitscope.methods.attcat import AttCAT
 from vitscope.methods.attention import Attention
 from vitscope.methods.base import Facts, Maps, Method
 from vitscope.methods.cams import EigenCAM, EigenGradCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from vitscope.methods.cdam import CDAM
+from vitscope.methods.chefer_lrp import CheferLRP, PartialLRP
 from vitscope.methods.daam import DAAM
 from vitscope.methods.integrated_cdam import IntegratedCDAM
+from vitscope.methods.libra import LibraFullGrad
+from vitscope.methods.lrp import CPLRP, AttnLRP, ResLRP
 from vitscope.methods.registry import Wanted, as_method, as_methods, list_methods, options_of, register_method
 from vitscope.methods.rollout import Chefer, GradientRollout, Rollout
 from vitscope.methods.smooth_cdam import SmoothCDAM
@@ -16,10 +20,14 @@ from vitscope.methods.trivial import Center, Frame, Random, centred_gaussian
 __all__ = [
     "AGCAM",
     "CDAM",
+    "CPLRP",
     "DAAM",
+    "AttCAT",
     "Attention",
+    "AttnLRP",
     "Center",
     "Chefer",
+    "CheferLRP",
     "EigenCAM",
     "EigenGradCAM",
     "Facts",
@@ -30,9 +38,12 @@ __all__ = [
     "HiResCAM",
     "IntegratedCDAM",
     "LayerCAM",
+    "LibraFullGrad",
     "Maps",
     "Method",
+    "PartialLRP",
     "Random",
+    "ResLRP",
     "Rollout",
     "SmoothCDAM",
     "Wanted",

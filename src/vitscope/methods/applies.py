@@ -5,10 +5,14 @@ from __future__ import annotations
 from vitscope.methods.base import Method
 from vitscope.methods.registry import list_methods
 from vitscope.models import Anatomy
+from vitscope.trace import why_no_rule
 
 
 def why_undefined(anatomy: Anatomy, method: Method) -> str:
     """Why the method is not defined for the model and which is, or "" where it is."""
+    for rules in () if anatomy.windows else method.needs.backward:
+        if reason := why_no_rule(anatomy, rules):
+            return reason
     if anatomy.windows and method.facts.of_rows:
         others = ", ".join(facts.name for facts in list_methods() if not (facts.of_rows or facts.trivial))
         return (

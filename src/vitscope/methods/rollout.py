@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
-from vitscope.trace import Blocks, EveryRow, Needs, Trace
+from vitscope.trace import Blocks, EveryRow, Needs, Trace, gradient_along
 
 Mix = Callable[[Tensor, Tensor | None], Tensor]
 """Attention of some rows (b h r n), its gradients (b h m r n) or None -> one matrix for all heads, (b m r n)."""
@@ -49,7 +49,7 @@ class Rollout:
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the product."""
-        row = _last_row(trace, _mean, normed=True, path=None)
+        row = last_row(trace, _mean, normed=True, path=None)
         return Maps(values=trace.to_grid(row[:, 0]))
 
 
@@ -62,7 +62,12 @@ class GradientRollout:
 
     The heads' products are cut off at zero before their mean, as in Chefer's generic method; what the blog's code does
     besides, discarding the lowest values, is left out.
+
+    Attributes:
+        path: of the gradient: "full", or LibraGrad's, "libra".
     """
+
+    path: Literal["full", "libra"] = "full"
 
     facts: ClassVar[Facts] = Facts(
         name="gradient_rollout",
@@ -79,11 +84,11 @@ class GradientRollout:
     @property
     def needs(self) -> Needs:
         """Every block's attention with its gradient."""
-        return Needs(attention=Blocks.ALL, every_row=Blocks.ALL, full_gradient=Blocks.ALL)
+        return Needs(attention=Blocks.ALL, every_row=Blocks.ALL) | gradient_along(self.path)
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the product, for every target."""
-        return Maps(values=trace.to_grid(_last_row(trace, _positive, normed=True)))
+        return Maps(values=trace.to_grid(last_row(trace, _positive, normed=True, path=self.path)))
 
 
 @register_method
@@ -95,7 +100,12 @@ class Chefer:
 
     The gradient at A_b^h[m, n] is <dY/dT_b^h[m], v_b^h[n]>, and only the class token's row is multiplied, so that no
     N x N matrix is kept.
+
+    Attributes:
+        path: of the gradient: "full", or LibraGrad's, "libra".
     """
+
+    path: Literal["full", "libra"] = "full"
 
     facts: ClassVar[Facts] = Facts(
         name="chefer",
@@ -112,11 +122,11 @@ class Chefer:
     @property
     def needs(self) -> Needs:
         """Every block's attention with its gradient."""
-        return Needs(attention=Blocks.ALL, every_row=Blocks.ALL, full_gradient=Blocks.ALL)
+        return Needs(attention=Blocks.ALL, every_row=Blocks.ALL) | gradient_along(self.path)
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the relevance, for every target."""
-        return Maps(values=trace.to_grid(_last_row(trace, _positive, normed=False)))
+        return Maps(values=trace.to_grid(last_row(trace, _positive, normed=False, path=self.path)))
 
 
 def _mean(attention: Tensor, _: Tensor | None) -> Tensor:
@@ -128,7 +138,9 @@ def _positive(attention: Tensor, gradients: Tensor | None) -> Tensor:
     return (gradients * attention.unsqueeze(2)).relu().mean(dim=1)
 
 
-def _last_row(trace: Trace, mix: Mix, normed: bool, path: str | None = "full") -> Tensor:
+def last_row(
+    trace: Trace, mix: Mix, normed: bool, path: str | None = "full", beside: Sequence[Tensor] | None = None
+) -> Tensor:
     """The row of (M_B + I) ... (M_1 + I) that leads to the output, less the product of the identities, (b m n).
 
     Args:
@@ -136,11 +148,16 @@ def _last_row(trace: Trace, mix: Mix, normed: bool, path: str | None = "full") -
         mix: gives M_b, some rows at a time.
         normed: divide every row of M_b + I by its sum.
         path: of the gradients that `mix` is given, or None.
+        beside: of every block what else lies at the rows' outputs, (b h m' r d); `mix` is given it like gradients,
+            behind these on axis m.
     """
     row = stayed = _start(trace)
-    for block, residual in zip(reversed(trace.blocks), reversed(trace.residual), strict=True):
-        every = block.every_row
-        row, stayed = _back(row, stayed, every, None if path is None else every.gradient(path), mix, normed, residual)
+    for index in reversed(range(len(trace.blocks))):
+        every = trace.blocks[index].every_row
+        at_output = None if path is None else every.gradient(path)
+        if beside is not None:
+            at_output = beside[index] if at_output is None else torch.cat([at_output, beside[index]], dim=2)
+        row, stayed = _back(row, stayed, every, at_output, mix, normed, trace.residual[index])
     return row - stayed
 
 

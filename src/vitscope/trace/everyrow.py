@@ -33,7 +33,7 @@ class EveryRow:
     gradients: dict[str, Tensor]
 
     def gradient(self, path: str) -> Tensor:
-        """Every target's gradient at the rows' outputs (b h m r d) along `path`: "skip", "feedforward" or "full".
+        """Every target's gradient at the rows' outputs (b h m r d) along a path, as of `BlockTrace.gradient`.
 
         Raises:
             MethodError: no method asked for it.

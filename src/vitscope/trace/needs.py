@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from vitscope.trace.backward import Rules
+from vitscope.trace.gradient_rules import LIBRA
+
 
 class Blocks(IntEnum):
     """Of which blocks a quantity is needed."""
@@ -31,6 +34,9 @@ class Needs:
         every_row: queries, keys and values of every row, not the class row alone, with the full gradients at every row
             where `full_gradient` is needed too (`EveryRow`); all blocks or none.
         rerun: the last block's input x_B, so that it can be run again on other tokens (`Trace.again`).
+        backward: other backward passes, each by its rules: what travels to every block's tokens (`Trace.under`), and
+            where that is a gradient, to T_b as a path of its own, of the rules' name (`BlockTrace.gradient`). Each
+            costs a pass of its own.
     """
 
     attention: Blocks = Blocks.NONE
@@ -41,6 +47,7 @@ class Needs:
     full_gradient: Blocks = Blocks.NONE
     every_row: Blocks = Blocks.NONE
     rerun: bool = False
+    backward: frozenset[Rules] = frozenset()
 
     def __or__(self, other: Needs) -> Needs:
         """The union: what serves both."""
@@ -53,4 +60,16 @@ class Needs:
             full_gradient=max(self.full_gradient, other.full_gradient),
             every_row=max(self.every_row, other.every_row),
             rerun=self.rerun or other.rerun,
+            backward=self.backward | other.backward,
         )
+
+
+def gradient_along(path: str) -> Needs:
+    """The gradient at every T_b along "full", "skip" or "feedforward", or by LibraGrad's backward pass, "libra"."""
+    if path == LIBRA.name:
+        return Needs(backward=frozenset({LIBRA}))
+    return {
+        "full": Needs(full_gradient=Blocks.ALL),
+        "skip": Needs(skip_gradient=Blocks.ALL),
+        "feedforward": Needs(feedforward_gradient=Blocks.ALL),
+    }[path]

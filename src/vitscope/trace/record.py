@@ -9,14 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitscope.errors import MethodError
+from vitscope.errors import MethodError, ModelError
 from vitscope.models import Anatomy
 from vitscope.trace import capture as watching
 from vitscope.trace.aim import Aim, seeds_of
+from vitscope.trace.backward import Rules
 from vitscope.trace.classpath import full_gradients, skip_gradients, token_sensitivity
 from vitscope.trace.everyrow import EveryRow
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.needs import Blocks, Needs
+from vitscope.trace.propagate import Propagated, propagate
 from vitscope.trace.rerun import LastBlock, of_last_block
 from vitscope.trace.watch import BlockCapture
 from vitscope.trace.windows import WindowTrace, watch_windows
@@ -65,7 +67,7 @@ class BlockTrace:
         return name in self.__dict__
 
     def gradient(self, path: str) -> Tensor:
-        """Every target's gradient at T (b h m d) along `path`: "skip", "feedforward" or "full"."""
+        """Every target's gradient at T (b h m d) along `path`: "skip", "feedforward", "full", or the rules' name."""
         gradient: Tensor = getattr(self, f"{path}_gradient")
         return gradient
 
@@ -88,6 +90,7 @@ class Trace:
         residual: whether each block has a residual stream; an attention pool has none.
         last: the last block, to be run again on altered tokens, where a method declared that it needs to.
         windows: in place of blocks, where the model's attention stays within windows; `grid` is that of the last.
+        backward: what other backward passes found, where a method declared them.
     """
 
     logits: Tensor
@@ -101,6 +104,18 @@ class Trace:
     residual: tuple[bool, ...] = ()
     last: LastBlock | None = None
     windows: tuple[WindowTrace, ...] = ()
+    backward: tuple[Propagated, ...] = ()
+
+    def under(self, rules: Rules) -> Propagated:
+        """What the backward pass by `rules` found.
+
+        Raises:
+            MethodError: the method did not declare it in its needs.
+        """
+        for found in self.backward:
+            if found.rules == rules:
+                return found
+        raise MethodError(f"no backward pass by the rules '{rules.name}' was made; declare it in the method's needs")
 
     def again(self) -> LastBlock:
         """The last block, to be run again on altered tokens.
@@ -145,6 +160,8 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         features = anatomy.features(seen.final).detach()
         seeds, reached = seeds_of(anatomy, aims, seen.logits, features)
         gradients = _gradients(anatomy, seen, seeds, needs)
+        backward = _backward(anatomy, images, needs, aims, seen.logits)
+        gradients |= _paths(anatomy, backward)
         changes = {
             index: token_sensitivity(block, seen.blocks[index], grid)
             for index, block in enumerate(anatomy.blocks)
@@ -169,6 +186,7 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         grid,
         residual=tuple(block.residual for block in anatomy.blocks),
         last=again,
+        backward=backward,
     )
 
 
@@ -197,6 +215,32 @@ def _gradients(
     return {
         path: {index: gradient.permute(1, 2, 0, 3, 4) for index, gradient in gradients.items()}
         for path, gradients in found.items()
+    }
+
+
+def _backward(
+    anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim], logits: Tensor
+) -> tuple[Propagated, ...]:
+    """Every other backward pass that is needed; each forward is held against the first."""
+    passes = []
+    for rules in sorted(needs.backward, key=lambda one: one.name):
+        output, found = propagate(anatomy, images, rules, aims)
+        bound = 1e-3 if logits.dtype in (torch.float32, torch.float64) else 5e-2
+        if not (output - logits).norm() <= bound * logits.norm():
+            raise ModelError(
+                f"the forward pass by the rules '{rules.name}' gave another output: a layer works in place or at random"
+            )
+        passes.append(found)
+    return tuple(passes)
+
+
+def _paths(anatomy: Anatomy, backward: Sequence[Propagated]) -> dict[str, dict[int, Tensor]]:
+    """The gradients at T_b of these passes: rules' name -> block -> (b h m r d)."""
+    rows = [None] * (len(anatomy.blocks) - 1) + [anatomy.rows_read]
+    return {
+        found.rules.name: {index: at[..., : rows[index], :] for index, at in enumerate(found.at_outputs)}
+        for found in backward
+        if not found.rules.relevance
     }
 
 

@@ -129,17 +129,21 @@ class AttentionWatch(TorchFunctionMode):
     With `graph`, weights enter every function as frozen views, so that neither their gradients nor the activations
     for these are kept and the model's own `requires_grad` flags are never touched; the graph starts at the
     second block's input (the first's, where more than the class row counts) and ends at the last one's attention
-    output: what lies before and behind is left to the closed form of the rows that the head reads.
+    output: what lies before and behind is left to the closed form of the rows that the head reads. With `whole` it
+    goes through to the model's output instead.
     """
 
-    def __init__(self, anatomy: Anatomy, needs: Needs, records: list[BlockCapture], lean: bool) -> None:
+    def __init__(
+        self, anatomy: Anatomy, needs: Needs, records: list[BlockCapture], lean: bool = False, whole: bool = False
+    ) -> None:
         super().__init__()
         self._lean = lean
+        self._whole = whole
         self.current: int | None = None
         self._records = records
         self._rows = [block.rows for block in anatomy.blocks]
         self._needs = needs
-        self.graph = needs.full_gradient == Blocks.ALL and len(records) > 1
+        self.graph = whole or (needs.full_gradient == Blocks.ALL and len(records) > 1)
         self._frozen = {id(p): p.detach() for p in anatomy.model.parameters() if p.requires_grad and self.graph}
         self._written: _WrittenOut | None = None
 
@@ -293,7 +297,7 @@ class AttentionWatch(TorchFunctionMode):
     def _go_on(self, output: Tensor, tokens: int) -> Tensor:
         """Keep the output for the backward pass, and return what the model goes on with, (b h `tokens` d)."""
         assert self.current is not None
-        last = self._at_last()
+        last = self._at_last() and not self._whole
         if output.requires_grad:
             self._records[self.current].output = output[..., : self._rows[-1], :] if last else output
         output = output.detach() if last else output
