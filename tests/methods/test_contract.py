@@ -99,7 +99,7 @@ def test_permuting_the_batch_permutes_the_maps(label):
     assert not close(maps[0], maps[1], 1e-2)
 
 
-@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("label", [label for label in LABELS if label not in DIVIDING])
 def test_float64_agrees_with_float32_and_is_given_in_float32(label, layout):
     maps, target = [], None
     for dtype in (torch.float32, torch.float64):
@@ -108,7 +108,7 @@ def test_float64_agrees_with_float32_and_is_given_in_float32(label, layout):
         target = target or target_of(label, explainer, images)
         maps.append(explainer(images, label, target)[label].values)
     assert maps[0].dtype == maps[1].dtype == torch.float32
-    assert close(*maps, bound=0.1 if label in DIVIDING else 1e-3)
+    assert close(*maps, bound=1e-3)
 
 
 @pytest.mark.parametrize("label", [label for label in LABELS if label not in SHAKY])

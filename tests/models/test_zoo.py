@@ -195,9 +195,10 @@ def test_the_model_is_left_as_it_was_found(explained):
 
 def test_a_method_that_does_not_apply_is_refused_with_its_reason_and_a_way_out(explained):
     applied = {name_of(label) for label in explained.maps}
+    target = None if explained.explainer.anatomy.outputs else lambda output: output[:, 1]
     for label, reason in explained.refusals.items():
         with pytest.raises(vitscope.MethodError) as caught:
-            explained.explainer(explained.images, label)
+            explained.explainer(explained.images, label, target)
         said = str(caught.value)
         assert said == reason
         assert said.startswith(f"{label} is not defined for {explained.explainer.anatomy.name}: ")
