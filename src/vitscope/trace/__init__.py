@@ -4,10 +4,12 @@ from vitscope.trace.ablate import without_attention
 from vitscope.trace.everyrow import EveryRow
 from vitscope.trace.evidence import Effects, effects_on_features
 from vitscope.trace.guard import left_as_found
-from vitscope.trace.heads import head_products
+from vitscope.trace.heads import head_products, merge_heads
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.record import BlockTrace, Trace, record
 from vitscope.trace.rerun import LastBlock, Sway, samples_at_once
+from vitscope.trace.scaled import Scaled
+from vitscope.trace.transform import Transformation
 from vitscope.trace.verify import verify
 
 __all__ = [
@@ -17,11 +19,14 @@ __all__ = [
     "EveryRow",
     "LastBlock",
     "Needs",
+    "Scaled",
     "Sway",
     "Trace",
+    "Transformation",
     "effects_on_features",
     "head_products",
     "left_as_found",
+    "merge_heads",
     "record",
     "samples_at_once",
     "verify",
