@@ -279,3 +279,172 @@ def chefer_lrp(model: nn.Module, image: Tensor, target: int) -> tuple[Tensor, Te
         for gradient, at_matrix in reversed(matrices):
             product = product + (gradient * at_matrix)[0].relu().mean(0) @ product
         return product[0], matrices[0][1][0].relu().mean(0)[0]
+
+
+class Parts:
+    """The tokens of every block of a timm ViT with their graph: what enters, what the feed-forward gets, what leaves.
+
+    `logits` and `run` are those of the same pass; an attention pool is the last block of `run` alone.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
+        self.model = model
+        self.inputs: list[Tensor] = []
+        self.middles: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+        hooks = []
+        for block in model.blocks:
+            hooks.append(block.register_forward_pre_hook(lambda _, x: self.inputs.append(x[0])))
+            hooks.append(block.norm2.register_forward_pre_hook(lambda _, x: self.middles.append(x[0])))
+            hooks.append(block.register_forward_hook(lambda _, __, y: self.outputs.append(y)))
+        self.logits, self.run = forward(model, images)
+        for hook in hooks:
+            hook.remove()
+
+    def gradients(self, score: Tensor) -> list[Tensor]:
+        """At every attention matrix, whole, (b h n n)."""
+        return list(torch.autograd.grad(score, self.run.attention, retain_graph=True))
+
+    @property
+    def prefix(self) -> int:
+        return self.model.num_prefix_tokens
+
+    @property
+    def pool(self) -> bool:
+        return self.model.attn_pool is not None
+
+    @property
+    def reads_class_token(self) -> bool:
+        return not self.pool and self.model.global_pool == "token"
+
+    def of_product(self, matrices: list[Tensor], normed: bool = False, behind: list[Tensor] | None = None) -> Tensor:
+        """The row (b n) that leads to the output of the product of these + I, less that of the identities alone."""
+        eye = torch.eye(matrices[0].shape[-1], dtype=matrices[0].dtype)
+        whole, stayed = eye, eye
+        for index, matrix in enumerate(matrices):
+            has_residual = matrix.shape[-2] == len(eye)
+            total = matrix + eye if has_residual else matrix
+            alone = eye if has_residual else torch.zeros_like(matrix)
+            if normed:
+                total, alone = (each / total.sum(-1, keepdim=True) for each in (total, alone))
+            if behind is not None:
+                total, alone = (behind[index][..., None] * each for each in (total, alone))
+            whole, stayed = total @ whole, alone @ stayed
+        moved = whole - stayed
+        return moved[:, 0] if self.pool or self.reads_class_token else moved[:, self.prefix :].mean(1)
+
+
+def legrad(model: nn.Module, images: Tensor, score) -> Tensor:
+    """(b blocks n): the gradient at every whole attention matrix of score(logits of this block's own output)."""
+    parts, maps = Parts(model, images), []
+    last = parts.run.attention[-1]
+    for attention, output in zip(parts.run.attention, parts.outputs, strict=False):
+        own = score(model.forward_head(model.norm(output))).sum()
+        (gradient,) = torch.autograd.grad(own, attention, retain_graph=True)
+        positive = gradient.relu().mean(1)
+        maps.append(positive[:, 0] if parts.reads_class_token else positive.mean(1))
+    if parts.pool:
+        (gradient,) = torch.autograd.grad(score(parts.logits).sum(), last)
+        maps.append(gradient.relu().mean((1, 2)))
+    return torch.stack(maps, 1) / len(maps)
+
+
+def grad_sam(model: nn.Module, images: Tensor, score) -> Tensor:
+    """(b blocks n)."""
+    parts = Parts(model, images)
+    pairs = zip(parts.run.attention, parts.gradients(score(parts.logits).sum()), strict=True)
+    return torch.stack([(a * g.relu()).mean((1, 2)) for a, g in pairs], 1) / len(parts.run.attention)
+
+
+def gmar(model: nn.Module, images: Tensor, score, norm: int) -> Tensor:
+    """(b n)."""
+    parts, mixed = Parts(model, images), []
+    for attention, gradient in zip(parts.run.attention, parts.gradients(score(parts.logits).sum()), strict=True):
+        size = torch.linalg.vector_norm(gradient, norm, dim=(2, 3))
+        mixed.append((attention * (size / size.sum(1, keepdim=True))[..., None, None]).sum(1))
+    return parts.of_product(mixed, normed=True)
+
+
+def grad_eclip(model: nn.Module, images: Tensor, score) -> Tensor:
+    """(b n), from queries and keys computed again of the last attention's input."""
+    parts = Parts(model, images)
+    run = parts.run
+    (gradient,) = torch.autograd.grad(score(parts.logits).sum(), run.outputs[-1])
+    site, tokens = (model.attn_pool if parts.pool else model.blocks[-1].attn), run.tokens[-1]
+    b, n, width = tokens.shape
+    if parts.pool:
+        query = site.q(site.latent).expand(b, -1, -1)
+        key = site.kv(tokens)[..., :width]
+    else:
+        heads = site.qkv(tokens).reshape(b, n, 3, site.num_heads, -1).permute(2, 0, 3, 1, 4)
+        query, key = (each.transpose(1, 2).flatten(2) for each in (site.q_norm(heads[0]), site.k_norm(heads[1])))
+    cosine = torch.cosine_similarity(query[:, :, None], key[:, None], dim=-1)  # b r n
+    patches = cosine[..., parts.prefix :]
+    low, high = patches.amin(-1, keepdim=True), patches.amax(-1, keepdim=True)
+    weight = (cosine - low) / (high - low)
+    rows = slice(0, 1) if parts.reads_class_token else slice(None)
+    effect = torch.einsum("bhrd,bhnd->brn", gradient, run.values[-1])
+    return (effect * weight)[:, rows].sum(1).relu()
+
+
+def value_of_tokens(parts: Parts) -> list[tuple[Tensor, Tensor]]:
+    """x_b and W_o v_b, LayerScale in it, without what the projection makes of nothing; of a pool too."""
+    found = []
+    for index, value in enumerate(parts.run.values):
+        if index < len(parts.model.blocks):
+            block, token = parts.model.blocks[index], parts.inputs[index]
+
+            def project(v: Tensor, block: nn.Module = block) -> Tensor:
+                return block.ls1(block.attn.proj(block.attn.norm(v)))
+        else:
+            project, token = parts.model.attn_pool.proj, parts.outputs[-1]
+        merged = value.transpose(1, 2).flatten(2)
+        found.append((token, project(merged) - project(torch.zeros_like(merged))))
+    return found
+
+
+def beyond_intuition(model: nn.Module, images: Tensor, score, steps: int, tokens: bool, first: int = 0) -> Tensor:
+    """(b n): BTT where `tokens`, else BTH; whole products, and one backward pass a scaled picture."""
+    parts, matrices = Parts(model, images), []
+    gradients = parts.gradients(score(parts.logits).sum())
+    changes = value_of_tokens(parts)
+    for attention, gradient, (before, after) in zip(parts.run.attention, gradients, changes, strict=True):
+        if tokens:
+            matrices.append(attention.mean(1) * (after.norm(dim=-1) / before.norm(dim=-1))[:, None])
+        else:
+            size = (attention.transpose(-1, -2) @ gradient).abs().mean((2, 3))
+            matrices.append((attention * (size / size.sum(1, keepdim=True))[..., None, None]).sum(1))
+    perceived = torch.eye(matrices[0].shape[-1], dtype=images.dtype)
+    for matrix in matrices[first:]:
+        square = matrix.shape[-2] == matrix.shape[-1]
+        perceived = matrix @ perceived + (perceived if square else 0)
+    total = 0
+    for k in range(1, steps + 1):
+        logits, run = forward(model, images * k / steps)
+        total = total + torch.autograd.grad(score(logits).sum(), run.attention[-1])[0]
+    heard = perceived * (total / steps).relu().mean(1)
+    return heard[:, 0] if parts.pool or parts.reads_class_token else heard[:, parts.prefix :].mean(1)
+
+
+def tokentm(model: nn.Module, images: Tensor, score, mean: bool = False) -> Tensor:
+    """(b n)."""
+
+    def weight(before: Tensor, after: Tensor) -> Tensor:
+        alike = torch.cosine_similarity(before, after, dim=-1).exp()
+        whole = (alike.mean if mean else alike.sum)(-1, keepdim=True)
+        return after.norm(dim=-1) / before.norm(dim=-1) * alike / whole
+
+    parts, matrices, behind = Parts(model, images), [], []
+    gradients = parts.gradients(score(parts.logits).sum())
+    fed = [
+        (middle, block.ls2(block.mlp(block.norm2(middle))))
+        for block, middle in zip(model.blocks, parts.middles, strict=True)
+    ]
+    if parts.pool:
+        row = model.attn_pool.proj(parts.run.outputs[-1].transpose(1, 2).flatten(2))
+        fed.append((row, model.attn_pool.mlp(model.attn_pool.norm(row))))
+    for index, change in enumerate(value_of_tokens(parts)):
+        positive = (parts.run.attention[index] * gradients[index]).relu().mean(1)
+        matrices.append(positive * weight(*change)[:, None])
+        behind.append(1 + weight(*fed[index]))
+    return parts.of_product(matrices, behind=behind) * parts.inputs[0].norm(dim=-1)

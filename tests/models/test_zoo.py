@@ -13,9 +13,14 @@ import vitscope
 from tests.zoo import ZOO, Entry, built, module_of
 from vitscope.methods import as_method
 
-CHEAPER = {"smooth_cdam": "smooth_cdam:samples=3", "integrated_cdam": "integrated_cdam:steps=4"}
+CHEAPER = {
+    "smooth_cdam": "smooth_cdam:samples=3",
+    "integrated_cdam": "integrated_cdam:steps=4",
+    "btt": "btt:steps=2",
+    "bth": "bth:steps=2",
+}
 """Options in place of the defaults, where those cost much."""
-BLUNT = ["gradcam", "gradcam_pp", "xgradcam", "layercam"]
+BLUNT = ["gradcam", "gradcam_pp", "xgradcam", "layercam", "grad_eclip"]
 """On a random model all patches may end up below zero, so that no map is left after the ReLU."""
 LABELS = [
     CHEAPER.get(facts.name, facts.name)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from vitscope.methods.base import Facts, Maps
+from vitscope.methods.products import Rows, at_attention, attention_rows, output_row, product
 from vitscope.methods.registry import register_method
-from vitscope.methods.rollout import last_row
-from vitscope.trace import CHEFER_LRP, Blocks, Needs, Trace, over
+from vitscope.trace import CHEFER_LRP, Blocks, BlockTrace, EveryRow, Needs, Trace
 
 _LRP = frozenset({CHEFER_LRP})
 
@@ -48,7 +47,8 @@ class CheferLRP:
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the product, for every target."""
-        return Maps(values=trace.to_grid(last_row(trace, _positive, normed=False, beside=_shares(trace))))
+        row, stayed = product(trace, _positive, output_row(trace))
+        return Maps(values=trace.to_grid((row - stayed).squeeze(-2)))
 
 
 @register_method
@@ -81,32 +81,27 @@ class PartialLRP:
 
     def __call__(self, trace: Trace) -> Maps:
         """Positive relevance of the last attention matrix."""
-        every, share = trace.blocks[-1].every_row, _shares(trace)[-1]
-        first = 0 if trace.blocks[-1].class_row else trace.prefix
-        last = 1 if trace.blocks[-1].class_row else None
+        last = trace.blocks[-1]
+        kept = slice(0, 1) if last.class_row else slice(trace.prefix, None)
         total: Tensor | float = 0.0
-        for rows, scores in every.scores(2**24 // share.shape[2]):
-            attention = scores.softmax(dim=-1).unsqueeze(2)
-            relevance = attention * (share[..., rows, :] @ every.values.unsqueeze(2).transpose(-1, -2))
-            index = torch.arange(rows.start, rows.stop, device=relevance.device)
-            kept = (index >= first) & (index < (last or rows.stop))
-            total = total + relevance[..., kept, :].relu().mean(dim=1).sum(dim=2)  # b m n
+        for rows, relevance in _relevance(last.every_row):
+            asked = range(rows.stop)[kept]
+            inside = slice(max(0, asked.start - rows.start), max(0, asked.stop - rows.start))
+            total = total + relevance[..., inside, :].relu().mean(dim=1).sum(dim=2)  # b m n
         assert isinstance(total, Tensor)
         return Maps(values=trace.to_grid(total))
 
 
-def _positive(attention: Tensor, products: Tensor | None) -> Tensor:
-    """Attention (b h r n), its gradients and its relevance over it, together (b h 2m r n) -> (b m r n)."""
-    assert products is not None
-    gradients, share = products.chunk(2, dim=2)
-    return (gradients * attention.unsqueeze(2) * share).relu().mean(dim=1)
+def _relevance(every: EveryRow) -> Rows:
+    """R(A_b), some rows of all heads at a time, (b h m r n): half of A_b times what R(T_b) / T_b is at the matrix."""
+    shares = every.gradient(CHEFER_LRP.name)
+    for rows, attention in attention_rows(every, 2 * shares.shape[2]):
+        yield rows, attention.unsqueeze(2) * at_attention(shares, rows, every.values) / 2
 
 
-def _shares(trace: Trace) -> list[Tensor]:
-    """Of every block S (b h m r d), by which the matrix's relevance is A[r, n] <S[r], v[n]>: half of R(T) / T."""
-    found = trace.under(CHEFER_LRP)
-    shares = []
-    for block, relevance, output in zip(trace.blocks, found.at_outputs, found.outputs, strict=True):
-        share = over(relevance, output.unsqueeze(2)) / 2
-        shares.append(share[..., : block.every_row.query.shape[-2], :])
-    return shares
+def _positive(block: BlockTrace) -> Rows:
+    """mean_h ReLU(dY/dA_b * R(A_b))."""
+    every = block.every_row
+    for rows, relevance in _relevance(every):
+        slope = at_attention(every.gradient("full"), rows, every.values)
+        yield rows, (slope * relevance).relu().mean(dim=1)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from vitscope.methods.base import Facts, Maps
+from vitscope.methods.products import Matrix, mean_attention, output_row, positive_attention, product
 from vitscope.methods.registry import register_method
-from vitscope.trace import Blocks, EveryRow, Needs, Trace, gradient_along
-
-Mix = Callable[[Tensor, Tensor | None], Tensor]
-"""Attention of some rows (b h r n), its gradients (b h m r n) or None -> one matrix for all heads, (b m r n)."""
+from vitscope.trace import Blocks, Needs, Trace, gradient_along
 
 
 @register_method
@@ -49,8 +46,7 @@ class Rollout:
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the product."""
-        row = last_row(trace, _mean, normed=True, path=None)
-        return Maps(values=trace.to_grid(row[:, 0]))
+        return Maps(values=trace.to_grid(_moved(trace, mean_attention, normed=True)[:, 0]))
 
 
 @register_method
@@ -88,7 +84,8 @@ class GradientRollout:
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the product, for every target."""
-        return Maps(values=trace.to_grid(last_row(trace, _positive, normed=True, path=self.path)))
+        matrix = partial(positive_attention, path=self.path)
+        return Maps(values=trace.to_grid(_moved(trace, matrix, normed=True)))
 
 
 @register_method
@@ -126,82 +123,11 @@ class Chefer:
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the relevance, for every target."""
-        return Maps(values=trace.to_grid(last_row(trace, _positive, normed=False, path=self.path)))
+        matrix = partial(positive_attention, path=self.path)
+        return Maps(values=trace.to_grid(_moved(trace, matrix, normed=False)))
 
 
-def _mean(attention: Tensor, _: Tensor | None) -> Tensor:
-    return attention.mean(dim=1, keepdim=True)
-
-
-def _positive(attention: Tensor, gradients: Tensor | None) -> Tensor:
-    assert gradients is not None
-    return (gradients * attention.unsqueeze(2)).relu().mean(dim=1)
-
-
-def last_row(
-    trace: Trace, mix: Mix, normed: bool, path: str | None = "full", beside: Sequence[Tensor] | None = None
-) -> Tensor:
-    """The row of (M_B + I) ... (M_1 + I) that leads to the output, less the product of the identities, (b m n).
-
-    Args:
-        trace: with every block's attention.
-        mix: gives M_b, some rows at a time.
-        normed: divide every row of M_b + I by its sum.
-        path: of the gradients that `mix` is given, or None.
-        beside: of every block what else lies at the rows' outputs, (b h m' r d); `mix` is given it like gradients,
-            behind these on axis m.
-    """
-    row = stayed = _start(trace)
-    for index in reversed(range(len(trace.blocks))):
-        every = trace.blocks[index].every_row
-        at_output = None if path is None else every.gradient(path)
-        if beside is not None:
-            at_output = beside[index] if at_output is None else torch.cat([at_output, beside[index]], dim=2)
-        row, stayed = _back(row, stayed, every, at_output, mix, normed, trace.residual[index])
-    return row - stayed
-
-
-def _start(trace: Trace) -> Tensor:
-    """The class token alone, or the mean of the patches, (b 1 n)."""
-    keys = trace.blocks[0].every_row.keys
-    batch, _, tokens, _ = keys.shape
-    row = keys.new_zeros(batch, 1, tokens)
-    if trace.blocks[-1].class_row:
-        row[..., 0] = 1
-    else:
-        row[..., trace.prefix :] = 1 / (tokens - trace.prefix)
-    return row
-
-
-def _back(
-    row: Tensor,
-    stayed: Tensor,
-    every: EveryRow,
-    gradients: Tensor | None,
-    mix: Mix,
-    normed: bool,
-    residual: bool,
-) -> tuple[Tensor, Tensor]:
-    """row (M + I) and stayed I, each (b m n); without I where the block has no residual stream.
-
-    Rows beyond the block's own are 0 in `row`.
-    """
-    moved: Tensor | None = None
-    for rows, scores in every.scores(2**24 // (1 if gradients is None else gradients.shape[2])):
-        chunk = mix(scores.softmax(dim=-1), None if gradients is None else _at_attention(gradients, rows, every.values))
-        total = chunk.sum(dim=-1) + residual if normed else torch.ones_like(chunk[..., 0])
-        weight = row[..., rows] / total
-        part = (weight.unsqueeze(-2) @ chunk).squeeze(-2)
-        if moved is None:
-            moved, kept = torch.zeros_like(part), torch.zeros_like(part)
-        if residual:
-            part[..., rows] += weight
-            kept[..., rows] = stayed[..., rows] / total
-        moved = moved + part
-    assert moved is not None
-    return moved, kept
-
-
-def _at_attention(gradients: Tensor, rows: slice, values: Tensor) -> Tensor:
-    """The gradient at some rows of the attention matrix, <dY/dT[m], v[n]>, (b h m r n)."""
-    return gradients[..., rows, :] @ values.unsqueeze(2).transpose(-1, -2)
+def _moved(trace: Trace, matrix: Matrix, normed: bool) -> Tensor:
+    """The row of (M_B + I) ... (M_1 + I) that leads to the output, less the product of the identities, (b m n)."""
+    row, stayed = product(trace, matrix, output_row(trace), normed=normed)
+    return (row - stayed).squeeze(-2)

@@ -52,6 +52,20 @@ def seeds_of(anatomy: Anatomy, aims: Sequence[Aim], logits: Tensor, features: Te
     return seeds, reached
 
 
+def seeds_at(anatomy: Anatomy, aims: Sequence[Aim], seeds: Tensor, features: Tensor) -> Tensor:
+    """Every target's gradient (m b F) at other features (b F) than those that it was first taken at, `seeds` (m b F).
+
+    Of linear targets it stays; of the others it is taken again.
+    """
+    changing = [slot for slot, aim in enumerate(aims) if not aim.linear]
+    if not changing:
+        return seeds
+    taken = seeds.clone()
+    output = anatomy.output(features).detach()
+    taken[changing], _ = seeds_of(anatomy, [aims[slot] for slot in changing], output, features.detach())
+    return taken
+
+
 def _gradient(score: Callable[[Tensor], Tensor], where: Tensor) -> Tensor:
     """The gradient of the targets' sum at `where`, of its shape."""
     with torch.enable_grad():

@@ -16,6 +16,7 @@ from vitscope.models import Anatomy
 from vitscope.trace.aim import Aim
 from vitscope.trace.backward import AnotherBackward, Rules
 from vitscope.trace.capture import hooks
+from vitscope.trace.gradient_rules import over
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.needs import Needs
 from vitscope.trace.watch import AttentionWatch, BlockCapture
@@ -29,14 +30,12 @@ class Propagated:
         rules: by which it went.
         tokens: of every block its input x_b, (b n D); zeros for prefix tokens that come in beside it.
         at_tokens: what travelled to it, (b m n D): a gradient, or relevance where the rules propagate relevance.
-        outputs: of every block its attention's output T_b, (b h n d).
-        at_outputs: what travelled to that, (b h m n d).
+        at_outputs: what travelled to that as a gradient, (m b h n d); of relevance R it is R / T.
     """
 
     rules: Rules
     tokens: tuple[Tensor, ...]
     at_tokens: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
     at_outputs: tuple[Tensor, ...]
 
     def relevance(self, block: int) -> Tensor:
@@ -72,8 +71,7 @@ def propagate(anatomy: Anatomy, images: Tensor, rules: Rules, aims: Sequence[Aim
         rules,
         tuple(_with_prefix(tokens.detach(), whole) for tokens in run.tokens),
         tuple(_with_prefix(at, whole) for at in by_slot[:count]),
-        tuple(output.detach() for output in run.outputs),
-        tuple(at.transpose(1, 2) for at in by_slot[count:]),
+        tuple(_as_gradient(rules, at.transpose(0, 1), run.outputs[index]) for index, at in enumerate(by_slot[count:])),
     )
 
 
@@ -147,6 +145,10 @@ def _start(aim: Aim, run: _Run, relevance: bool) -> tuple[Tensor, Tensor]:
     leaf = at.detach().requires_grad_()
     (seed,) = torch.autograd.grad(aim.score(leaf).sum(), leaf)
     return at, seed * leaf.detach() if relevance and aim.of_features else seed
+
+
+def _as_gradient(rules: Rules, at: Tensor, value: Tensor) -> Tensor:
+    return over(at, value.detach().expand_as(at)) if rules.relevance else at
 
 
 def _with_prefix(tokens: Tensor, whole: int) -> Tensor:

@@ -21,6 +21,7 @@ from vitscope.errors import ModelError
 from vitscope.models import Anatomy
 from vitscope.trace.heads import head_products, merge_heads, split_heads
 from vitscope.trace.needs import Blocks, Needs
+from vitscope.trace.transform import Transformation
 
 _SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
 _MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
@@ -47,6 +48,8 @@ class BlockCapture:
     tokens: Tensor | None = None  # (b n D), t_b, where the keys are not affine in it, or thoroughly
     output: Tensor | None = None  # (b h n d) with its graph, where a backward pass will be made; the last: (b h r d)
     incoming: Tensor | None = None  # (b r D), x_b with its graph: the last block's, likewise; or thoroughly
+    value_transform: Transformation | None = None  # x_b against W_o v, token by token
+    feedforward_transform: Transformation | None = None  # e_b against what the feed-forward adds
 
     def keep_residual(self, rows: int | None, tokens: Tensor) -> None:
         """Take e_b from the feed-forward's input (b n D); a clone, so that the whole is not kept."""
@@ -317,7 +320,8 @@ class AttentionWatch(TorchFunctionMode):
         query, key = query.detach(), key.detach()
         level = Blocks.LAST if self._at_last() else Blocks.ALL
         rows, asked = self._rows[self.current], max(self._needs.attention, self._needs.sensitivity)
-        if self._needs.every_row >= level or (rows is None and asked >= level):
+        of_all = max(asked, self._needs.own_gradient)
+        if self._needs.every_row >= level or (rows is None and of_all >= level):
             # The last block's other rows have no part in the output.
             whole = query[..., :rows, :] if self._at_last() else query
             record.attended = whole * scale, key, _first_rows(mask, whole.shape[-2])
@@ -332,7 +336,8 @@ class AttentionWatch(TorchFunctionMode):
                 record.mask = mask
                 scores = scores + mask
             record.scores = scores
-        if record.attended is not None or max(self._needs.values, self._needs.sensitivity) >= level:
+        kept = max(self._needs.values, self._needs.sensitivity, self._needs.value_transform)
+        if record.attended is not None or kept >= level:
             # A view would keep queries and keys alive; where there is a graph, it keeps them itself.
             by_token = value.detach().transpose(1, 2)
             record.values = (by_token if self.graph else by_token.clone()).transpose(1, 2)
