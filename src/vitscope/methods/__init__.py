@@ -7,16 +7,27 @@ from vitscope.methods.base import Facts, Maps, Method
 from vitscope.methods.cams import EigenCAM, EigenGradCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from vitscope.methods.cdam import CDAM
 from vitscope.methods.daam import DAAM
+from vitscope.methods.input_x_gradient import InputXGradient
 from vitscope.methods.integrated_cdam import IntegratedCDAM
+from vitscope.methods.integrated_gradients import IntegratedGradients
 from vitscope.methods.registry import Wanted, as_method, as_methods, list_methods, options_of, register_method
+from vitscope.methods.rise import RISE
 from vitscope.methods.rollout import Chefer, GradientRollout, Rollout
+from vitscope.methods.samples import with_budget
+from vitscope.methods.scorecam import ScoreCAM
 from vitscope.methods.smooth_cdam import SmoothCDAM
+from vitscope.methods.smoothgrad import SmoothGrad
+from vitscope.methods.tis import TIS
+from vitscope.methods.token_ablation import TokenAblation
 from vitscope.methods.trivial import Center, Frame, Random, centred_gaussian
+from vitscope.methods.vit_cx import ViTCX
 
 __all__ = [
     "AGCAM",
     "CDAM",
     "DAAM",
+    "RISE",
+    "TIS",
     "Attention",
     "Center",
     "Chefer",
@@ -28,13 +39,19 @@ __all__ = [
     "GradCAMPlusPlus",
     "GradientRollout",
     "HiResCAM",
+    "InputXGradient",
     "IntegratedCDAM",
+    "IntegratedGradients",
     "LayerCAM",
     "Maps",
     "Method",
     "Random",
     "Rollout",
+    "ScoreCAM",
     "SmoothCDAM",
+    "SmoothGrad",
+    "TokenAblation",
+    "ViTCX",
     "Wanted",
     "XGradCAM",
     "as_method",
@@ -45,4 +62,5 @@ __all__ = [
     "register_method",
     "what_is_read",
     "why_undefined",
+    "with_budget",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vitscope.methods.base import Method
-from vitscope.methods.registry import list_methods
+from vitscope.methods.registry import as_method, list_methods
 from vitscope.models import Anatomy
 
 
@@ -15,7 +15,18 @@ def why_undefined(anatomy: Anatomy, method: Method) -> str:
             "it follows rows of tokens from the blocks to the output, and this model's attention stays within windows "
             f"or pools its keys; use {others}"
         )
+    if method.needs.hiding and not anatomy.whole:
+        others = ", ".join(facts.name for facts in list_methods() if _alters_pixels(facts.name))
+        return (
+            "it leaves patch tokens out, and in this model they meet before the blocks with a class token, where they "
+            f"cannot be hidden from each other; use {others}"
+        )
     return ""
+
+
+def _alters_pixels(name: str) -> bool:
+    needs = as_method(name).needs
+    return needs.pictures and not needs.hiding
 
 
 def what_is_read(anatomy: Anatomy) -> str:

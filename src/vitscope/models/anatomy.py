@@ -137,6 +137,7 @@ class Anatomy:
         texts: what the model's tokenizer gives -> embeddings (t F), in the space of `features`; where there is a text
             tower.
         call: images (b 3 H W) -> output (b c), where the model's own output is not such a tensor; None: the model.
+        whole: whether the patch tokens meet in the attention of `blocks` alone; False where earlier ones are left out.
     """
 
     family: str
@@ -156,6 +157,7 @@ class Anatomy:
     note: str = ""
     texts: Callable[[Any], Tensor] | None = None
     call: Callable[[Tensor], Tensor] | None = None
+    whole: bool = True
 
     def forward(self, images: Tensor) -> Tensor:
         """The model's output (b c) of images (b 3 H W)."""

@@ -90,6 +90,7 @@ def _describe(family: str, model: Any, blocks: Sequence[Block], before: int, gri
         flexible_size=isinstance(model, Xcit),
         outputs=0 if isinstance(model.head, nn.Identity) else int(model.num_classes),
         note=f"the {before} blocks before have no class token and are left out",
+        whole=before == 0,
     )
 
 

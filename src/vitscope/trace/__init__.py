@@ -5,7 +5,9 @@ from vitscope.trace.everyrow import EveryRow
 from vitscope.trace.evidence import Effects, effects_on_features
 from vitscope.trace.guard import left_as_found
 from vitscope.trace.heads import head_products
+from vitscope.trace.hide import hidden
 from vitscope.trace.needs import Blocks, Needs
+from vitscope.trace.pictures import Pictures, Report
 from vitscope.trace.record import BlockTrace, Trace, record
 from vitscope.trace.rerun import LastBlock, Sway, samples_at_once
 from vitscope.trace.verify import verify
@@ -17,10 +19,13 @@ __all__ = [
     "EveryRow",
     "LastBlock",
     "Needs",
+    "Pictures",
+    "Report",
     "Sway",
     "Trace",
     "effects_on_features",
     "head_products",
+    "hidden",
     "left_as_found",
     "record",
     "samples_at_once",

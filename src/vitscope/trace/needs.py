@@ -31,6 +31,8 @@ class Needs:
         every_row: queries, keys and values of every row, not the class row alone, with the full gradients at every row
             where `full_gradient` is needed too (`EveryRow`); all blocks or none.
         rerun: the last block's input x_B, so that it can be run again on other tokens (`Trace.again`).
+        pictures: the model itself, to be run on altered pictures (`Trace.pictures`).
+        hiding: the same with patch tokens left out, which needs every attention where they meet to be a block's.
     """
 
     attention: Blocks = Blocks.NONE
@@ -41,6 +43,8 @@ class Needs:
     full_gradient: Blocks = Blocks.NONE
     every_row: Blocks = Blocks.NONE
     rerun: bool = False
+    pictures: bool = False
+    hiding: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         """The union: what serves both."""
@@ -53,4 +57,6 @@ class Needs:
             full_gradient=max(self.full_gradient, other.full_gradient),
             every_row=max(self.every_row, other.every_row),
             rerun=self.rerun or other.rerun,
+            pictures=self.pictures or other.pictures,
+            hiding=self.hiding or other.hiding,
         )

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitscope.models import Anatomy, Block, Grid
-from vitscope.trace.aim import Aim, seeds_of
+from vitscope.trace.aim import Aim, seeds_of, slopes_of
 from vitscope.trace.classpath import token_sensitivity
 from vitscope.trace.guard import left_as_found
 from vitscope.trace.heads import head_products, merge_heads, split_heads
@@ -239,7 +239,8 @@ class LastBlock:
         seeds = self.seeds.clone()
         changing = [slot for slot, aim in enumerate(self.aims) if not aim.linear]
         output = self.anatomy.output(features).detach()
-        seeds[changing], _ = seeds_of(self.anatomy, [self.aims[slot] for slot in changing], output, features.detach())
+        aims = [self.aims[slot] for slot in changing]
+        seeds[changing], _ = seeds_of(self.anatomy, aims, slopes_of(aims, output, features.detach()), features)
         return seeds
 
 
