@@ -79,7 +79,7 @@ def demo_page(size: Size | None = None, device: str = "cpu", progress: Progress 
     sections.append(measured(size, device, progress))
     lead = [
         "A vision transformer that ships with vitscope (12 blocks, 2.4 million weights, trained on nothing but drawn "
-        "scenes) is asked what its answers rest on, by every method there is so far. In these scenes the truth is "
+        "scenes) is asked what its answers rest on, by every method that needs one pass. In these scenes the truth is "
         "known to the pixel, so each map can be held against it.",
         "A class is a hue, a pattern and a shape, and no one of them is enough. The numbers under the maps say how "
         "much of a map's positive mass lies on the thing asked for.",

@@ -367,12 +367,12 @@ def _attribute(
     )
     assert values is not None
     if not method.facts.trivial:
-        _refuse_flat(label, values, trace, slot)
+        _refuse_flat(label, values, trace, slot, method.facts.family == "perturbation")
     options = dataclasses.asdict(method)  # type: ignore[call-overload]
     return Attribution(label, method.facts, options, values, blocks, heads, subject)
 
 
-def _refuse_flat(label: str, maps: Tensor, trace: Trace, slot: int) -> None:
+def _refuse_flat(label: str, maps: Tensor, trace: Trace, slot: int, sampled: bool) -> None:
     """Raise FlatMapError where a map is not finite or constant, and say why."""
     last = trace.blocks[-1] if trace.blocks else None
     for image, values in enumerate(maps):
@@ -387,6 +387,8 @@ def _refuse_flat(label: str, maps: Tensor, trace: Trace, slot: int) -> None:
                 cause = (
                     "no gradient reaches the class token, as with a head whose weights are zero; load trained weights"
                 )
+            elif sampled:
+                cause = "all altered pictures score alike, or none speaks for the target; take more, or another target"
             else:
                 cause = "after its ReLUs no patch speaks for the target; explain another target, or use a signed method"
             raise FlatMapError(

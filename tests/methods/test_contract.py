@@ -10,12 +10,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vitscope
+from tests.cheaper import cheaper
 from tests.conftest import build, pictures
 from vitscope.methods import as_method, as_methods, list_methods
 
 NAMES = [facts.name for facts in list_methods() if not facts.trivial]
 LABELS = [
-    *NAMES,
+    *(cheaper(name) for name in NAMES),
     "daam:path=skip",
     "daam:path=feedforward",
     "daam:rows=all",
@@ -189,7 +190,7 @@ def test_two_threads(same_model):
         assert all(torch.allclose(maps, wanted[which], rtol=1e-4, atol=1e-7) for maps in found[which])
 
 
-@pytest.mark.parametrize("label", [n for n in NAMES if as_method(n).facts.class_specific])
+@pytest.mark.parametrize("label", [cheaper(n) for n in NAMES if as_method(n).facts.class_specific])
 def test_a_zero_head_is_an_error_that_names_the_flat_map(label):
     model = build()
     torch.nn.init.zeros_(model.head.weight)
@@ -218,7 +219,7 @@ def test_no_n_by_n_tensor_at_a_thousand_tokens(registers):
     tokens = 33 * 33 + 1 + registers
     explainer = vitscope.Explainer(model)
     with Largest(tokens) as seen:
-        explainer(pictures(model, 1), [name for name in NAMES if not as_method(name).needs.every_row])
+        explainer(pictures(model, 1), [cheaper(name) for name in NAMES if not as_method(name).needs.every_row])
     assert seen.found == []
     model_written_out = build(fused=False, img_size=8 * 33, depth=2)
     with Largest(33 * 33 + 1) as seen, torch.no_grad():
@@ -231,8 +232,9 @@ def test_all_methods_in_one_pass_are_each_alone(layout):
     images = pictures(explainer.anatomy.model)
     calls = []
     explainer.anatomy.model.register_forward_hook(lambda *_: calls.append(1))
-    together = explainer(images, LABELS, strict=False)
+    explainer(images, [label for label in LABELS if not as_method(label).needs.pictures], strict=False)
     assert len(calls) == 1
+    together = explainer(images, LABELS, strict=False)
     assert len(together.attributions) > len(LABELS) - 4
     for label in LABELS:
         if label in together:
@@ -240,7 +242,8 @@ def test_all_methods_in_one_pass_are_each_alone(layout):
                 together[label].values, explainer(images, label)[label].values, 1e-2 if label in SHAKY else 1e-4
             )
         else:
-            assert "is flat (every value 0): after its ReLUs" in together.failures[label]
+            said = together.failures[label]
+            assert "is flat (every value 0): after its ReLUs" in said or "altered pictures score alike" in said
 
 
 def test_labels_and_options():

@@ -10,18 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import vitscope
+from tests.cheaper import cheaper
 from tests.zoo import ZOO, Entry, built, module_of
 from vitscope.methods import as_method
 
-CHEAPER = {"smooth_cdam": "smooth_cdam:samples=3", "integrated_cdam": "integrated_cdam:steps=4"}
-"""Options in place of the defaults, where those cost much."""
 BLUNT = ["gradcam", "gradcam_pp", "xgradcam", "layercam"]
 """On a random model all patches may end up below zero, so that no map is left after the ReLU."""
-LABELS = [
-    CHEAPER.get(facts.name, facts.name)
-    for facts in vitscope.list_methods()
-    if not facts.trivial and facts.name not in BLUNT
-]
+LABELS = [cheaper(facts.name) for facts in vitscope.list_methods() if not facts.trivial and facts.name not in BLUNT]
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -207,7 +202,7 @@ def test_a_method_that_does_not_apply_is_refused_with_its_reason_and_a_way_out(e
 
 
 def test_a_blunt_method_gives_a_map_or_says_that_nothing_is_left(explained):
-    if explained.refusals:
+    if explained.explainer.anatomy.windows:
         return  # refused like the others
     anatomy = explained.explainer.anatomy
     target = 1 if anatomy.outputs else lambda output: output[:, 1]
@@ -224,7 +219,7 @@ def test_describe_says_what_was_found(explained):
     found = vitscope.describe(explained.explainer)
     assert set(found.methods) == {facts.name for facts in vitscope.list_methods()}
     beside = {facts.name for facts in vitscope.list_methods() if facts.trivial}
-    beside |= set() if explained.refusals else set(BLUNT)
+    beside |= set() if explained.explainer.anatomy.windows else set(BLUNT)
     assert {name for name, reason in found.methods.items() if not reason} == beside | {
         name_of(label) for label in explained.maps
     }

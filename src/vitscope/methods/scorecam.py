@@ -24,7 +24,7 @@ class ScoreCAM:
     map[n] = ReLU( sum_k w_k A[n, k] )
 
     The paper's baseline Y(0) falls out of the softmax. The corners of grid and picture are aligned in enlarging, which
-    the paper leaves open, as the library does.
+    the paper leaves open, as the library does. Where all channels score alike, the map is 0 everywhere.
 
     Attributes:
         max_forwards: of a picture; of more channels, those of the largest variance over its patches are kept.
@@ -81,5 +81,6 @@ def _of_one(pictures: Pictures, index: int, channels: Tensor) -> Tensor:
         return image * stretched(masks.flatten(1)).view_as(masks).to(image)
 
     scores = pictures.scores(torch.full((len(channels),), index), through).to(channels)
-    values: Tensor = (scores.softmax(dim=0).T @ channels).relu().unflatten(-1, pictures.grid)
+    weights = scores.softmax(dim=0) * (scores.amax(dim=0) > scores.amin(dim=0))
+    values: Tensor = (weights.T @ channels).relu().unflatten(-1, pictures.grid)
     return values
