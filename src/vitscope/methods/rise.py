@@ -52,7 +52,7 @@ class RISE:
         year=2018,
         signed=False,
         class_specific=True,
-        cost="4000",
+        cost="4000 (one a mask)",
         caution="Coarse, and with few masks mostly the noise of which cells were drawn how often.",
         of_rows=False,
     )

@@ -40,7 +40,7 @@ class ScoreCAM:
         year=2020,
         signed=False,
         class_specific=True,
-        cost="?",
+        cost="192 (one a channel)",
         caution="A softmax of logits lets few channels speak; a channel's mask may darken what it does not mean.",
     )
 

@@ -56,7 +56,7 @@ class TIS:
         year=2023,
         signed=False,
         class_specific=True,
-        cost="1025",
+        cost="1025 (one a mask, and one)",
         caution="Half of the tokens are always there: evidence that either half holds looks alike everywhere.",
     )
 

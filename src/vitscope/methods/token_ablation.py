@@ -40,7 +40,7 @@ class TokenAblation:
         year=2023,
         signed=True,
         class_specific=True,
-        cost="?",
+        cost="196 (one a patch)",
         caution="One token at a time: where several say the same, leaving out one of them changes little.",
     )
 

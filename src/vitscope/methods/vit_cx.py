@@ -56,7 +56,7 @@ class ViTCX:
         year=2023,
         signed=False,
         class_specific=True,
-        cost="?",
+        cost="130 to 170 (two a mask)",
         caution="Can only show regions in which some channel of the last block is high.",
     )
 
