@@ -29,7 +29,7 @@ class InputXGradient:
         year=2016,
         signed=True,
         class_specific=True,
-        cost="?",
+        cost="4.3",
         caution="The gradient at one point is noisy, and what is as bright as the mean picture counts for nothing.",
         of_rows=False,
     )

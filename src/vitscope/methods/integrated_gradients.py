@@ -37,7 +37,7 @@ class IntegratedGradients:
         year=2017,
         signed=True,
         class_specific=True,
-        cost="?",
+        cost="120 (50 with a backward pass each)",
         caution="Compares with the mean picture; the pictures on the way there are like none that the model has seen.",
         of_rows=False,
     )

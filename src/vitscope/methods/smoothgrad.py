@@ -45,7 +45,7 @@ class SmoothGrad:
         year=2017,
         signed=True,
         class_specific=True,
-        cost="?",
+        cost="150 (50 with a backward pass each)",
         caution="How the score would change with brightness, not what it rests on; signs cancel within a patch.",
         of_rows=False,
     )
