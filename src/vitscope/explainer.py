@@ -6,7 +6,7 @@ import dataclasses
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from importlib.metadata import version
 from typing import Any
 
@@ -18,11 +18,14 @@ from vitscope.attribution import Attribution, Explanation, Subject
 from vitscope.errors import FlatMapError, MethodError, ModelError, TargetError, VitscopeError
 from vitscope.evidence import Evidence
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
-from vitscope.methods import CDAM, Maps, Method, Wanted, as_methods, why_undefined
+from vitscope.methods import CDAM, Maps, Method, Wanted, as_methods, why_undefined, with_budget
 from vitscope.models import Anatomy, Loaded, anatomy_of, load, of_module
 from vitscope.targets import ClassNames, Concept, Predicted, Target, Text, as_target
 from vitscope.targets.target import TargetLike
 from vitscope.trace import Needs, Trace, effects_on_features, left_as_found, record, verify
+
+Progress = Callable[[str, int, int], object]
+"""Is told a method's label, and of its forwards how many are done, and of how many."""
 
 
 class Explainer:
@@ -95,6 +98,8 @@ class Explainer:
         target: TargetLike = None,
         *,
         strict: bool = True,
+        max_forwards: int | None = None,
+        progress: Progress | None = None,
     ) -> Explanation:
         """Explain `images` by all `methods` in one pass.
 
@@ -105,6 +110,9 @@ class Explainer:
             target: None for the predicted class, a class index, a class name, one an image, a Target, or a function
                 of the output.
             strict: raise where a method fails; otherwise keep the reason in `failures` and go on with the others.
+            max_forwards: of a picture, for each method that samples altered ones and is not given its own.
+            progress: is told, by a method that runs the model on altered pictures: its label, forwards done, and of
+                how many.
 
         Raises:
             ImageError: an image cannot be read.
@@ -112,7 +120,9 @@ class Explainer:
             TargetError: a target that does not exist, does not fit the batch, or that a class-agnostic method ignores.
             FlatMapError: a map is constant or not finite.
         """
-        (explanation,) = self.each(images, methods, [target], strict=strict)
+        (explanation,) = self.each(
+            images, methods, [target], strict=strict, max_forwards=max_forwards, progress=progress
+        )
         return explanation
 
     def each(
@@ -122,6 +132,8 @@ class Explainer:
         targets: Sequence[TargetLike] = (None,),
         *,
         strict: bool = True,
+        max_forwards: int | None = None,
+        progress: Progress | None = None,
     ) -> list[Explanation]:
         """Explain `images` for several targets: one forward pass, and one batched backward pass where there is one.
 
@@ -129,12 +141,12 @@ class Explainer:
             images: as for a call.
             methods: as for a call.
             targets: each as for a call; one explanation is given for each.
-            strict: as for a call.
+            strict, max_forwards, progress: as for a call.
 
         Raises:
             as a call.
         """
-        chosen = as_methods(methods)
+        chosen = with_budget(as_methods(methods), max_forwards)
         aims = [self.target(target) for target in targets]
         if not aims:
             raise TargetError("no target is given; name one, or None for the predicted class")
@@ -151,7 +163,7 @@ class Explainer:
         running = {label: method for label, method in chosen.items() if label not in undefined}
         needs = reduce(Needs.__or__, (method.needs for method in running.values()))
         trace = record(self.anatomy, batch.tensor, needs, aims)
-        maps = {label: _maps(method, trace, strict) for label, method in running.items()}
+        maps = {label: _maps(label, method, trace, strict, progress) for label, method in running.items()}
         explanations = []
         for slot, aim in enumerate(aims):
             subject = self._subject_of(batch, trace, aim)
@@ -317,10 +329,10 @@ def _any_specific(methods: Mapping[str, Method]) -> bool:
     return any(method.facts.class_specific for method in methods.values())
 
 
-def _maps(method: Method, trace: Trace, strict: bool) -> Maps | VitscopeError:
+def _maps(label: str, method: Method, trace: Trace, strict: bool, progress: Progress | None) -> Maps | VitscopeError:
     """A method's maps for all targets, or the reason why there are none."""
     try:
-        return method(trace)
+        return method(trace.reporting(None if progress is None else partial(progress, label)))
     except VitscopeError as error:
         if strict:
             raise
@@ -355,12 +367,12 @@ def _attribute(
     )
     assert values is not None
     if not method.facts.trivial:
-        _refuse_flat(label, values, trace, slot)
+        _refuse_flat(label, values, trace, slot, method.facts.family == "perturbation")
     options = dataclasses.asdict(method)  # type: ignore[call-overload]
     return Attribution(label, method.facts, options, values, blocks, heads, subject)
 
 
-def _refuse_flat(label: str, maps: Tensor, trace: Trace, slot: int) -> None:
+def _refuse_flat(label: str, maps: Tensor, trace: Trace, slot: int, sampled: bool) -> None:
     """Raise FlatMapError where a map is not finite or constant, and say why."""
     last = trace.blocks[-1] if trace.blocks else None
     for image, values in enumerate(maps):
@@ -375,6 +387,8 @@ def _refuse_flat(label: str, maps: Tensor, trace: Trace, slot: int) -> None:
                 cause = (
                     "no gradient reaches the class token, as with a head whose weights are zero; load trained weights"
                 )
+            elif sampled:
+                cause = "all altered pictures score alike, or none speaks for the target; take more, or another target"
             else:
                 cause = "after its ReLUs no patch speaks for the target; explain another target, or use a signed method"
             raise FlatMapError(

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from vitscope.attribution import Explanation
 from vitscope.datasets.labelled import PICTURES
 from vitscope.errors import ImageError, VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.images import Batch, prepare
-from vitscope.methods import as_methods
+from vitscope.methods import as_methods, with_budget
 from vitscope.targets import Class, Contrast, MemoryBank, Neighbours, Predicted, Target, as_target
 
 Images = Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.", show_default=False)]
@@ -61,6 +62,12 @@ CropMode = Annotated[str | None, typer.Option("--crop-mode", help="center, squas
 Interpolation = Annotated[str | None, typer.Option("--interpolation", help="bilinear, bicubic ...")]
 Mean = Annotated[str | None, typer.Option("--mean", help="Three numbers with commas between.")]
 Std = Annotated[str | None, typer.Option("--std", help="Three numbers with commas between.")]
+MaxForwards = Annotated[
+    int | None,
+    typer.Option(
+        "--max-forwards", min=1, help="Forwards of a picture, at most, of each method that samples altered pictures."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -109,13 +116,15 @@ def _numbers(text: str, separator: str, counts: Sequence[int], kind: type, optio
     return numbers * 2 if counts == (1, 2) and len(numbers) == 1 else numbers
 
 
-def check_use(explainer: Explainer, methods: str, target: str | None, bank: Path | None) -> Target:
+def check_use(
+    explainer: Explainer, methods: str, target: str | None, bank: Path | None, max_forwards: int | None = None
+) -> Target:
     """Hold methods and target, or the memory bank, against the model before the first picture is opened.
 
     Raises:
-        VitscopeError: an unknown method or class, or no method that is defined for the model.
+        VitscopeError: an unknown method or class, too small a budget, or no method that is defined for the model.
     """
-    chosen = as_methods(methods)
+    chosen = with_budget(as_methods(methods), max_forwards)
     reasons = [explainer.why_not(label, method) for label, method in chosen.items()]
     if all(reasons):
         raise VitscopeError(reasons[0])
@@ -158,14 +167,19 @@ def run_over(
     target: Target,
     batch_size: int,
     failed: dict[str, str],
+    max_forwards: int | None = None,
 ) -> Iterator[tuple[list[str], Explanation]]:
     """Explain the pictures in batches, with a progress bar; those that fail are named in `failed` and passed over.
+
+    A method that runs the model on altered pictures has a bar of its own while it does.
 
     Yields:
         The pictures' paths and their explanation. Where a batch fails as a whole or in one method, its pictures are
         explained one by one, so that each failure is its own picture's.
     """
-    with progress_bar(disable=len(images) < 2) as progress:
+    slow = any(method.needs.pictures for method in as_methods(methods).values())
+    with progress_bar(disable=len(images) < 2 and not slow) as progress:
+        ask = partial(explainer, strict=False, max_forwards=max_forwards, progress=_Bars(progress))
         task = progress.add_task("explaining", total=len(images))
         for start in range(0, len(images), batch_size):
             ready: list[tuple[str, Batch]] = []
@@ -174,18 +188,37 @@ def run_over(
                     ready.append((path, prepare(path, explainer.preprocessing)))
                 except ImageError as error:
                     _fail(failed, path, str(error))
-            yield from _explain_group(explainer, ready, methods, target, failed)
+            yield from _explain_group(ask, ready, methods, target, failed)
             progress.advance(task, min(batch_size, len(images) - start))
 
 
+class _Bars:
+    """A bar for each method that reports its forwards, from the first report to the last."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        if label not in self._tasks:
+            self._tasks[label] = self._progress.add_task(label, total=total)
+        self._progress.update(self._tasks[label], completed=done, total=total)
+        if done >= total:
+            self._progress.remove_task(self._tasks.pop(label))
+
+
 def _explain_group(
-    explainer: Explainer, ready: list[tuple[str, Batch]], methods: str, target: Target, failed: dict[str, str]
+    ask: Callable[[Batch, str, Target], Explanation],
+    ready: list[tuple[str, Batch]],
+    methods: str,
+    target: Target,
+    failed: dict[str, str],
 ) -> Iterator[tuple[list[str], Explanation]]:
     if not ready:
         return
     paths = [path for path, _ in ready]
     try:
-        explanation = explainer(Batch.join([batch for _, batch in ready]), methods, target, strict=False)
+        explanation = ask(Batch.join([batch for _, batch in ready]), methods, target)
     except VitscopeError as error:
         if len(ready) == 1:
             _fail(failed, paths[0], f"{paths[0]}: {error}")
@@ -193,7 +226,7 @@ def _explain_group(
         explanation = None
     if len(ready) > 1 and (explanation is None or explanation.failures):
         for entry in ready:
-            yield from _explain_group(explainer, [entry], methods, target, failed)
+            yield from _explain_group(ask, [entry], methods, target, failed)
         return
     assert explanation is not None
     for reason in explanation.failures.values():

@@ -30,7 +30,7 @@ def methods(json: common.Json = False) -> None:
         common.tell(f"{facts.name:<16} {facts.title} ({whence})")
         common.tell(
             f"{'':<16} {'signed' if facts.signed else 'unsigned'} · "
-            f"{'class-specific' if facts.class_specific else 'the same for every class'} · {facts.cost} forwards"
+            f"{'class-specific' if facts.class_specific else 'the same for every class'} · forwards: {facts.cost}"
         )
         for option in options:
             common.tell(f"{'':<16} option {option}")

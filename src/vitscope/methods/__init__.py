@@ -13,15 +13,24 @@ from vitscope.methods.daam import DAAM
 from vitscope.methods.gmar import GMAR
 from vitscope.methods.grad_eclip import GradECLIP
 from vitscope.methods.grad_sam import GradSAM
+from vitscope.methods.input_x_gradient import InputXGradient
 from vitscope.methods.integrated_cdam import IntegratedCDAM
+from vitscope.methods.integrated_gradients import IntegratedGradients
 from vitscope.methods.legrad import LeGrad
 from vitscope.methods.libra import LibraFullGrad
 from vitscope.methods.lrp import CPLRP, AttnLRP, ResLRP
 from vitscope.methods.registry import Wanted, as_method, as_methods, list_methods, options_of, register_method
+from vitscope.methods.rise import RISE
 from vitscope.methods.rollout import Chefer, GradientRollout, Rollout
+from vitscope.methods.samples import with_budget
+from vitscope.methods.scorecam import ScoreCAM
 from vitscope.methods.smooth_cdam import SmoothCDAM
+from vitscope.methods.smoothgrad import SmoothGrad
+from vitscope.methods.tis import TIS
+from vitscope.methods.token_ablation import TokenAblation
 from vitscope.methods.tokentm import TokenTM
 from vitscope.methods.trivial import Center, Frame, Random, centred_gaussian
+from vitscope.methods.vit_cx import ViTCX
 
 __all__ = [
     "AGCAM",
@@ -29,6 +38,8 @@ __all__ = [
     "CPLRP",
     "DAAM",
     "GMAR",
+    "RISE",
+    "TIS",
     "AttCAT",
     "Attention",
     "AttnLRP",
@@ -47,7 +58,9 @@ __all__ = [
     "GradSAM",
     "GradientRollout",
     "HiResCAM",
+    "InputXGradient",
     "IntegratedCDAM",
+    "IntegratedGradients",
     "LayerCAM",
     "LeGrad",
     "LibraFullGrad",
@@ -57,8 +70,12 @@ __all__ = [
     "Random",
     "ResLRP",
     "Rollout",
+    "ScoreCAM",
     "SmoothCDAM",
+    "SmoothGrad",
+    "TokenAblation",
     "TokenTM",
+    "ViTCX",
     "Wanted",
     "XGradCAM",
     "as_method",
@@ -69,4 +86,5 @@ __all__ = [
     "register_method",
     "what_is_read",
     "why_undefined",
+    "with_budget",
 ]

@@ -22,7 +22,7 @@ class AttCAT:
     x_b are the tokens that enter block b, a_b the attention that they get there from the class token; in a model that
     pools its tokens, on average from all patches. That x_b are a block's inputs and not its outputs is our reading; of
     the last block either gives nothing: its outputs have no gradient but at the class token, and its inputs reach this
-    through a norm alone, along which x * dY/dx is 0.
+    through a norm alone, along which x * dY/dx is 0. Where that is so in every block, as in CaiT, it is not defined.
 
     Attributes:
         path: of the gradient: "full", or "libra", LibraGrad's.
@@ -39,6 +39,7 @@ class AttCAT:
         signed=True,
         class_specific=True,
         cost="3.1",
+        of_tokens=True,
         caution="Gradient times token does not add up to the output: parts cancel between blocks.",
     )
 

@@ -7,7 +7,9 @@ from vitscope.trace.evidence import Effects, effects_on_features
 from vitscope.trace.gradient_rules import CP_LRP, LIBRA, attn_lrp, over, res_lrp
 from vitscope.trace.guard import left_as_found
 from vitscope.trace.heads import head_products, merge_heads
+from vitscope.trace.hide import hidden
 from vitscope.trace.needs import Blocks, Needs, gradient_along
+from vitscope.trace.pictures import Pictures, Report
 from vitscope.trace.propagate import Propagated, why_no_rule
 from vitscope.trace.record import BlockTrace, Trace, record
 from vitscope.trace.relevance_rules import CHEFER_LRP
@@ -27,7 +29,9 @@ __all__ = [
     "EveryRow",
     "LastBlock",
     "Needs",
+    "Pictures",
     "Propagated",
+    "Report",
     "Rules",
     "Scaled",
     "Sway",
@@ -37,6 +41,7 @@ __all__ = [
     "effects_on_features",
     "gradient_along",
     "head_products",
+    "hidden",
     "left_as_found",
     "merge_heads",
     "over",

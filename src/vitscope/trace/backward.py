@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import MethodError
+from vitscope.trace.frozen import Frozen
 
 Function = Callable[[Tensor], Tensor]
 OneWay = Callable[[Function, Tensor], Tensor]
@@ -97,18 +98,20 @@ PLAIN = Rules("plain")
 class AnotherBackward(TorchFunctionMode):
     """Within this context, in this thread, every layer that carries a gradient follows `rules`.
 
-    A layer for which there is no rule is a MethodError that names it; `where` is then the module's name.
+    The model's weights are constants. A layer for which there is no rule is a MethodError that names it; `where` is
+    then the module's name.
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, model: nn.Module) -> None:
         super().__init__()
         self._rules = rules
+        self._frozen = Frozen(model)
         self.where = ""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        args, kwargs = _frozen(args), {key: _frozen(value) for key, value in (kwargs or {}).items()}
+        args, kwargs = self._frozen.all(args, kwargs or {})
         if self._rules is PLAIN or not torch.is_grad_enabled() or not any(map(_carries, (*args, *kwargs.values()))):
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
@@ -200,15 +203,6 @@ class AnotherBackward(TorchFunctionMode):
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """By torch's own signature."""
         return self._rules.linear(input, weight, bias)
-
-
-def _frozen(part: Any) -> Any:
-    """The model's weights as constants, also within a list."""
-    if isinstance(part, nn.Parameter):
-        return part.detach()
-    if isinstance(part, tuple | list) and any(isinstance(each, nn.Parameter | tuple | list) for each in part):
-        return type(part)(map(_frozen, part))
-    return part
 
 
 def _carries(part: Any) -> bool:

@@ -44,6 +44,8 @@ class Needs:
             costs a pass of its own.
         scaled: numbers of steps K, for each of which the gradient at the last block's attention is taken on the
             pictures k X / K, k = 1 .. K (`Trace.along_scaled`); K - 1 passes each.
+        pictures: the model itself, to be run on altered pictures (`Trace.pictures`).
+        hiding: the same with patch tokens left out, which needs every attention where they meet to be a block's.
     """
 
     attention: Blocks = Blocks.NONE
@@ -59,6 +61,8 @@ class Needs:
     rerun: bool = False
     backward: frozenset[Rules] = frozenset()
     scaled: frozenset[int] = frozenset()
+    pictures: bool = False
+    hiding: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         """The union: what serves both."""
@@ -76,6 +80,8 @@ class Needs:
             rerun=self.rerun or other.rerun,
             backward=self.backward | other.backward,
             scaled=self.scaled | other.scaled,
+            pictures=self.pictures or other.pictures,
+            hiding=self.hiding or other.hiding,
         )
 
 

@@ -103,7 +103,7 @@ class _Run:
 
 def _follow(anatomy: Anatomy, images: Tensor, rules: Rules) -> _Run:
     records = [BlockCapture() for _ in anatomy.blocks]
-    watch, another = AttentionWatch(anatomy, Needs(), records, whole=True), AnotherBackward(rules)
+    watch, another = AttentionWatch(anatomy, Needs(), records, whole=True), AnotherBackward(rules, anatomy.model)
     tokens: list[Tensor] = []
     final: list[Tensor] = []
 

@@ -12,12 +12,14 @@ from torch import Tensor
 from vitscope.errors import MethodError, ModelError
 from vitscope.models import Anatomy
 from vitscope.trace import capture as watching
-from vitscope.trace.aim import Aim, seeds_of
+from vitscope.trace.aim import Aim, seeds_of, slopes_of
 from vitscope.trace.backward import Rules
 from vitscope.trace.classpath import full_gradients, own_gradients, skip_gradients, token_sensitivity
 from vitscope.trace.everyrow import EveryRow
 from vitscope.trace.guard import fitted, left_as_found
+from vitscope.trace.hold import Held
 from vitscope.trace.needs import Blocks, Needs
+from vitscope.trace.pictures import Pictures, Report
 from vitscope.trace.propagate import Propagated, propagate
 from vitscope.trace.rerun import LastBlock, of_last_block
 from vitscope.trace.scaled import NEEDS as SCALED_NEEDS
@@ -99,6 +101,7 @@ class Trace:
         scaled: the last block's attention along scaled pictures, by the number of steps, where a method declared that.
         windows: in place of blocks, where the model's attention stays within windows; `grid` is that of the last.
         backward: what other backward passes found, where a method declared them.
+        runs: the model, to be run on altered pictures, where a method declared that it needs to.
     """
 
     logits: Tensor
@@ -114,6 +117,7 @@ class Trace:
     scaled: Mapping[int, Scaled] = field(default_factory=dict)
     windows: tuple[WindowTrace, ...] = ()
     backward: tuple[Propagated, ...] = ()
+    runs: Pictures | None = None
 
     def under(self, rules: Rules) -> Propagated:
         """What the backward pass by `rules` found.
@@ -146,6 +150,20 @@ class Trace:
             raise MethodError(f"no {steps} scaled pictures were run; declare `scaled` in the method's needs")
         return self.scaled[steps]
 
+    def pictures(self) -> Pictures:
+        """The model, to be run on altered pictures.
+
+        Raises:
+            MethodError: the method did not declare it in its needs.
+        """
+        if self.runs is None:
+            raise MethodError("the pictures were not kept; declare `pictures` in the method's needs")
+        return self.runs
+
+    def reporting(self, report: Report | None) -> Trace:
+        """The same, where runs on altered pictures are counted from 0 and reported as (done, total)."""
+        return self if self.runs is None else dataclasses.replace(self, runs=self.runs.reporting(report))
+
     def to_grid(self, tokens: Tensor) -> Tensor:
         """(... n) over all tokens -> (... rows cols) over the patch tokens, in float32."""
         patches: Tensor = tokens[..., self.prefix :].unflatten(-1, self.grid)
@@ -169,7 +187,7 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         TargetError: the target does not give one differentiable value an image.
     """
     if anatomy.windows:
-        return _of_windows(anatomy, images, aims)
+        return _of_windows(anatomy, images, needs, aims)
     grid = anatomy.grid((images.shape[-2], images.shape[-1]))
     if anatomy.rows_read is None and needs.sensitivity > Blocks.NONE:
         needs = dataclasses.replace(needs, rerun=True)  # no closed form: its tokens' effects come from the block itself
@@ -180,7 +198,8 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         seen = watching.forward(anatomy, batch, needs)
         watching.check_tokens(anatomy, seen, grid)
         features = anatomy.features(seen.final).detach()
-        seeds, reached = seeds_of(anatomy, aims, seen.logits, features)
+        slopes = slopes_of(aims, seen.logits, features)
+        seeds, reached = seeds_of(anatomy, aims, slopes, features)
         gradients = _gradients(anatomy, seen, seeds, needs)
         if needs.own_gradient > Blocks.NONE:
             gradients["own"] = own_gradients(anatomy, seen, seeds, aims, grid, needs.own_gradient < Blocks.ALL)
@@ -205,6 +224,7 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
     of_features = torch.tensor([aim.of_features for aim in aims], device=seen.logits.device)
     carried = seeds.any(dim=-1).T
     again = of_last_block(anatomy, seen.blocks[-1], aims, seeds, grid)
+    runs = Pictures(anatomy, batch, Held(tuple(aims), tuple(slopes), seen.logits), grid) if needs.pictures else None
     return Trace(
         seen.logits,
         features,
@@ -218,16 +238,21 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         last=again,
         backward=backward,
         scaled=scaled,
+        runs=runs,
     )
 
 
-def _of_windows(anatomy: Anatomy, images: Tensor, aims: Sequence[Aim]) -> Trace:
+def _of_windows(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) -> Trace:
     with left_as_found(anatomy.model):
-        logits, windows = watch_windows(anatomy, fitted(images, anatomy.model))
-        seeds, reached = seeds_of(anatomy, aims, logits, logits)
+        batch = fitted(images, anatomy.model)
+        logits, windows = watch_windows(anatomy, batch)
+        slopes = slopes_of(aims, logits, logits)
+        seeds, reached = seeds_of(anatomy, aims, slopes, logits)
     of_features = torch.tensor([aim.of_features for aim in aims], device=logits.device)
     rows, cols = windows[-1].received.shape[-2:]
-    return Trace(logits, logits, reached.T, seeds.any(dim=-1).T, of_features, (), 0, (rows, cols), windows=windows)
+    carried = seeds.any(dim=-1).T
+    runs = Pictures(anatomy, batch, Held(tuple(aims), tuple(slopes), logits), (rows, cols)) if needs.pictures else None
+    return Trace(logits, logits, reached.T, carried, of_features, (), 0, (rows, cols), windows=windows, runs=runs)
 
 
 def _gradients(

@@ -132,7 +132,7 @@ class LastBlock:
         def onward(at: Tensor) -> Tensor:
             if rules is PLAIN:
                 return forth(at)
-            with AnotherBackward(rules):
+            with AnotherBackward(rules, self.anatomy.model):
                 return forth(at)
 
         with left_as_found(self.anatomy.model):

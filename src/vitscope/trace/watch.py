@@ -19,11 +19,12 @@ from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy
+from vitscope.trace.frozen import Frozen
 from vitscope.trace.heads import head_products, merge_heads, split_heads
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.transform import Transformation
 
-_SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
+SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
 _MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
 _DROPOUT = {F.dropout, torch.dropout}
 _CAST = {Tensor.to, Tensor.float, Tensor.type_as}
@@ -111,7 +112,7 @@ class _WrittenOut:
             return False
         other = args[1] if len(args) > 1 else None
         number = isinstance(other, int | float) or (isinstance(other, Tensor) and other.numel() == 1)
-        if func in _SOFTMAX:
+        if func in SOFTMAX:
             self.attention = result
         elif func in _TIMES and number:
             self.scale = self.scale * other
@@ -147,7 +148,7 @@ class AttentionWatch(TorchFunctionMode):
         self._rows = [block.rows for block in anatomy.blocks]
         self._needs = needs
         self.graph = whole or (needs.full_gradient == Blocks.ALL and len(records) > 1)
-        self._frozen = {id(p): p.detach() for p in anatomy.model.parameters() if p.requires_grad and self.graph}
+        self._frozen = Frozen(anatomy.model) if self.graph else None
         self._written: _WrittenOut | None = None
 
     def enter(self, index: int, _: Tensor) -> None:
@@ -158,19 +159,12 @@ class AttentionWatch(TorchFunctionMode):
         """The attention of the present block is done."""
         self.current = None
 
-    def _freeze(self, arg: Any) -> Any:
-        """The frozen view of a parameter, also within a list of tensors, as torch.cat takes it."""
-        if isinstance(arg, tuple | list) and any(id(part) in self._frozen for part in arg):
-            return [self._frozen.get(id(part), part) for part in arg]
-        return self._frozen.get(id(arg), arg)
-
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self.graph:
-            args = tuple([self._freeze(arg) for arg in args])
-            kwargs = {key: self._freeze(value) for key, value in kwargs.items()}
+        if self._frozen is not None:
+            args, kwargs = self._frozen.all(args, kwargs)
         if self.current is not None and func is F.scaled_dot_product_attention:
             return self._fused(*args, **kwargs)
         if self.graph and self.current is not None and func is Tensor.unbind:
