@@ -208,6 +208,41 @@ def test_compare_models_and_their_evolutions(run, desk, tmp_path):
     assert (code, "cdam gives no map a block" in err) == (1, True)
 
 
+def test_a_group_that_does_not_apply_whole_is_no_failure(run, desk, tmp_path):
+    pictures = [desk / "pics" / name for name in ("a.png", "b.jpg")]
+    probed = {}
+    for target in ("cat", "dog", "sea snake"):
+        words = ("--methods", "papers,family:attention,trivial", "--target", target, "--out", tmp_path / target)
+        probed[target] = run("explain", *pictures, *words)
+    assert all(code == 0 for code, _, _ in probed.values())
+    other = [err for _, out, err in probed.values() if "explained: " in out]
+    assert other
+    for err in other:  # one line for both pictures and all methods
+        assert len(err.strip().splitlines()) == 1
+        assert re.search(r"left out: .*rollout.*random; each is class-agnostic", err)
+    code, out, err = run("compare", pictures[0], "--methods", "all", "--out", tmp_path / "all.png")
+    assert (code, out.strip()) == (0, str(tmp_path / "all.png"))
+    model = ["--random", "--model", "timm/levit_128s", "--out", tmp_path / "levit.png"]
+    code, _, err = run("compare", *pictures, *model, "--methods", "papers,trivial", model=False)
+    assert (code, err.count("left out: "), len(err.strip().splitlines())) == (0, 1, 1)
+    code, _, err = run("compare", *pictures, *model, "--methods", "daam,papers,trivial", model=False)
+    assert (code, err.count("daam is not defined for levit_128s")) == (1, 2)
+    code, _, err = run("compare", *pictures, *model, "--methods", "papers", model=False)
+    assert code == 2
+    words = ["--evolution", "--out", tmp_path / "e.png"]
+    assert run("compare", pictures[0], *words, "--methods", "papers")[::2] == (0, "")
+    assert run("compare", pictures[0], *words, "--methods", "papers,cdam")[0] == 1
+
+
+def test_nothing_but_what_a_target_leaves_out_is_a_failure(run, desk, tmp_path):
+    picture = desk / "pics" / "a.png"
+    codes = [
+        run("explain", picture, "--methods", "trivial", "--target", target, "--out", tmp_path / target)[0]
+        for target in ("cat", "dog", "sea snake")
+    ]
+    assert sorted(codes) == [0, 1, 1]
+
+
 def test_listings(run):
     code, out, _ = run("methods", model=False)
     assert code == 0

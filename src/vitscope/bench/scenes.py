@@ -18,7 +18,7 @@ from vitscope.datasets import Scene
 from vitscope.datasets.scenes import SIZE
 from vitscope.errors import MethodError, VitscopeError
 from vitscope.explainer import Explainer
-from vitscope.methods import Method, Wanted, as_methods, centred_gaussian
+from vitscope.methods import Method, Wanted, centred_gaussian, choose
 from vitscope.metrics import THRESHOLDS, energy_in_mask, iou_curve
 
 BATCH = 50
@@ -192,11 +192,13 @@ def _all_maps(
 ) -> dict[str, list[Tensor | None]]:
     """Label -> a map (H W) a scene, None where it is flat; class-agnostic methods are not told the targets."""
     images = [scene.image for scene in scenes]
-    chosen = as_methods(methods)
-    maps: dict[str, list[Tensor | None]] = {label: [] for label in chosen}
-    for label, method in chosen.items():
-        if reason := explainer.why_not(label, method):
+    asked = choose(methods)
+    reasons = {label: explainer.why_not(label, method) for label, method in asked.methods.items()}
+    for label, reason in reasons.items():
+        if reason and label not in asked.grouped:
             raise MethodError(reason)
+    chosen = {label: method for label, method in asked.methods.items() if not reasons[label]}
+    maps: dict[str, list[Tensor | None]] = {label: [] for label in chosen}
     for specific, aim in ((True, targets), (False, None)):
         kind = {label: method for label, method in chosen.items() if method.facts.class_specific is specific}
         if kind:

@@ -12,12 +12,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vitscope.attribution import Explanation
+from vitscope.attribution import Explanation, by_reason, left_out
 from vitscope.datasets.labelled import PICTURES
 from vitscope.errors import ImageError, VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.images import Batch, prepare
-from vitscope.methods import as_methods
+from vitscope.methods import GROUPS, as_methods, choose
+from vitscope.outcome import refusals
 from vitscope.targets import Class, Contrast, MemoryBank, Neighbours, Predicted, Target, as_target
 
 Images = Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.", show_default=False)]
@@ -28,7 +29,11 @@ Weights = Annotated[
 ]
 Methods = Annotated[
     str,
-    typer.Option("--methods", help="Names with commas between, options after a colon: daam,agcam:scores=softmax."),
+    typer.Option(
+        "--methods",
+        help="Names with commas between, options after a colon: daam,agcam:scores=softmax. For a group, whose methods "
+        f"are left out where they do not apply: {GROUPS}.",
+    ),
 ]
 TargetOption = Annotated[
     str | None,
@@ -165,6 +170,7 @@ def run_over(
         The pictures' paths and their explanation. Where a batch fails as a whole or in one method, its pictures are
         explained one by one, so that each failure is its own picture's.
     """
+    told: set[str] = set()
     with progress_bar(disable=len(images) < 2) as progress:
         task = progress.add_task("explaining", total=len(images))
         for start in range(0, len(images), batch_size):
@@ -174,7 +180,9 @@ def run_over(
                     ready.append((path, prepare(path, explainer.preprocessing)))
                 except ImageError as error:
                     _fail(failed, path, str(error))
-            yield from _explain_group(explainer, ready, methods, target, failed)
+            for paths, explanation in _explain_group(explainer, ready, methods, target, failed):
+                _tell_left_out(explanation, told)
+                yield paths, explanation
             progress.advance(task, min(batch_size, len(images) - start))
 
 
@@ -184,6 +192,8 @@ def _explain_group(
     if not ready:
         return
     paths = [path for path, _ in ready]
+    chosen = choose(methods)
+    hopeless = set(refusals(explainer.anatomy, chosen.methods, [target]))
     try:
         explanation = explainer(Batch.join([batch for _, batch in ready]), methods, target, strict=False)
     except VitscopeError as error:
@@ -191,14 +201,26 @@ def _explain_group(
             _fail(failed, paths[0], f"{paths[0]}: {error}")
             return
         explanation = None
-    if len(ready) > 1 and (explanation is None or explanation.failures):
+    if len(ready) > 1 and (explanation is None or explanation.failures.keys() - hopeless):
         for entry in ready:
             yield from _explain_group(explainer, [entry], methods, target, failed)
         return
     assert explanation is not None
-    for reason in explanation.failures.values():
-        _fail(failed, paths[0], f"{paths[0]}: {reason}")
+    for label, reason in explanation.failures.items():
+        if label not in explanation.left_out or not explanation.attributions:
+            for path in paths:
+                _fail(failed, path, f"{path}: {reason}")
     yield paths, explanation
+
+
+def _tell_left_out(explanation: Explanation, told: set[str]) -> None:
+    """What of a group does not apply: one line a reason, the first time."""
+    reasons = {label: reason for label, reason in explanation.failures.items() if label in explanation.left_out}
+    for reason, labels in by_reason(reasons).items():
+        line = left_out(labels, reason)
+        if line not in told:
+            told.add(line)
+            say(line)
 
 
 def _fail(failed: dict[str, str], path: str, reason: str) -> None:

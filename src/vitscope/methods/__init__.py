@@ -3,12 +3,23 @@
 from vitscope.methods.agcam import AGCAM
 from vitscope.methods.applies import what_is_read, why_undefined
 from vitscope.methods.attention import Attention
-from vitscope.methods.base import Facts, Maps, Method
+from vitscope.methods.base import FAMILIES, Facts, Maps, Method
 from vitscope.methods.cams import EigenCAM, EigenGradCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from vitscope.methods.cdam import CDAM
 from vitscope.methods.daam import DAAM
 from vitscope.methods.integrated_cdam import IntegratedCDAM
-from vitscope.methods.registry import Wanted, as_method, as_methods, list_methods, options_of, register_method
+from vitscope.methods.registry import (
+    GROUPS,
+    Chosen,
+    Wanted,
+    as_method,
+    as_methods,
+    choose,
+    family_of,
+    list_methods,
+    options_of,
+    register_method,
+)
 from vitscope.methods.rollout import Chefer, GradientRollout, Rollout
 from vitscope.methods.smooth_cdam import SmoothCDAM
 from vitscope.methods.trivial import Center, Frame, Random, centred_gaussian
@@ -17,9 +28,12 @@ __all__ = [
     "AGCAM",
     "CDAM",
     "DAAM",
+    "FAMILIES",
+    "GROUPS",
     "Attention",
     "Center",
     "Chefer",
+    "Chosen",
     "EigenCAM",
     "EigenGradCAM",
     "Facts",
@@ -40,6 +54,8 @@ __all__ = [
     "as_method",
     "as_methods",
     "centred_gaussian",
+    "choose",
+    "family_of",
     "list_methods",
     "options_of",
     "register_method",

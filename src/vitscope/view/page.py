@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from vitscope.view.sheet import colour_bar
+from vitscope.view.tiles import colour_bar
 
 
 @dataclass(frozen=True, eq=False)
