@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -16,7 +17,7 @@ from PIL import Image
 
 from vitscope import cli
 from vitscope.datasets import CLASSES, Scenes
-from vitscope.methods import list_methods
+from vitscope.methods import Facts, list_methods
 
 MODEL = "timm/vit_tiny_patch16_224"
 
@@ -247,8 +248,22 @@ def test_listings(run):
     code, out, _ = run("methods", model=False)
     assert code == 0
     assert "Class-Discriminative Attention Map (2023, arXiv 2312.02364)" in out
-    names = {entry["name"] for entry in json.loads(run("methods", "--json", model=False)[1])}
-    assert names >= {"daam", "agcam", "cdam", "attention"}
+    headings = [line for line in out.splitlines() if line.isupper() or line.partition(":")[0].isupper()]
+    families = list(dict.fromkeys(facts.family for facts in list_methods()))
+    assert [line.partition(":")[0].lower() for line in headings] == families
+    assert "option scores = sigmoid | softmax | minmax | instance_norm | layer_norm [sigmoid]" in out
+    assert "family:attention" in out.splitlines()[-1]
+    entries = json.loads(run("methods", "--json", model=False)[1])
+    assert [entry["name"] for entry in entries] == [facts.name for facts in list_methods()]
+    assert all(entry.keys() >= {f.name for f in dataclasses.fields(Facts)} | {"options"} for entry in entries)
+    code, out, _ = run("methods", "agcam", model=False)
+    assert (code, "alpha_b^h[n] = dY / da_b^h[n]" in out, "Attributes:" in out) == (0, True, True)
+    one = json.loads(run("methods", "agcam", "--json", model=False)[1])
+    assert one["options"]["path"]["default"] == "skip"
+    assert "full" in one["options"]["path"]["text"]
+    assert one["description"].startswith("Attention Guided CAM (Leem")
+    code, out, err = run("methods", "agcm", model=False)
+    assert (code, out, "did you mean agcam" in err) == (2, "", True)
     assert "timm/vit_tiny_patch16_224" in json.loads(run("models", "tiny", "--json", model=False)[1])
     assert "timm/vit_tiny_patch16_224" in run("models", "tiny", model=False)[1]
     assert run("models", "zzz", model=False)[0] == 2

@@ -79,7 +79,7 @@ def test_wrong_families(monkeypatch):
         ("family:zzzz", "unknown family 'zzzz'; known: papers, attention"),
         ("paper", "unknown method 'paper'; did you mean papers"),
         ("xyz", "or all, or a family: papers, attention"),
-        ("all:x=1", "unknown method 'all'"),
+        ("all:x=1", "all names a group of methods; name one"),
     ):
         with pytest.raises(vitscope.MethodError, match=says):
             as_methods(words)

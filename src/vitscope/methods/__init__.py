@@ -7,6 +7,7 @@ from vitscope.methods.base import FAMILIES, Facts, Maps, Method
 from vitscope.methods.cams import EigenCAM, EigenGradCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from vitscope.methods.cdam import CDAM
 from vitscope.methods.daam import DAAM
+from vitscope.methods.documentation import Documentation, Option, document
 from vitscope.methods.integrated_cdam import IntegratedCDAM
 from vitscope.methods.registry import (
     GROUPS,
@@ -34,6 +35,7 @@ __all__ = [
     "Center",
     "Chefer",
     "Chosen",
+    "Documentation",
     "EigenCAM",
     "EigenGradCAM",
     "Facts",
@@ -46,6 +48,7 @@ __all__ = [
     "LayerCAM",
     "Maps",
     "Method",
+    "Option",
     "Random",
     "Rollout",
     "SmoothCDAM",
@@ -55,6 +58,7 @@ __all__ = [
     "as_methods",
     "centred_gaussian",
     "choose",
+    "document",
     "family_of",
     "list_methods",
     "options_of",

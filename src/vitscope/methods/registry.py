@@ -58,6 +58,20 @@ def list_methods() -> list[Facts]:
     return sorted(facts, key=lambda one: (families.index(one.family), one.year, one.name))
 
 
+def method_called(name: str) -> type[Method]:
+    """The method's class.
+
+    Raises:
+        MethodError: an unknown name, or a group's.
+    """
+    if name not in _METHODS:
+        if _group(name) is not None:
+            raise MethodError(f"{name} names a group of methods; name one method")
+        known = f"; known: {', '.join(sorted(_METHODS))}; or {GROUPS}"
+        raise MethodError(f"unknown method '{name}'{nearest(name, (*_METHODS, *FAMILIES, ALL)) or known}")
+    return _METHODS[name]
+
+
 def options_of(name: str) -> dict[str, tuple[str, Any]]:
     """A method's options: name -> (what it may be, its default)."""
     method = _METHODS[name]
@@ -142,14 +156,9 @@ def split_methods(text: str) -> list[str]:
 
 def as_method(text: str) -> Method:
     """Build one method from "name" or "name:option=value,option=value"."""
-    name, _, options = text.strip().partition(":")
-    if name not in _METHODS:
-        if _group(text.strip()) is not None:
-            raise MethodError(f"{text.strip()} names a group of methods; name one method")
-        hint = nearest(name, (*_METHODS, *FAMILIES, ALL))
-        hint = hint or f"; known: {', '.join(sorted(_METHODS))}; or {GROUPS}"
-        raise MethodError(f"unknown method '{name}'{hint}")
-    method = _METHODS[name]
+    word = text.strip()
+    name, _, options = word.partition(":")
+    method = method_called(word if name == _FAMILY else name)
     hints = get_type_hints(method)
     fields = {field.name for field in dataclasses.fields(method)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
