@@ -74,9 +74,9 @@ def test_the_picture_of_a_method_is_what_the_script_draws(name, tmp_path, monkey
     script.save(drawn, name)
     again = script.draw_maps(vitscope.Explainer("scenes"), as_method(name))
     assert np.array_equal(np.asarray(drawn), np.asarray(again))
-    kept = Image.open(script.HERE / "methods" / "pictures" / f"{name}.webp").convert("RGB")
-    apart = np.abs(np.asarray(kept, dtype=int) - np.asarray(drawn, dtype=int))
-    assert apart.mean() < 6, "run python docs/make_methods.py"
+    kept = Image.open(script.HERE / "methods" / "pictures" / f"{name}.webp")
+    coarse = [np.asarray(picture.convert("RGB").reduce(12), dtype=float) for picture in (kept, drawn)]
+    assert np.abs(coarse[0] - coarse[1]).mean() < 1.1, "run python docs/make_methods.py"  # two methods': 1.5 and more
 
 
 def test_only_dear_methods_with_a_budget_are_drawn_cheaply():

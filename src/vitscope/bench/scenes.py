@@ -211,18 +211,18 @@ def _all_maps(
 def _maps(
     explainer: Explainer, methods: dict[str, Method], images: list[Any], targets: list[int] | None
 ) -> dict[str, list[Tensor | None]]:
-    """Of one pass; a method of which one image's map is flat is asked again for each image by itself."""
+    """Of one pass; methods of which one image's map is flat are asked again for each image by itself."""
     explanation = explainer(images, methods, targets, strict=False)
-    maps = {label: list(attribution.to_pixels()) for label, attribution in explanation.attributions.items()}
-    for label in explanation.failures:
-        if len(images) == 1:
-            maps[label] = [None]
-            continue
+    maps: dict[str, list[Tensor | None]] = {
+        label: list(attribution.to_pixels()) for label, attribution in explanation.attributions.items()
+    }
+    again = {label: methods[label] for label in explanation.failures}
+    if again and len(images) == 1:
+        return maps | {label: [None] for label in again}
+    if again:
         aims = [None] * len(images) if targets is None else [[target] for target in targets]
-        maps[label] = [
-            _maps(explainer, {label: methods[label]}, [image], aim)[label][0]
-            for image, aim in zip(images, aims, strict=True)
-        ]
+        alone = [_maps(explainer, again, [image], aim) for image, aim in zip(images, aims, strict=True)]
+        maps |= {label: [each[label][0] for each in alone] for label in again}
     return maps
 
 
