@@ -1,9 +1,8 @@
 """What each method costs, in forwards of the same model: `make cost`, or `python benchmarks/cost.py --help`.
 
-Each round runs the plain forward (inference mode) and every set of methods once, in an order shuffled by the round's
-number, so that a slow moment of the machine meets all alike; a method's cost is the median over rounds of its time
-over the same round's forward. Methods that run the model on altered pictures take a few rounds of their own; the
-slowest are measured with a budget, which their label tells, and cost in proportion.
+Each round runs the plain forward (inference mode) and every job once, in an order shuffled by the round's number, so
+that a slow moment of the machine meets all alike; a method's cost is the median over rounds of its time over the same
+round's forward. A job that takes more than a few forwards is run in fewer rounds.
 """
 
 from __future__ import annotations
@@ -13,98 +12,44 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
 import captum.attr  # noqa: F401  imported by the first method that needs it, which shall not count
 import timm
 import torch
+from torch import Tensor, nn
 
-from vitscope.methods import as_methods
-from vitscope.models import anatomy_of
+from vitscope.errors import VitscopeError
+from vitscope.methods import FAMILIES, Method, as_methods, choose, list_methods
+from vitscope.models import Anatomy, anatomy_of
 from vitscope.targets import Class, Predicted, Target
 from vitscope.trace import Needs, effects_on_features, record
 
-SETS = (
-    "attention",
-    "cdam",
-    "agcam",
-    "daam",
-    "daam:rows=all",
-    "daam,agcam,cdam",
-    "smooth_cdam",
-    "integrated_cdam",
-    "rollout",
-    "gradient_rollout",
-    "chefer",
-    "legrad",
-    "grad_sam",
-    "gmar",
-    "gmar:norm=l2",
-    "grad_eclip",
-    "btt",
-    "bth",
-    "tokentm",
-    "gradcam",
-    "eigencam",
-    "eigengradcam",
-)
-ALTERING = (
-    "input_x_gradient",
-    "integrated_gradients",
-    "smoothgrad",
-    "scorecam",
-    "token_ablation",
-    "rise:max_forwards=200",
-    "tis:max_forwards=200",
-    "vit_cx",
-)
-EVERY = ("evidence of every class", "agcam of every class", "daam of 8 classes")
+SLOW = ("input-gradient", "perturbation")
+"""Families that are measured where they are asked for."""
+
+DEAR, FEW = 20, 3
+"""A job of more forwards than this is run in so few rounds."""
+
+SETS = ("daam:rows=all", "daam,agcam,cdam")
+"""What is measured besides each method by itself."""
+
+Job = Callable[[], object]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="vit_tiny_patch16_224")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--altering-rounds", type=int, default=2, help="0 leaves methods that alter pictures out")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--size", type=int, help="input size in pixels, where it differs from the model's own")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     options = {"img_size": arguments.size} if arguments.size else {}
     model = timm.create_model(arguments.model, **options).eval().to(arguments.device)
     anatomy = anatomy_of(model)
     images = torch.randn(arguments.batch, 3, *anatomy.input_size, device=arguments.device)
-
-    def plain() -> None:
-        with torch.inference_mode():
-            model(images)
-
-    def run(names: str, aims: Sequence[Target] = (Predicted(),)):
-        methods = as_methods(names).values()
-        needs = reduce(Needs.__or__, (method.needs for method in methods))
-
-        def explain() -> None:
-            trace = record(anatomy, images, needs, aims)
-            for method in methods:
-                method(trace)
-
-        return explain
-
-    def evidence() -> None:
-        found = effects_on_features(anatomy, images)
-        found.effects.flatten(1, 2) @ anatomy.classifier.weight.detach().T
-
-    classes = [Class(index) for index in range(anatomy.outputs)]
-    jobs = {"forward": plain} | {names: run(names) for names in SETS}
-    jobs |= dict(zip(EVERY, (evidence, run("agcam", classes), run("daam", classes[:8])), strict=True))
-    table, forward = measured(jobs, arguments.rounds, arguments.device)
-    if arguments.altering_rounds:
-        slow = {"forward": plain} | {names: run(names) for names in ALTERING}
-        table |= measured(slow, arguments.altering_rounds, arguments.device)[0]
+    chosen = choose(arguments.methods).methods
+    jobs = {label: explaining(anatomy, images, {label: method}) for label, method in chosen.items()}
+    if not arguments.alone:
+        jobs |= special(anatomy, images)
+    table, forward = measure(plain(model, images), jobs, arguments.rounds, arguments.device.startswith("cuda"))
     if arguments.json:
         print(json.dumps({"setting": vars(arguments), "forward_s": forward, "cost": table}))
         return
@@ -112,9 +57,125 @@ def main() -> None:
         f"{arguments.model}, batch {arguments.batch}, {arguments.threads} threads, {arguments.device}: "
         f"one forward {1e3 * forward:.1f} ms; {arguments.rounds} rounds"
     )
-    print(f"{'methods':<28} {'forwards':>8}   quartiles")
+    width = max(map(len, table))
+    print(f"{'methods':<{width}} {'forwards':>8}   quartiles, rounds")
     for name, row in table.items():
-        print(f"{name:<28} {row['forwards']:>8.2f}   {row['low']:.2f} to {row['high']:.2f}")
+        cost = f"{row['forwards']:>8.2f}   {row['low']:.2f} to {row['high']:.2f}, {row['rounds']}"
+        print(f"{name:<{width}} {row.get('failed') or cost}")
+
+
+def default_methods() -> str:
+    """Every registered method but those of the slow families."""
+    return ",".join(facts.name for facts in list_methods() if facts.family not in SLOW)
+
+
+def explaining(
+    anatomy: Anatomy, images: Tensor, methods: Mapping[str, Method], aims: Sequence[Target] = (Predicted(),)
+) -> Job:
+    """These methods in one pass."""
+    needs = reduce(Needs.__or__, (method.needs for method in methods.values()))
+
+    def explain() -> None:
+        trace = record(anatomy, images, needs, aims)
+        for method in methods.values():
+            method(trace)
+
+    return explain
+
+
+def special(anatomy: Anatomy, images: Tensor) -> dict[str, Job]:
+    """Several methods or targets in one pass."""
+    classes = [Class(index) for index in range(anatomy.outputs)]
+
+    def evidence() -> None:
+        found = effects_on_features(anatomy, images)
+        found.effects.flatten(1, 2) @ anatomy.classifier.weight.detach().T
+
+    return {words: explaining(anatomy, images, as_methods(words)) for words in SETS} | {
+        "evidence of every class": evidence,
+        "agcam of every class": explaining(anatomy, images, as_methods("agcam"), classes),
+        "daam of 8 classes": explaining(anatomy, images, as_methods("daam"), classes[:8]),
+    }
+
+
+def plain(model: nn.Module, images: Tensor) -> Job:
+    """The model's own forward."""
+
+    def forward() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    return forward
+
+
+def measure(
+    forward: Job, jobs: Mapping[str, Job], rounds: int, synchronize: bool = False
+) -> tuple[dict[str, dict[str, float | str]], float]:
+    """The cost of every job in forwards, with quartiles; and a forward's seconds.
+
+    Each job is run once before, which warms it up and tells whether it is dear. One that fails has its reason under
+    "failed", and the others are measured.
+    """
+
+    def seconds(job: Job) -> float:
+        start = time.perf_counter()
+        job()
+        if synchronize:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    seconds(forward)
+    one = min(seconds(forward) for _ in range(3))
+    times: dict[str, list[tuple[float, float]]] = {}
+    turns, failed = {}, {}
+    for name, job in jobs.items():
+        try:
+            first = seconds(job)
+        except VitscopeError as error:
+            failed[name] = str(error)
+            continue
+        times[name] = []
+        turns[name] = min(rounds, FEW) if first > DEAR * one else rounds
+    base = []
+    for number in range(rounds):
+        order = [name for name in times if number < turns[name]]
+        at = random.Random(number)
+        at.shuffle(order)
+        place = at.randrange(len(order) + 1)
+        taken = {name: seconds(jobs[name]) for name in order[:place]}
+        base.append(seconds(forward))
+        taken |= {name: seconds(jobs[name]) for name in order[place:]}
+        for name, took in taken.items():
+            times[name].append((took, base[-1]))
+    table = {name: {"failed": failed[name]} if name in failed else _row(times[name]) for name in jobs}
+    return table, statistics.median(base)
+
+
+def _row(times: Sequence[tuple[float, float]]) -> dict[str, float | str]:
+    ratios = sorted(took / forward for took, forward in times)
+    quartile = len(ratios) // 4
+    low, high = ratios[quartile], ratios[-1 - quartile]
+    return {"forwards": statistics.median(ratios), "low": low, "high": high, "rounds": len(ratios)}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vit_tiny_patch16_224")
+    parser.add_argument(
+        "--methods",
+        default=default_methods(),
+        help=f"as for vitscope, each measured by itself: names, all, or families ({', '.join(FAMILIES)}); "
+        f"otherwise all but {' and '.join(SLOW)}",
+    )
+    parser.add_argument("--alone", action="store_true", help="the methods by themselves, without the sets")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--altering-rounds", type=int, default=2, help="0 leaves methods that alter pictures out")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", type=int, help="input size in pixels, where it differs from the model's own")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
 
 
 def measured(jobs: dict[str, Callable[[], None]], rounds: int, device: str) -> tuple[dict[str, dict], float]:

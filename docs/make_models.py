@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ PAGE = ROOT / "docs" / "models.md"
 MARK = "<!-- TABLE -->"
 sys.path.insert(0, str(ROOT))
 
-from tests.zoo import ZOO, built  # noqa: E402
+from tests.zoo import ZOO, Entry, built  # noqa: E402
 
 from vitscope import list_methods  # noqa: E402
 from vitscope.methods import as_method, what_is_read, why_undefined  # noqa: E402
@@ -21,7 +22,7 @@ from vitscope.models import Anatomy, anatomy_of  # noqa: E402
 
 def table() -> str:
     """The table and its footnotes, one for every distinct reason why a method does not apply."""
-    entries = [(entry, anatomy_of(built(entry))) for entry in ZOO if entry.listed]
+    entries = described()
     reasons: list[str] = []
     columns: dict[tuple[str, ...], list[str]] = {}  # methods that apply to the same models share a column
     for facts in list_methods():
@@ -34,6 +35,20 @@ def table() -> str:
         lines.append(_row(entry.family, entry.name, what_is_read(anatomy), _where(anatomy), *cells))
     notes = [f"[^{number}]: {reason}." for number, reason in enumerate(reasons, start=1)]
     return "\n".join([*lines, "", *notes])
+
+
+@functools.cache
+def described() -> list[tuple[Entry, Anatomy]]:
+    """The models of the table, and what is found in each."""
+    return [(entry, anatomy_of(built(entry))) for entry in ZOO if entry.listed]
+
+
+def verdicts() -> tuple[list[str], dict[str, list[str]]]:
+    """The models' names, and for every method, in that order, why it does not apply to each, or ""."""
+    names = [entry.name for entry, _ in described()]
+    anatomies = [anatomy for _, anatomy in described()]
+    methods = {facts.name: as_method(facts.name) for facts in list_methods()}
+    return names, {name: [why_undefined(one, method) for one in anatomies] for name, method in methods.items()}
 
 
 def page() -> str:

@@ -1,4 +1,4 @@
-"""The demonstration: one page, everything in it, every method, every kind of scene."""
+"""The demonstration: one page, everything in it, a choice of methods, every kind of scene."""
 
 import re
 from html import unescape
@@ -7,8 +7,8 @@ import pytest
 
 from vitscope.bench import Estimate, Localization
 from vitscope.datasets import CLASSES
-from vitscope.demo import METHODS, TWO, TWO_SHOWN, Size, demo_page, localization_table
-from vitscope.methods import list_methods
+from vitscope.demo import CHEAP, METHODS, MOST, TWO, TWO_SHOWN, Size, chosen, demo_page, localization_table
+from vitscope.methods import Facts, list_methods
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +26,43 @@ def test_it_stands_alone(made):
     assert "http" not in text
     assert "@import" not in text
     assert html.count("data:image/webp;base64,") > 80
+    assert len(html) < 4_000_000
 
 
-def test_it_shows_every_method_and_both_questions(made):
+def test_it_shows_the_papers_and_the_cheapest_of_each_other_family():
+    listed = list_methods()
+    families = {facts.name: facts.family for facts in listed}
+    assert {name for name in METHODS if families[name] == "papers"} == {
+        facts.name for facts in listed if facts.family == "papers"
+    }
+    for family in set(families.values()) - {"papers"}:
+        costs = {facts.name: facts.forwards for facts in listed if facts.family == family and facts.forwards <= CHEAP}
+        shown = [name for name in METHODS if families[name] == family]
+        assert len(shown) == (0 if family == "trivial" else min(MOST, len(costs)))
+        assert max((costs[name] for name in shown), default=0) <= min(
+            (cost for name, cost in costs.items() if name not in shown), default=CHEAP
+        )
+    assert METHODS[:3] == ["daam", "agcam", "cdam"]
+
+
+def test_the_choice_follows_what_is_registered():
+    def facts(name, family, cost, year=2020):
+        return Facts(name, "", family, "", year, False, True, cost, "")
+
+    listed = [
+        facts("new", "papers", "9"),
+        facts("daam", "papers", "2.3"),
+        facts("late", "cam", "1.1", 2021),
+        facts("early", "cam", "1.1", 2017),
+        facts("first", "cam", "1.0"),
+        facts("rise", "perturbation", "4000"),
+        facts("frame", "trivial", "1.0"),
+    ]
+    assert chosen(listed) == ["daam", "new", "first", "early"]
+
+
+def test_it_shows_its_methods_and_both_questions(made):
     _, text, _, _ = made
-    altering = ("trivial", "input-gradient", "perturbation")
-    assert set(METHODS) == {facts.name for facts in list_methods() if facts.family not in altering}
     for name in METHODS:
         assert f"<figcaption>{name}</figcaption>" in text
     for index in TWO_SHOWN:

@@ -6,12 +6,17 @@ import importlib.util
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from vitscope.methods import as_methods
+import vitscope
+from vitscope.methods import Facts, as_method, as_methods, list_methods
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,12 +44,79 @@ assert "value_norm" in str(vitscope.describe(model))
 
 
 def test_the_table_of_models_is_what_the_script_computes():
-    for extra in ("transformers", "open_clip"):
-        pytest.importorskip(extra)
-    spec = importlib.util.spec_from_file_location("make_models", ROOT / "docs" / "make_models.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = script_of("make_models")
     assert script.PAGE.read_text() == script.page(), "run python docs/make_models.py"
+
+
+def test_the_pages_of_the_methods_are_what_the_script_writes():
+    script = script_of("make_methods")
+    wanted = script.pages()
+    there = {path.name: path.read_text(encoding="utf-8") for path in script.FOLDER.glob("*.md")}
+    assert wanted.keys() == {"README.md", *(f"{facts.name}.md" for facts in list_methods())}
+    changed = sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
+    assert not changed, "run python docs/make_methods.py"
+
+
+def test_every_method_has_its_picture():
+    script = script_of("make_methods")
+    there = {path.stem: path for path in script.PICTURES.glob("*.webp")}
+    assert there.keys() == {"scenes", *(facts.name for facts in list_methods())}, "run python docs/make_methods.py"
+    for path in there.values():
+        assert path.stat().st_size <= script.LARGEST
+        assert Image.open(path).size == (4 * script.SIDE + 3 * script.GAP, script.SIDE + script.LINE)
+
+
+@pytest.mark.parametrize("name", ["daam", "attention", "frame"])
+def test_the_picture_of_a_method_is_what_the_script_draws(name, tmp_path, monkeypatch):
+    script = script_of("make_methods")
+    monkeypatch.setattr(script, "PICTURES", tmp_path)
+    drawn = script.draw_maps(vitscope.Explainer("scenes"), as_method(name))
+    script.save(drawn, name)
+    again = script.draw_maps(vitscope.Explainer("scenes"), as_method(name))
+    assert np.array_equal(np.asarray(drawn), np.asarray(again))
+    kept = Image.open(script.HERE / "methods" / "pictures" / f"{name}.webp")
+    coarse = [np.asarray(picture.convert("RGB").reduce(12), dtype=float) for picture in (kept, drawn)]
+    assert np.abs(coarse[0] - coarse[1]).mean() < 1.1, "run python docs/make_methods.py"  # two methods': 1.5 and more
+
+
+def test_only_dear_methods_with_a_budget_are_drawn_cheaply():
+    @dataclass(frozen=True)
+    class Dear:
+        max_forwards: int | None = None
+        facts: ClassVar[Facts] = Facts("dear", "", "perturbation", "", 2018, False, True, "4000", "")
+
+    script = script_of("make_methods")
+    assert script.cheap(Dear()) == Dear(max_forwards=script.BUDGET)
+    assert all(
+        script.cheap(method) == method
+        for method in as_methods("all").values()
+        if method.facts.forwards < script.DEAR or not hasattr(method, "max_forwards")
+    )
+
+
+def test_prose_is_set_as_it_is_read():
+    script = script_of("make_methods")
+    assert script._plain("A~_b <x> `a_b` *") == r"A\~\_b \<x> `a_b` \*"
+    cases = {
+        "arXiv 2312.02364": "[arXiv 2312.02364](https://arxiv.org/abs/2312.02364)",
+        "CVPR 2021, arXiv 2012.09838": "CVPR 2021, [arXiv 2012.09838](https://arxiv.org/abs/2012.09838)",
+        "doi 10.1109/TIP.2021.3089943": "[doi 10.1109/TIP.2021.3089943](https://doi.org/10.1109/TIP.2021.3089943)",
+        "github.com/a/b": "[github.com/a/b](https://github.com/a/b)",
+        "a blog_post": r"a blog\_post",
+    }
+    for paper, wanted in cases.items():
+        assert script._paper(Facts("x", "", "cam", paper, 2020, False, True, "1", "")) == wanted
+
+
+def script_of(name):
+    """A script of docs/ as a module, imported once."""
+    for extra in ("transformers", "open_clip"):  # whose models are in the table
+        pytest.importorskip(extra)
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+        sys.modules[name] = script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+    return sys.modules[name]
 
 
 def test_the_readmes_methods_exist():
@@ -52,7 +124,9 @@ def test_the_readmes_methods_exist():
         assert as_methods(words)
 
 
-@pytest.mark.parametrize("page", [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"], ids=str)
+@pytest.mark.parametrize(
+    "page", [*sorted(ROOT.glob("docs/**/*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"], ids=str
+)
 def test_links_between_pages_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / link).exists(), link

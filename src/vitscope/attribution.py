@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -143,12 +143,14 @@ class Explanation:
     Attributes:
         subject: what was explained.
         attributions: label -> Attribution, in the order asked for.
-        failures: label -> why there is none; empty unless `strict=False` was asked for.
+        failures: label -> why there is none; with `strict`, of methods that a group brought in alone.
+        left_out: those of `failures` that a group brought in and that are not defined for the model or the target.
     """
 
     subject: Subject
     attributions: Mapping[str, Attribution]
     failures: Mapping[str, str]
+    left_out: frozenset[str] = frozenset()
 
     @property
     def logits(self) -> Tensor:
@@ -183,3 +185,16 @@ class Explanation:
         from vitscope.view.save import save_explanation  # here, since pictures lie behind results
 
         return [str(path) for path in save_explanation(self, folder)]
+
+
+def by_reason(failures: Mapping[str, str]) -> dict[str, list[str]]:
+    """Reason -> the labels that it keeps out, the reason without the label at its beginning: "is not defined for"."""
+    gathered: dict[str, list[str]] = {}
+    for label, reason in failures.items():
+        gathered.setdefault(reason.removeprefix(f"{label} "), []).append(label)
+    return gathered
+
+
+def left_out(labels: Iterable[str], reason: str) -> str:
+    """One line for labels that share a reason, as `by_reason` gives it."""
+    return f"left out: {', '.join(labels)}; {'each ' if reason.startswith('is ') else ''}{reason}"

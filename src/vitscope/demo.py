@@ -1,4 +1,4 @@
-"""The demonstration: drawn scenes, the bundled models, every method, on one page with what can be measured."""
+"""The demonstration: drawn scenes, bundled models, a choice of methods, on one page with what can be measured."""
 
 from __future__ import annotations
 
@@ -37,13 +37,22 @@ CHEATED_SHOWN, UNLABELLED_SHOWN = 16, (19, 8)
 """Which scenes are shown: chosen by hand for variety. What is measured is not chosen."""
 
 _LEADING = ("daam", "agcam", "cdam", "smooth_cdam", "integrated_cdam")
-_LEFT_OUT = ("trivial", "input-gradient", "perturbation")
-METHODS = [
-    *_LEADING,
-    *(facts.name for facts in list_methods() if facts.name not in _LEADING and facts.family not in _LEFT_OUT),
-]
-"""The methods of one pass, those of the three papers first; not those that run the model on altered pictures, tens to
-thousands of times each. The trivial maps are in the tables of themselves."""
+MOST, CHEAP = 2, 3.0
+"""Of each other family: so many methods, of no more than so many forwards."""
+
+
+def chosen(listed: Sequence[Facts]) -> list[str]:
+    """The methods of the papers, and of every other family the cheapest; the trivial ones are in the tables anyway."""
+    papers = [facts.name for facts in listed if facts.family == "papers"]
+    names = [name for name in _LEADING if name in papers] + [name for name in papers if name not in _LEADING]
+    for family in dict.fromkeys(facts.family for facts in listed if facts.name not in papers and not facts.trivial):
+        cheap = [facts for facts in listed if facts.family == family and facts.forwards <= CHEAP]
+        names += [facts.name for facts in sorted(cheap, key=lambda one: (one.forwards, one.year))[:MOST]]
+    return names
+
+
+METHODS = chosen(list_methods())
+"""What the page shows and measures, so that it stays small whatever is registered."""
 
 Progress = Callable[[int], object]
 
@@ -79,8 +88,9 @@ def demo_page(size: Size | None = None, device: str = "cpu", progress: Progress 
     sections.append(measured(size, device, progress))
     lead = [
         "A vision transformer that ships with vitscope (12 blocks, 2.4 million weights, trained on nothing but drawn "
-        "scenes) is asked what its answers rest on, by every method that needs one pass. In these scenes the truth is "
-        "known to the pixel, so each map can be held against it.",
+        "scenes) is asked what its answers rest on, by the methods of the papers that vitscope unites and by the "
+        f"cheapest of the other families, at most {MOST} of each; vitscope methods lists all. In these scenes the "
+        "truth is known to the pixel, so each map can be held against it.",
         "A class is a hue, a pattern and a shape, and no one of them is enough. The numbers under the maps say how "
         "much of a map's positive mass lies on the thing asked for.",
     ]
@@ -237,7 +247,7 @@ def _truth(scene: Scene) -> str:
 def _row(
     explainer: Explainer, scene: Scene, asked: int | None = None, target: Target | None = None, prefix: str = ""
 ) -> Row:
-    """The picture and all methods' maps; class-agnostic ones are not told the question."""
+    """The picture and the methods' maps; class-agnostic ones are not told the question."""
     methods = as_methods(METHODS)
     specific = {label: method for label, method in methods.items() if method.facts.class_specific}
     agnostic = {label: method for label, method in methods.items() if label not in specific}

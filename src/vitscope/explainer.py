@@ -6,7 +6,7 @@ import dataclasses
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial, reduce
+from functools import reduce
 from importlib.metadata import version
 from typing import Any
 
@@ -15,17 +15,15 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitscope.attribution import Attribution, Explanation, Subject
-from vitscope.errors import FlatMapError, MethodError, ModelError, TargetError, VitscopeError
+from vitscope.errors import MethodError, ModelError, TargetError, VitscopeError
 from vitscope.evidence import Evidence
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
-from vitscope.methods import CDAM, Maps, Method, Wanted, as_methods, why_undefined, with_budget
+from vitscope.methods import CDAM, Method, Wanted, as_method, choose
 from vitscope.models import Anatomy, Loaded, anatomy_of, load, of_module
+from vitscope.outcome import Progress, attribute, deaf, maps_of, refusals, undefined
 from vitscope.targets import ClassNames, Concept, Predicted, Target, Text, as_target
 from vitscope.targets.target import TargetLike
 from vitscope.trace import Needs, Trace, effects_on_features, left_as_found, record, verify
-
-Progress = Callable[[str, int, int], object]
-"""Is told a method's label, and of its forwards how many are done, and of how many."""
 
 
 class Explainer:
@@ -106,7 +104,10 @@ class Explainer:
         Args:
             images: a path, PIL image or uint8 array, or a list of these, through the model's own preprocessing; or a
                 float tensor (b 3 H W), taken as already normalised.
-            methods: names ("daam", "agcam:scores=softmax"), methods, or a list of these.
+            methods: names ("daam", "agcam:scores=softmax"), methods, or a list of these; "all", or a family's name
+                ("cam"; "family:attention" where a method has that name), for a group of methods. Those of a group that
+                are not defined for this model, or that would ignore the target, are left out, with the reason in
+                `failures`.
             target: None for the predicted class, a class index, a class name, one an image, a Target, or a function
                 of the output.
             strict: raise where a method fails; otherwise keep the reason in `failures` and go on with the others.
@@ -146,36 +147,42 @@ class Explainer:
         Raises:
             as a call.
         """
-        chosen = with_budget(as_methods(methods), max_forwards)
+        chosen = choose(methods).within(max_forwards)
         aims = [self.target(target) for target in targets]
         if not aims:
             raise TargetError("no target is given; name one, or None for the predicted class")
-        if not self.anatomy.outputs and _any_specific(chosen) and any(isinstance(aim, Predicted) for aim in aims):
-            raise TargetError(
-                "the model has no classifier head, so no class is predicted; "
-                + ("give a text as the target" if self.anatomy.texts else "give weights with a head, or a target ")
-                + ("" if self.anatomy.texts else "that is a function of the features")
-            )
-        undefined = {label: reason for label, method in chosen.items() if (reason := self.why_not(label, method))}
-        if undefined and (strict or len(undefined) == len(chosen)):
-            raise MethodError(next(iter(undefined.values())))
+        refused = refusals(self.anatomy, chosen.methods, aims)
+        for label, error in refused.items():
+            named = label not in chosen.grouped
+            if len(refused) == len(chosen.methods) or (named and (strict or isinstance(error, TargetError))):
+                raise error
         batch = prepare(images, self.preprocessing)
-        running = {label: method for label, method in chosen.items() if label not in undefined}
+        running = {label: method for label, method in chosen.methods.items() if label not in refused}
         needs = reduce(Needs.__or__, (method.needs for method in running.values()))
         trace = record(self.anatomy, batch.tensor, needs, aims)
-        maps = {label: _maps(label, method, trace, strict, progress) for label, method in running.items()}
+        maps = {label: maps_of(label, method, trace, strict, progress) for label, method in running.items()}
         explanations = []
         for slot, aim in enumerate(aims):
             subject = self._subject_of(batch, trace, aim)
-            attributions, failures = {}, dict(undefined)
+            attributions, failures = {}, {label: str(error) for label, error in refused.items()}
             for label, method in running.items():
+                if reason := deaf(label, method, trace, aim, subject):
+                    if strict and label not in chosen.grouped:
+                        raise TargetError(reason)
+                    failures[label] = reason
+            left_out = chosen.grouped & failures.keys()
+            for label, method in running.items():
+                if label in failures:
+                    continue
                 try:
-                    attributions[label] = _attribute(label, method, maps[label], trace, slot, aim, subject)
+                    attributions[label] = attribute(label, method, maps[label], trace, slot, subject)
                 except VitscopeError as error:
                     if strict:
                         raise
                     failures[label] = str(error)
-            explanations.append(Explanation(subject, attributions, failures))
+            if strict and not attributions:
+                raise TargetError(next(iter(failures.values())))
+            explanations.append(Explanation(subject, attributions, failures, left_out))
         return explanations
 
     def features(self, images: Any) -> Tensor:
@@ -244,8 +251,7 @@ class Explainer:
 
     def why_not(self, label: str, method: Method) -> str:
         """Why `method` is not defined for this model, or "" where it is."""
-        reason = why_undefined(self.anatomy, method)
-        return f"{label} is not defined for {self.anatomy.name}: {reason}" if reason else ""
+        return undefined(self.anatomy, label, method)
 
     def _subject_of(self, batch: Batch, trace: Trace, aim: Target) -> Subject:
         classifier = self.anatomy.outputs > 0
@@ -280,6 +286,8 @@ def explain(
     weights: str | os.PathLike[str] | None = None,
 ) -> Attribution:
     """Explain `images` by one method: one line, one Attribution; see `Explainer`."""
+    if isinstance(method, str):
+        as_method(method)  # which refuses a group
     explanation = Explainer(model, weights)(images, methods=[method], target=target)
     return next(iter(explanation.attributions.values()))
 
@@ -323,77 +331,6 @@ def _names(labels: ClassNames | str | os.PathLike[str] | None, own: tuple[str, .
     if outputs and len(names) != outputs:
         raise TargetError(f"{len(names)} labels for a model of {outputs} outputs; give the labels of this model")
     return names
-
-
-def _any_specific(methods: Mapping[str, Method]) -> bool:
-    return any(method.facts.class_specific for method in methods.values())
-
-
-def _maps(label: str, method: Method, trace: Trace, strict: bool, progress: Progress | None) -> Maps | VitscopeError:
-    """A method's maps for all targets, or the reason why there are none."""
-    try:
-        return method(trace.reporting(None if progress is None else partial(progress, label)))
-    except VitscopeError as error:
-        if strict:
-            raise
-        return error
-
-
-def _attribute(
-    label: str,
-    method: Method,
-    maps: Maps | VitscopeError,
-    trace: Trace,
-    slot: int,
-    target: Target,
-    subject: Subject,
-) -> Attribution:
-    """One target's part of a method's maps."""
-    if isinstance(maps, VitscopeError):
-        raise maps
-    axes = "(b m rows cols)" if method.facts.class_specific else "(b rows cols)"
-    if maps.values.ndim != len(axes.split()):
-        raise MethodError(f"{label} gave values of shape {tuple(maps.values.shape)}; its maps must be {axes}")
-    if not method.facts.class_specific and not isinstance(target, Predicted):
-        predicted = trace.logits.argmax(dim=1)
-        if subject.target is None or not torch.equal(subject.target, predicted):
-            raise TargetError(
-                f"{label} is class-agnostic: it gives the same map for {subject.asked} as for any other; leave the "
-                "target out, or use a class-specific method"
-            )
-    values, blocks, heads = (
-        None if part is None else (part[:, slot] if method.facts.class_specific else part).float()
-        for part in (maps.values, maps.blocks, maps.heads)
-    )
-    assert values is not None
-    if not method.facts.trivial:
-        _refuse_flat(label, values, trace, slot, method.facts.family == "perturbation")
-    options = dataclasses.asdict(method)  # type: ignore[call-overload]
-    return Attribution(label, method.facts, options, values, blocks, heads, subject)
-
-
-def _refuse_flat(label: str, maps: Tensor, trace: Trace, slot: int, sampled: bool) -> None:
-    """Raise FlatMapError where a map is not finite or constant, and say why."""
-    last = trace.blocks[-1] if trace.blocks else None
-    for image, values in enumerate(maps):
-        if not torch.isfinite(values).all():
-            raise FlatMapError(f"the {label} map of image {image} is not finite; run the model in float32")
-        if values.numel() > 1 and values.min() == values.max():
-            if not trace.reached[image, slot]:
-                cause = "the target's gradient at the model's output is zero; explain another target"
-            elif not trace.carried[image, slot] or (
-                last is not None and last.has("skip_gradient") and not last.skip_gradient[image, :, slot].any()
-            ):
-                cause = (
-                    "no gradient reaches the class token, as with a head whose weights are zero; load trained weights"
-                )
-            elif sampled:
-                cause = "all altered pictures score alike, or none speaks for the target; take more, or another target"
-            else:
-                cause = "after its ReLUs no patch speaks for the target; explain another target, or use a signed method"
-            raise FlatMapError(
-                f"the {label} map of image {image} is flat (every value {float(values.min()):g}): {cause}"
-            )
 
 
 def _covering(geometry: Geometry, height: int, width: int) -> Geometry:

@@ -13,7 +13,7 @@ from torch import Tensor
 from vitscope.attribution import Attribution, Subject
 from vitscope.errors import MethodError
 from vitscope.explainer import Explainer
-from vitscope.methods import Method
+from vitscope.methods import Method, as_method
 from vitscope.targets import Class, Target
 from vitscope.targets.target import TargetLike
 from vitscope.trace import Needs, record, without_attention
@@ -69,6 +69,8 @@ def attention_flow(
         MethodError: the method gives no map a block.
         as a call of the explainer.
     """
+    if isinstance(method, str):
+        as_method(method)  # which refuses a group
     explanation = explainer(images, [method], target)
     (label, attribution) = next(iter(explanation.attributions.items()))
     if attribution.blocks is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -16,7 +17,7 @@ from PIL import Image
 
 from vitscope import cli
 from vitscope.datasets import CLASSES, Scenes
-from vitscope.methods import list_methods
+from vitscope.methods import Facts, list_methods
 
 MODEL = "timm/vit_tiny_patch16_224"
 
@@ -208,12 +209,61 @@ def test_compare_models_and_their_evolutions(run, desk, tmp_path):
     assert (code, "cdam gives no map a block" in err) == (1, True)
 
 
+def test_a_group_that_does_not_apply_whole_is_no_failure(run, desk, tmp_path):
+    pictures = [desk / "pics" / name for name in ("a.png", "b.jpg")]
+    probed = {}
+    for target in ("cat", "dog", "sea snake"):
+        words = ("--methods", "papers,family:attention,trivial", "--target", target, "--out", tmp_path / target)
+        probed[target] = run("explain", *pictures, *words)
+    assert all(code == 0 for code, _, _ in probed.values())
+    other = [err for _, out, err in probed.values() if "explained: " in out]
+    assert other
+    for err in other:  # one line for both pictures and all methods
+        assert len(err.strip().splitlines()) == 1
+        assert re.search(r"left out: .*rollout.*random; each is class-agnostic", err)
+    code, out, err = run("compare", pictures[0], "--methods", "all", "--out", tmp_path / "all.png")
+    assert (code, out.strip()) == (0, str(tmp_path / "all.png"))
+    model = ["--random", "--model", "timm/levit_128s", "--out", tmp_path / "levit.png"]
+    code, _, err = run("compare", *pictures, *model, "--methods", "papers,trivial", model=False)
+    assert (code, err.count("left out: "), len(err.strip().splitlines())) == (0, 1, 1)
+    code, _, err = run("compare", *pictures, *model, "--methods", "daam,papers,trivial", model=False)
+    assert (code, err.count("daam is not defined for levit_128s")) == (1, 2)
+    code, _, err = run("compare", *pictures, *model, "--methods", "papers", model=False)
+    assert code == 2
+    words = ["--evolution", "--out", tmp_path / "e.png"]
+    assert run("compare", pictures[0], *words, "--methods", "papers")[::2] == (0, "")
+    assert run("compare", pictures[0], *words, "--methods", "papers,cdam")[0] == 1
+
+
+def test_nothing_but_what_a_target_leaves_out_is_a_failure(run, desk, tmp_path):
+    picture = desk / "pics" / "a.png"
+    codes = [
+        run("explain", picture, "--methods", "trivial", "--target", target, "--out", tmp_path / target)[0]
+        for target in ("cat", "dog", "sea snake")
+    ]
+    assert sorted(codes) == [0, 1, 1]
+
+
 def test_listings(run):
     code, out, _ = run("methods", model=False)
     assert code == 0
     assert "Class-Discriminative Attention Map (2023, arXiv 2312.02364)" in out
-    names = {entry["name"] for entry in json.loads(run("methods", "--json", model=False)[1])}
-    assert names >= {"daam", "agcam", "cdam", "attention"}
+    headings = [line for line in out.splitlines() if line.isupper() or line.partition(":")[0].isupper()]
+    families = list(dict.fromkeys(facts.family for facts in list_methods()))
+    assert [line.partition(":")[0].lower() for line in headings] == families
+    assert "option scores = sigmoid | softmax | minmax | instance_norm | layer_norm [sigmoid]" in out
+    assert "family:attention" in out.splitlines()[-1]
+    entries = json.loads(run("methods", "--json", model=False)[1])
+    assert [entry["name"] for entry in entries] == [facts.name for facts in list_methods()]
+    assert all(entry.keys() >= {f.name for f in dataclasses.fields(Facts)} | {"options"} for entry in entries)
+    code, out, _ = run("methods", "agcam", model=False)
+    assert (code, "alpha_b^h[n] = dY / da_b^h[n]" in out, "Attributes:" in out) == (0, True, True)
+    one = json.loads(run("methods", "agcam", "--json", model=False)[1])
+    assert one["options"]["path"]["default"] == "skip"
+    assert "full" in one["options"]["path"]["text"]
+    assert one["description"].startswith("Attention Guided CAM (Leem")
+    code, out, err = run("methods", "agcm", model=False)
+    assert (code, out, "did you mean agcam" in err) == (2, "", True)
     assert "timm/vit_tiny_patch16_224" in json.loads(run("models", "tiny", "--json", model=False)[1])
     assert "timm/vit_tiny_patch16_224" in run("models", "tiny", model=False)[1]
     assert run("models", "zzz", model=False)[0] == 2

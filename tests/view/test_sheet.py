@@ -4,9 +4,11 @@ import torch
 
 from tests.view.scenes import cropped, photo, pixels, smooth
 from vitscope.errors import ImageError
+from vitscope.methods import FAMILIES
 from vitscope.view import Panel, colour_bar, contact, sheet
-from vitscope.view.sheet import TILE
+from vitscope.view.sheet import TILE, _lines, _without_many
 from vitscope.view.text import font, number, wrap
+from vitscope.view.tiles import panel_cell, photo_cell
 
 LONG = "sulphur-crested cockatoo, Kakatoe galerita, Cacatua galerita, and all its other names (89) · p = 0.93"
 
@@ -97,3 +99,75 @@ def test_wrapping_fits_loses_nothing_and_ends_with_an_ellipsis_where_it_must():
 
 def test_numbers_carry_a_true_minus():
     assert number(-0.01234) == "−0.0123"
+
+
+def of_families(*counts):
+    """So many panels of each family, all with maps."""
+    return [
+        Panel(f"{family} {n}", smooth(), False, "1 forward", family)
+        for family, count in zip(FAMILIES, counts, strict=False)
+        for n in range(count)
+    ]
+
+
+def bands(line):
+    return [(block.heading, [cell.title for cell in block.cells]) for block in line]
+
+
+def lines_of(panels, tile=220):
+    return [
+        bands(line)
+        for line in _lines([photo_cell(photo(), tile), *(panel_cell(photo(), p, tile) for p in panels)], tile)
+    ]
+
+
+def test_one_line_keeps_its_order_and_has_no_headings():
+    mixed = [Panel(str(n), smooth(), False, "", family) for n, family in enumerate(["cam", "papers", "cam"])]
+    assert lines_of(mixed) == [[("", ["photograph", "0", "1", "2"])]]
+    assert all(heading == "" for line in lines_of(of_families(9)) for heading, _ in line)
+
+
+def test_more_lines_go_family_by_family_in_the_order_of_listings():
+    names = list(FAMILIES)
+    first, second = (["papers 0", "papers 1", "papers 2"], ["attention 0", "attention 1", "attention 2"])
+    found = lines_of(list(reversed(of_families(3, 3, 4))))
+    assert found[0] == [("", ["photograph"]), ("papers", first[::-1]), ("attention", second[::-1])]
+    assert [heading for heading, _ in found[1]] == [names[2]]
+    strange = [*of_families(5), Panel("mine", smooth(), False, "", "my own")]
+    assert lines_of(strange)[-1][-1] == ("my own", ["mine"])
+
+
+@pytest.mark.parametrize("tile", [220, 300])
+@pytest.mark.parametrize("counts", [(5, 2, 2, 7, 0, 0, 0, 3), (5, 4, 10, 8, 9, 5, 5, 3), (6, 1), (40, 30)])
+def test_every_panel_is_set_once_and_no_line_is_too_wide(counts, tile):
+    wanted = of_families(*counts)
+    found = lines_of(wanted, tile)
+    assert [title for line in found for _, titles in line for title in titles] == [
+        "photograph",
+        *(panel.title for panel in wanted),
+    ]
+    assert max(sum(len(titles) for _, titles in line) for line in found) * (tile + 18) <= 1918
+    continued = [heading for line in found for heading, _ in line if heading.endswith(", continued")]
+    assert all(heading.removesuffix(", continued") in FAMILIES for heading in continued)
+    page = contact([(photo(), wanted, "x")])
+    assert page.width < 1930
+
+
+def test_many_that_lack_a_map_for_one_reason_are_named_in_one_line():
+    there = of_families(2)
+    missing = [Panel(f"m{n}", None, False, "is not defined here; use daam") for n in range(5)]
+    kept, below = _without_many([*there, *missing, Panel("odd", None, False, "is flat")])
+    assert [panel.title for panel in kept] == ["papers 0", "papers 1", "odd"]
+    assert below == ["left out: m0, m1, m2, m3, m4; each is not defined here; use daam"]
+    assert _without_many([*there, *missing[:2]]) == ([*there, *missing[:2]], [])
+    page = sheet(photo(), [*there, *missing], "x")
+    assert page.width == sheet(photo(), there, "x").width
+    assert page.height > sheet(photo(), there, "x").height
+
+
+def test_the_foot_stands_below_everything_once():
+    plain = contact([(photo(), panels(1), "a"), (photo(), panels(1), "b")])
+    footed = contact([(photo(), panels(1), "a"), (photo(), panels(1), "b")], "how to read the colours")
+    assert 0 < footed.height - plain.height < 50
+    assert (pixels(footed)[: plain.height] == pixels(plain)).all()
+    assert (pixels(footed)[plain.height - 18 :] < 128).any()

@@ -18,7 +18,7 @@ from vitscope.datasets import Scene
 from vitscope.datasets.scenes import SIZE
 from vitscope.errors import MethodError, VitscopeError
 from vitscope.explainer import Explainer
-from vitscope.methods import Method, Wanted, as_methods, centred_gaussian
+from vitscope.methods import Method, Wanted, centred_gaussian, choose
 from vitscope.metrics import THRESHOLDS, energy_in_mask, iou_curve
 
 BATCH = 50
@@ -192,11 +192,13 @@ def _all_maps(
 ) -> dict[str, list[Tensor | None]]:
     """Label -> a map (H W) a scene, None where it is flat; class-agnostic methods are not told the targets."""
     images = [scene.image for scene in scenes]
-    chosen = as_methods(methods)
-    maps: dict[str, list[Tensor | None]] = {label: [] for label in chosen}
-    for label, method in chosen.items():
-        if reason := explainer.why_not(label, method):
+    asked = choose(methods)
+    reasons = {label: explainer.why_not(label, method) for label, method in asked.methods.items()}
+    for label, reason in reasons.items():
+        if reason and label not in asked.grouped:
             raise MethodError(reason)
+    chosen = {label: method for label, method in asked.methods.items() if not reasons[label]}
+    maps: dict[str, list[Tensor | None]] = {label: [] for label in chosen}
     for specific, aim in ((True, targets), (False, None)):
         kind = {label: method for label, method in chosen.items() if method.facts.class_specific is specific}
         if kind:
@@ -209,18 +211,18 @@ def _all_maps(
 def _maps(
     explainer: Explainer, methods: dict[str, Method], images: list[Any], targets: list[int] | None
 ) -> dict[str, list[Tensor | None]]:
-    """Of one pass; a method of which one image's map is flat is asked again for each image by itself."""
+    """Of one pass; methods of which one image's map is flat are asked again for each image by itself."""
     explanation = explainer(images, methods, targets, strict=False)
-    maps = {label: list(attribution.to_pixels()) for label, attribution in explanation.attributions.items()}
-    for label in explanation.failures:
-        if len(images) == 1:
-            maps[label] = [None]
-            continue
+    maps: dict[str, list[Tensor | None]] = {
+        label: list(attribution.to_pixels()) for label, attribution in explanation.attributions.items()
+    }
+    again = {label: methods[label] for label in explanation.failures}
+    if again and len(images) == 1:
+        return maps | {label: [None] for label in again}
+    if again:
         aims = [None] * len(images) if targets is None else [[target] for target in targets]
-        maps[label] = [
-            _maps(explainer, {label: methods[label]}, [image], aim)[label][0]
-            for image, aim in zip(images, aims, strict=True)
-        ]
+        alone = [_maps(explainer, again, [image], aim) for image, aim in zip(images, aims, strict=True)]
+        maps |= {label: [each[label][0] for each in alone] for label in again}
     return maps
 
 

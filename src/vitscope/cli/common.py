@@ -13,12 +13,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from vitscope.attribution import Explanation
+from vitscope.attribution import Explanation, by_reason, left_out
 from vitscope.datasets.labelled import PICTURES
 from vitscope.errors import ImageError, VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.images import Batch, prepare
-from vitscope.methods import as_methods, with_budget
+from vitscope.methods import GROUPS, as_methods, choose
+from vitscope.models import Anatomy
+from vitscope.outcome import refusals
 from vitscope.targets import Class, Contrast, MemoryBank, Neighbours, Predicted, Target, as_target
 
 Images = Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.", show_default=False)]
@@ -29,7 +31,11 @@ Weights = Annotated[
 ]
 Methods = Annotated[
     str,
-    typer.Option("--methods", help="Names with commas between, options after a colon: daam,agcam:scores=softmax."),
+    typer.Option(
+        "--methods",
+        help="Names with commas between, options after a colon: daam,agcam:scores=softmax. For a group, whose methods "
+        f"are left out where they do not apply: {GROUPS}.",
+    ),
 ]
 TargetOption = Annotated[
     str | None,
@@ -124,7 +130,7 @@ def check_use(
     Raises:
         VitscopeError: an unknown method or class, too small a budget, or no method that is defined for the model.
     """
-    chosen = with_budget(as_methods(methods), max_forwards)
+    chosen = choose(methods).within(max_forwards).methods
     reasons = [explainer.why_not(label, method) for label, method in chosen.items()]
     if all(reasons):
         raise VitscopeError(reasons[0])
@@ -177,6 +183,7 @@ def run_over(
         The pictures' paths and their explanation. Where a batch fails as a whole or in one method, its pictures are
         explained one by one, so that each failure is its own picture's.
     """
+    told: set[str] = set()
     slow = any(method.needs.pictures for method in as_methods(methods).values())
     with progress_bar(disable=len(images) < 2 and not slow) as progress:
         ask = partial(explainer, strict=False, max_forwards=max_forwards, progress=_Bars(progress))
@@ -188,7 +195,9 @@ def run_over(
                     ready.append((path, prepare(path, explainer.preprocessing)))
                 except ImageError as error:
                     _fail(failed, path, str(error))
-            yield from _explain_group(ask, ready, methods, target, failed)
+            for paths, explanation in _explain_group(explainer.anatomy, ask, ready, methods, target, failed):
+                _tell_left_out(explanation, told)
+                yield paths, explanation
             progress.advance(task, min(batch_size, len(images) - start))
 
 
@@ -208,6 +217,7 @@ class _Bars:
 
 
 def _explain_group(
+    anatomy: Anatomy,
     ask: Callable[[Batch, str, Target], Explanation],
     ready: list[tuple[str, Batch]],
     methods: str,
@@ -217,6 +227,8 @@ def _explain_group(
     if not ready:
         return
     paths = [path for path, _ in ready]
+    chosen = choose(methods)
+    hopeless = set(refusals(anatomy, chosen.methods, [target]))
     try:
         explanation = ask(Batch.join([batch for _, batch in ready]), methods, target)
     except VitscopeError as error:
@@ -224,14 +236,26 @@ def _explain_group(
             _fail(failed, paths[0], f"{paths[0]}: {error}")
             return
         explanation = None
-    if len(ready) > 1 and (explanation is None or explanation.failures):
+    if len(ready) > 1 and (explanation is None or explanation.failures.keys() - hopeless):
         for entry in ready:
-            yield from _explain_group(ask, [entry], methods, target, failed)
+            yield from _explain_group(anatomy, ask, [entry], methods, target, failed)
         return
     assert explanation is not None
-    for reason in explanation.failures.values():
-        _fail(failed, paths[0], f"{paths[0]}: {reason}")
+    for label, reason in explanation.failures.items():
+        if label not in explanation.left_out or not explanation.attributions:
+            for path in paths:
+                _fail(failed, path, f"{path}: {reason}")
     yield paths, explanation
+
+
+def _tell_left_out(explanation: Explanation, told: set[str]) -> None:
+    """What of a group does not apply: one line a reason, the first time."""
+    reasons = {label: reason for label, reason in explanation.failures.items() if label in explanation.left_out}
+    for reason, labels in by_reason(reasons).items():
+        line = left_out(labels, reason)
+        if line not in told:
+            told.add(line)
+            say(line)
 
 
 def _fail(failed: dict[str, str], path: str, reason: str) -> None:

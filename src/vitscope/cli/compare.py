@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,9 @@ from vitscope.attribution import Explanation
 from vitscope.cli import common
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
+from vitscope.methods import choose
 from vitscope.view import contact, filmstrip, under_headings
-from vitscope.view.save import evolution_of, panels_of, save_picture
+from vitscope.view.save import COLOURS, evolution_of, panels_of, save_picture
 
 _TILE, _FRAMES = 120, 12
 
@@ -76,11 +78,11 @@ def compare(
                 called = f"{name}, random weights" if random else name
                 heading = f"{called} · {picture}" if random or len(model) > 1 else picture
                 if evolution:
-                    strips += _strips(explanation, index, heading, failed)
+                    strips += _strips(explanation, index, heading, choose(methods).grouped, failed)
                 else:
                     panels.append((photo, panels_of(explanation, index), f"{heading}\n{subject.title(index)}"))
     if panels or strips:
-        save_picture(under_headings(strips) if evolution else contact(panels), out)
+        save_picture(under_headings(strips) if evolution else contact(panels, COLOURS), out)
         common.tell(str(out))
     raise typer.Exit(1 if failed else 0)
 
@@ -95,12 +97,14 @@ def _stir(model: nn.Module) -> None:
 
 
 def _strips(
-    explanation: Explanation, index: int, heading: str, failed: dict[str, str]
+    explanation: Explanation, index: int, heading: str, grouped: Collection[str], failed: dict[str, str]
 ) -> list[tuple[str, Image.Image]]:
-    """A filmstrip for every method that gives a map a block; one that gives none is named in `failed`."""
+    """A filmstrip for every method that gives a map a block; one that was asked for and gives none is in `failed`."""
     found = []
     for label, attribution in explanation.attributions.items():
         if attribution.blocks is None:
+            if label in grouped:
+                continue
             failed[f"{heading}, {label}"] = reason = f"{label} gives no map a block; leave --evolution out, or use daam"
             common.say(reason)
             continue

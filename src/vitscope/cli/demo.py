@@ -19,7 +19,7 @@ def demo(
     ] = 200,
     device: common.Device = "cpu",
 ) -> None:
-    """Explain the bundled scenes by every method, hold the maps against the truth, and write one page."""
+    """Explain the bundled scenes by chosen methods, hold the maps against the truth, and write one page."""
     prepare_folder(out)
     size = Size(measured=scenes, tuned=scenes // 2, asked=scenes // 2)
     with common.progress_bar() as progress:

@@ -14,6 +14,7 @@ from vitscope.cli import common
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.flow import Flow, attention_flow
+from vitscope.methods import as_method
 from vitscope.view.flow import flow_chart
 from vitscope.view.save import save_picture
 
@@ -39,6 +40,7 @@ def flow(
         raise VitscopeError(f"--out {out}: the diagram is written as a .png file; give a name that ends so")
     fields = common.preprocessing_fields(size, None, None, None, None, None)
     explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=device)
+    as_method(method)  # one, not a group
     aim = common.check_use(explainer, method, target, bank)
     flows: list[Flow] = []
     failed: dict[str, str] = {}

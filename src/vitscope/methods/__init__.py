@@ -4,12 +4,13 @@ from vitscope.methods.agcam import AGCAM
 from vitscope.methods.applies import what_is_read, why_undefined
 from vitscope.methods.attcat import AttCAT
 from vitscope.methods.attention import Attention
-from vitscope.methods.base import Facts, Maps, Method
+from vitscope.methods.base import FAMILIES, Facts, Maps, Method
 from vitscope.methods.beyond_intuition import BeyondIntuitionHeads, BeyondIntuitionTokens
 from vitscope.methods.cams import EigenCAM, EigenGradCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from vitscope.methods.cdam import CDAM
 from vitscope.methods.chefer_lrp import CheferLRP, PartialLRP
 from vitscope.methods.daam import DAAM
+from vitscope.methods.documentation import Documentation, Option, document
 from vitscope.methods.gmar import GMAR
 from vitscope.methods.grad_eclip import GradECLIP
 from vitscope.methods.grad_sam import GradSAM
@@ -19,7 +20,18 @@ from vitscope.methods.integrated_gradients import IntegratedGradients
 from vitscope.methods.legrad import LeGrad
 from vitscope.methods.libra import LibraFullGrad
 from vitscope.methods.lrp import CPLRP, AttnLRP, ResLRP
-from vitscope.methods.registry import Wanted, as_method, as_methods, list_methods, options_of, register_method
+from vitscope.methods.registry import (
+    GROUPS,
+    Chosen,
+    Wanted,
+    as_method,
+    as_methods,
+    choose,
+    family_of,
+    list_methods,
+    options_of,
+    register_method,
+)
 from vitscope.methods.rise import RISE
 from vitscope.methods.rollout import Chefer, GradientRollout, Rollout
 from vitscope.methods.samples import with_budget
@@ -37,7 +49,9 @@ __all__ = [
     "CDAM",
     "CPLRP",
     "DAAM",
+    "FAMILIES",
     "GMAR",
+    "GROUPS",
     "RISE",
     "TIS",
     "AttCAT",
@@ -48,6 +62,8 @@ __all__ = [
     "Center",
     "Chefer",
     "CheferLRP",
+    "Chosen",
+    "Documentation",
     "EigenCAM",
     "EigenGradCAM",
     "Facts",
@@ -66,6 +82,7 @@ __all__ = [
     "LibraFullGrad",
     "Maps",
     "Method",
+    "Option",
     "PartialLRP",
     "Random",
     "ResLRP",
@@ -81,6 +98,9 @@ __all__ = [
     "as_method",
     "as_methods",
     "centred_gaussian",
+    "choose",
+    "document",
+    "family_of",
     "list_methods",
     "options_of",
     "register_method",

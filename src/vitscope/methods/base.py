@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -12,9 +15,19 @@ from vitscope.trace import Needs, Trace
 Family = Literal[
     "papers", "attention", "attention-gradient", "cam", "relevance", "input-gradient", "perturbation", "trivial"
 ]
-"""Kinds of methods, in the order of listings: the three papers that vitscope unites; attention alone; attention times
-gradient; class activation maps; another backward pass; gradients at the pixels; the model run on altered pictures;
-baselines that know nothing of the model."""
+"""Kinds of methods, in the order of listings."""
+
+FAMILIES: Mapping[Family, str] = {
+    "papers": "the three papers that vitscope unites",
+    "attention": "attention alone",
+    "attention-gradient": "attention times gradient",
+    "cam": "class activation maps",
+    "relevance": "another backward pass",
+    "input-gradient": "gradients at the pixels",
+    "perturbation": "the model run on altered pictures",
+    "trivial": "baselines that know nothing of the model",
+}
+"""What the methods of a family have in common."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +42,8 @@ class Facts:
         year: of its publication.
         signed: whether negative values mean evidence against the target.
         class_specific: whether the map depends on the target.
-        cost: forwards of the same model that it costs by itself: benchmarks/cost.py, ViT-Ti/16, batch 8, CPU; for a
-            perturbation method their exact number there, by default.
+        cost: forwards of the same model that it costs by itself, a number first: benchmarks/cost.py, ViT-Ti/16,
+            batch 8, CPU; for a perturbation method their exact number there, by default.
         caution: one sentence on what its map does not say.
         of_tokens: whether it follows patch tokens from block to block, which class attention leaves as they are.
         of_rows: whether it follows rows of tokens from the blocks to the output, which windowed models have not.
@@ -52,6 +65,12 @@ class Facts:
     def trivial(self) -> bool:
         """Whether it knows nothing of the model, as a baseline."""
         return self.family == "trivial"
+
+    @property
+    def forwards(self) -> float:
+        """`cost` as a number, the largest one in it; infinite where it holds none."""
+        numbers = re.findall(r"\d+(?:[ _,]\d{3})*(?:\.\d+)?", self.cost)
+        return max((float(re.sub(r"[ _,]", "", number)) for number in numbers), default=math.inf)
 
 
 @dataclass(frozen=True)

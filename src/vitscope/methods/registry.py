@@ -1,20 +1,52 @@
-"""The methods by name, and the reading of "name:option=value,option=value"."""
+"""The methods by name, alone or in groups, and the reading of "name:option=value,option=value"."""
 
 from __future__ import annotations
 
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from vitscope.errors import MethodError, nearest
-from vitscope.methods.base import Facts, Family, Method
+from vitscope.methods.base import FAMILIES, Facts, Method
+from vitscope.methods.samples import with_budget
 
 _METHODS: dict[str, type[Method]] = {}
 M = TypeVar("M", bound=type)
 
+ALL = "all"
+_FAMILY = "family"
+GROUPS = (
+    "all, or a family: "
+    + ", ".join(FAMILIES)
+    + " (family:NAME where a method has the family's name, as family:attention)"
+)
+"""Which groups of methods there are, for help texts and errors."""
+
 Wanted = str | Method | Sequence[str | Method] | Mapping[str, Method]
 """The forms in which methods are asked for."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The methods that a user's words mean.
+
+    Attributes:
+        methods: by the label under which each result is kept, in the order asked for.
+        grouped: the labels that only a group brought in; where one does not apply, it is left out.
+    """
+
+    methods: Mapping[str, Method]
+    grouped: frozenset[str] = frozenset()
+
+    def within(self, max_forwards: int | None) -> Chosen:
+        """The same, at no more than so many forwards a picture where a method has that option and it was not given.
+
+        Raises:
+            MethodError: a method needs more.
+        """
+        return dataclasses.replace(self, methods=with_budget(self.methods, max_forwards))
 
 
 def register_method(method: M) -> M:
@@ -22,15 +54,31 @@ def register_method(method: M) -> M:
     name = method.facts.name  # type: ignore[attr-defined]
     if name in _METHODS:
         raise ValueError(f"a method called {name} is registered already")
+    if name in (ALL, _FAMILY):
+        raise ValueError(f"{name} names groups of methods; give the method another name")
     _METHODS[name] = method
     return method
 
 
 def list_methods() -> list[Facts]:
     """The facts of every method, family by family, the oldest first."""
-    families = get_args(Family)
+    families = list(FAMILIES)
     facts = [method.facts for method in _METHODS.values()]
     return sorted(facts, key=lambda one: (families.index(one.family), one.year, one.name))
+
+
+def method_called(name: str) -> type[Method]:
+    """The method's class.
+
+    Raises:
+        MethodError: an unknown name, or a group's.
+    """
+    if name not in _METHODS:
+        if _group(name) is not None:
+            raise MethodError(f"{name} names a group of methods; name one method")
+        known = f"; known: {', '.join(sorted(_METHODS))}; or {GROUPS}"
+        raise MethodError(f"unknown method '{name}'{nearest(name, (*_METHODS, *FAMILIES, ALL)) or known}")
+    return _METHODS[name]
 
 
 def options_of(name: str) -> dict[str, tuple[str, Any]]:
@@ -40,29 +88,68 @@ def options_of(name: str) -> dict[str, tuple[str, Any]]:
     return {f.name: (_choices(hints[f.name]), f.default) for f in dataclasses.fields(method)}  # type: ignore[arg-type]
 
 
+def family_of(label: str) -> str:
+    """The family of the method that a label names, or "" where the label is the user's own."""
+    method = _METHODS.get(label.partition(":")[0])
+    return method.facts.family if method else ""
+
+
 def as_methods(wanted: Wanted) -> dict[str, Method]:
-    """The methods that a user's words mean, by the label under which each result is kept.
+    """The methods that a user's words mean, by the label under which each result is kept; see `choose`."""
+    return dict(choose(wanted).methods)
+
+
+def choose(wanted: Wanted) -> Chosen:
+    """The methods that a user's words mean, and which of them only a group names.
 
     Args:
-        wanted: "daam", "agcam:scores=softmax", a Method, "daam,agcam" or a sequence of these; or label -> Method.
+        wanted: "daam", "agcam:scores=softmax", a Method, "daam,agcam" or a sequence of these; or label -> Method. Among
+            the words, "all" stands for every method and a family's name ("cam") for its methods; "family:attention"
+            for those of a family whose name is a method's too. What a group names again is not asked for twice.
 
     Raises:
-        MethodError: an unknown name or option, or one label twice.
+        MethodError: an unknown name or option, an empty family, or one label twice.
     """
     if isinstance(wanted, Mapping):
-        return dict(wanted)
+        return Chosen(dict(wanted))
     entries: Sequence[str | Method] = [wanted] if not isinstance(wanted, Sequence) else wanted
     if isinstance(wanted, str):
         entries = split_methods(wanted)
     if not entries:
         raise MethodError(f"no method is named; known: {', '.join(sorted(_METHODS))}")
     found: dict[str, Method] = {}
+    named: set[str] = set()
     for entry in entries:
+        group = _group(entry.strip()) if isinstance(entry, str) else None
+        if group is not None:
+            found |= {name: _METHODS[name]() for name in group if name not in found}
+            continue
         label, method = (entry.strip(), as_method(entry)) if isinstance(entry, str) else (_label(entry), entry)
-        if label in found:
+        if label in named:
             raise MethodError(f"{label} is named twice; name it once, or with different options")
+        named.add(label)
         found[label] = method
-    return found
+    return Chosen(found, frozenset(found.keys() - named))
+
+
+def _group(word: str) -> list[str] | None:
+    """The names of a group's methods; None where the word names no group."""
+    listed = list_methods()
+    if word == ALL:
+        return [facts.name for facts in listed]
+    before, colon, family = word.partition(":")
+    if not colon or before != _FAMILY:
+        family = word
+        if word in _METHODS or word not in FAMILIES:
+            return None
+    if family not in FAMILIES:
+        hint = nearest(family, FAMILIES) or f"; known: {', '.join(FAMILIES)}"
+        raise MethodError(f"unknown family '{family}'{hint}")
+    names = [facts.name for facts in listed if facts.family == family]
+    if not names:
+        full = [name for name in FAMILIES if any(facts.family == name for facts in listed)]
+        raise MethodError(f"the family {family} has no methods; use one of {', '.join(full)}")
+    return names
 
 
 def split_methods(text: str) -> list[str]:
@@ -78,11 +165,9 @@ def split_methods(text: str) -> list[str]:
 
 def as_method(text: str) -> Method:
     """Build one method from "name" or "name:option=value,option=value"."""
-    name, _, options = text.strip().partition(":")
-    if name not in _METHODS:
-        hint = nearest(name, _METHODS) or f"; known: {', '.join(sorted(_METHODS))}"
-        raise MethodError(f"unknown method '{name}'{hint}")
-    method = _METHODS[name]
+    word = text.strip()
+    name, _, options = word.partition(":")
+    method = method_called(word if name == _FAMILY else name)
     hints = get_type_hints(method)
     fields = {field.name for field in dataclasses.fields(method)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitscope.errors import ImageError
 from vitscope.view import text
 from vitscope.view.overlay import blend, fit, mismatch, picture_size
-from vitscope.view.sheet import colour_bar
+from vitscope.view.tiles import colour_bar
 
 LONGEST = 448
 """The longest side of an animation, in pixels."""

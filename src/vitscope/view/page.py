@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from vitscope.view.sheet import colour_bar
+from vitscope.view.tiles import colour_bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,5 +111,5 @@ def outline(mask: NDArray[np.bool_], size: tuple[int, int], width: int = 3) -> I
 def data_uri(picture: Image.Image) -> str:
     """A picture as the address of itself: WebP, lossless where it has transparency."""
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=88, lossless=picture.mode == "RGBA", method=4)
+    picture.save(buffer, "WEBP", quality=80, lossless=picture.mode == "RGBA", method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

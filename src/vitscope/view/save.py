@@ -10,20 +10,20 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from vitscope.attribution import Attribution, Explanation, by_reason
 from vitscope.errors import VitscopeError
+from vitscope.methods import family_of
 from vitscope.view.evolution import LONGEST, animation, filmstrip
 from vitscope.view.overlay import at_size, overlay
 from vitscope.view.scale import COLOURS_END, clipped, global_max
-from vitscope.view.sheet import Panel, sheet
-
-if TYPE_CHECKING:
-    from vitscope.attribution import Attribution, Explanation
+from vitscope.view.sheet import sheet
+from vitscope.view.tiles import Panel
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -84,6 +84,10 @@ def evolution_of(
     return view, global_max(frames), [f"block {block + 1}" for block in chosen]
 
 
+COLOURS = f"The colours end at the {100 * COLOURS_END:.0f} % quantile of a map's absolute values."
+"""How the colours of `panels_of` are to be read."""
+
+
 def panels_of(explanation: Explanation, index: int) -> list[Panel]:
     """One panel a method for one image; a method that failed has its reason in place of the map."""
     panels = []
@@ -91,9 +95,12 @@ def panels_of(explanation: Explanation, index: int) -> list[Panel]:
         facts = attribution.facts
         scope = "for this class" if facts.class_specific else "the same for every class"
         note = f"{'signed' if facts.signed else 'unsigned'} · {scope}"
-        note += f" · colours end at {100 * COLOURS_END:.0f} %"
-        panels.append(Panel(label, _on_photo(attribution, index), facts.signed, note))
-    return panels + [Panel(label, None, False, reason) for label, reason in explanation.failures.items()]
+        if label == facts.name:  # with other options it may cost something else
+            note += f"\n{facts.cost} forwards"
+        panels.append(Panel(label, _on_photo(attribution, index), facts.signed, note, facts.family))
+    for reason, labels in by_reason(explanation.failures).items():
+        panels += [Panel(label, None, False, reason, family_of(label)) for label in labels]
+    return panels
 
 
 def write_run_manifest(folder: Path, written: Mapping[str, str], failed: Mapping[str, str]) -> None:
@@ -158,7 +165,7 @@ def _save_image(explanation: Explanation, index: int, folder: Path) -> None:
             heads = clipped(attribution.heads[index], attribution.heads[index])
             view, frames = at_size(photo, subject.geometries[index], heads / heads.max(), animated)
             write(f"{name}-heads.png", partial(_png, filmstrip(view, frames, labels)))
-    page = sheet(photo, panels_of(explanation, index), subject.batch.names[index], subject.title(index))
+    page = sheet(photo, panels_of(explanation, index), subject.batch.names[index], subject.title(index), COLOURS)
     write("sheet.png", partial(_png, page))
     numbers = {key: array.cpu().float().numpy() for key, array in arrays.items()}
     write("values.npz", partial(_save_arrays, numbers))
