@@ -12,7 +12,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
 
 import captum.attr  # noqa: F401  imported by the first method that needs it, which shall not count
@@ -49,6 +49,8 @@ def main() -> None:
     jobs = {label: explaining(anatomy, images, {label: method}) for label, method in chosen.items()}
     if not arguments.alone:
         jobs |= special(anatomy, images)
+    if arguments.peers:
+        jobs |= peers(model, anatomy, images, chosen)
     table, forward = measure(plain(model, images), jobs, arguments.rounds, arguments.device.startswith("cuda"))
     if arguments.json:
         print(json.dumps({"setting": vars(arguments), "forward_s": forward, "cost": table}))
@@ -96,6 +98,58 @@ def special(anatomy: Anatomy, images: Tensor) -> dict[str, Job]:
         "agcam of every class": explaining(anatomy, images, as_methods("agcam"), classes),
         "daam of 8 classes": explaining(anatomy, images, as_methods("daam"), classes[:8]),
     }
+
+
+THEIRS = {
+    "gradcam": "GradCAM",
+    "gradcam_pp": "GradCAMPlusPlus",
+    "xgradcam": "XGradCAM",
+    "layercam": "LayerCAM",
+    "hirescam": "HiResCAM",
+    "eigencam": "EigenCAM",
+    "eigengradcam": "EigenGradCAM",
+    "scorecam": "ScoreCAM",
+}
+
+
+def peers(model: nn.Module, anatomy: Anatomy, images: Tensor, chosen: Collection[str]) -> dict[str, Job]:
+    """The same maps of the predicted classes by pytorch-grad-cam and by Captum, as far as they are `chosen`."""
+    import captum.attr as of_captum
+    import pytorch_grad_cam as library
+
+    rows, cols = anatomy.grid((images.shape[-2], images.shape[-1]))
+    prefix = len(anatomy.prefix)
+    with torch.inference_mode():
+        classes = model(images).argmax(dim=1).tolist()
+    targets = [library.utils.model_targets.ClassifierOutputTarget(label) for label in classes]
+
+    def on_grid(tokens: Tensor) -> Tensor:
+        return tokens[:, prefix:].unflatten(1, (rows, cols)).permute(0, 3, 1, 2)
+
+    def cam(name: str) -> Job:
+        kind = getattr(library, THEIRS[name])
+
+        def run() -> None:
+            with kind(model=model, target_layers=[anatomy.blocks[-1].norm], reshape_transform=on_grid) as one:
+                one(input_tensor=images.clone().requires_grad_(), targets=targets)
+
+        return run
+
+    def leaf() -> Tensor:
+        return images.clone().requires_grad_()
+
+    steps = 2 * len(images)  # as many pictures at once as two batches
+    at_pixels: dict[str, Job] = {
+        "input_x_gradient": lambda: of_captum.InputXGradient(model).attribute(leaf(), target=classes),
+        "integrated_gradients": lambda: of_captum.IntegratedGradients(model).attribute(
+            leaf(), target=classes, n_steps=50, internal_batch_size=steps
+        ),
+        "smoothgrad": lambda: of_captum.NoiseTunnel(of_captum.Saliency(model)).attribute(
+            leaf(), target=classes, nt_samples=50, nt_samples_batch_size=2, stdevs=0.5, abs=False
+        ),
+    }
+    jobs = {f"pytorch-grad-cam: {name}": cam(name) for name in THEIRS if name in chosen}
+    return jobs | {f"Captum: {name}": job for name, job in at_pixels.items() if name in chosen}
 
 
 def plain(model: nn.Module, images: Tensor) -> Job:
@@ -170,36 +224,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--alone", action="store_true", help="the methods by themselves, without the sets")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--altering-rounds", type=int, default=2, help="0 leaves methods that alter pictures out")
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="also the same maps by pytorch-grad-cam and Captum",
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", type=int, help="input size in pixels, where it differs from the model's own")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
-
-
-def measured(jobs: dict[str, Callable[[], None]], rounds: int, device: str) -> tuple[dict[str, dict], float]:
-    """The cost of each job in forwards, and the forward's median time in seconds; one of the jobs is the forward."""
-    times = {name: [] for name in jobs}
-    jobs["forward"]()
-    for number in range(-1, rounds):  # one round to warm up, where there are many
-        if number < 0 and rounds < 10:
-            continue
-        order = list(jobs)
-        random.Random(number).shuffle(order)
-        for name in order:
-            start = time.perf_counter()
-            jobs[name]()
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
-            if number >= 0:
-                times[name].append(time.perf_counter() - start)
-    table = {}
-    for name in jobs.keys() - {"forward"}:
-        ratios = sorted(t / f for t, f in zip(times[name], times["forward"], strict=True))
-        quartile = len(ratios) // 4
-        table[name] = {"forwards": statistics.median(ratios), "low": ratios[quartile], "high": ratios[-1 - quartile]}
-    return {name: table[name] for name in jobs if name in table}, statistics.median(times["forward"])
 
 
 if __name__ == "__main__":

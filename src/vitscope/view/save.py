@@ -96,7 +96,8 @@ def panels_of(explanation: Explanation, index: int) -> list[Panel]:
         scope = "for this class" if facts.class_specific else "the same for every class"
         note = f"{'signed' if facts.signed else 'unsigned'} · {scope}"
         if label == facts.name:  # with other options it may cost something else
-            note += f"\n{facts.cost} forwards"
+            budget = attribution.options.get("max_forwards")
+            note += f"\nforwards: {facts.cost if budget is None else f'at most {budget}'}"
         panels.append(Panel(label, _on_photo(attribution, index), facts.signed, note, facts.family))
     for reason, labels in by_reason(explanation.failures).items():
         panels += [Panel(label, None, False, reason, family_of(label)) for label in labels]
