@@ -2,7 +2,8 @@
 
 Each round runs the plain forward (inference mode) and every job once, in an order shuffled by the round's number, so
 that a slow moment of the machine meets all alike; a method's cost is the median over rounds of its time over the same
-round's forward. A job that takes more than a few forwards is run in fewer rounds.
+round's forward. A job that takes more than a few forwards is run in fewer rounds; one that takes thousands may be
+measured with a budget, as rise:max_forwards=200, and costs in proportion.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
+import captum.attr  # noqa: F401  imported by the first method that needs it, which shall not count
 import timm
 import torch
 from torch import Tensor, nn
@@ -31,7 +33,7 @@ SLOW = ("input-gradient", "perturbation")
 DEAR, FEW = 20, 3
 """A job of more forwards than this is run in so few rounds."""
 
-SETS = ("daam:rows=all", "daam,agcam,cdam")
+SETS = ("daam:rows=all", "gmar:norm=l2", "daam,agcam,cdam")
 """What is measured besides each method by itself."""
 
 Job = Callable[[], object]

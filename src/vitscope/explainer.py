@@ -18,9 +18,9 @@ from vitscope.attribution import Attribution, Explanation, Subject
 from vitscope.errors import MethodError, ModelError, TargetError, VitscopeError
 from vitscope.evidence import Evidence
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
-from vitscope.methods import CDAM, Method, Wanted, as_method, choose
+from vitscope.methods import CDAM, Chosen, Method, Wanted, as_method, choose, with_budget
 from vitscope.models import Anatomy, Loaded, anatomy_of, load, of_module
-from vitscope.outcome import attribute, deaf, maps_of, refusals, undefined
+from vitscope.outcome import Progress, attribute, deaf, maps_of, refusals, undefined
 from vitscope.targets import ClassNames, Concept, Predicted, Target, Text, as_target
 from vitscope.targets.target import TargetLike
 from vitscope.trace import Needs, Trace, effects_on_features, left_as_found, record, verify
@@ -96,6 +96,8 @@ class Explainer:
         target: TargetLike = None,
         *,
         strict: bool = True,
+        max_forwards: int | None = None,
+        progress: Progress | None = None,
     ) -> Explanation:
         """Explain `images` by all `methods` in one pass.
 
@@ -109,6 +111,9 @@ class Explainer:
             target: None for the predicted class, a class index, a class name, one an image, a Target, or a function
                 of the output.
             strict: raise where a method fails; otherwise keep the reason in `failures` and go on with the others.
+            max_forwards: of a picture, for each method that samples altered ones and is not given its own.
+            progress: is told, by a method that runs the model on altered pictures: its label, forwards done, and of
+                how many.
 
         Raises:
             ImageError: an image cannot be read.
@@ -116,7 +121,9 @@ class Explainer:
             TargetError: a target that does not exist, does not fit the batch, or that a class-agnostic method ignores.
             FlatMapError: a map is constant or not finite.
         """
-        (explanation,) = self.each(images, methods, [target], strict=strict)
+        (explanation,) = self.each(
+            images, methods, [target], strict=strict, max_forwards=max_forwards, progress=progress
+        )
         return explanation
 
     def each(
@@ -126,6 +133,8 @@ class Explainer:
         targets: Sequence[TargetLike] = (None,),
         *,
         strict: bool = True,
+        max_forwards: int | None = None,
+        progress: Progress | None = None,
     ) -> list[Explanation]:
         """Explain `images` for several targets: one forward pass, and one batched backward pass where there is one.
 
@@ -133,12 +142,13 @@ class Explainer:
             images: as for a call.
             methods: as for a call.
             targets: each as for a call; one explanation is given for each.
-            strict: as for a call.
+            strict, max_forwards, progress: as for a call.
 
         Raises:
             as a call.
         """
-        chosen = choose(methods)
+        asked = choose(methods)
+        chosen = Chosen(with_budget(asked.methods, max_forwards), asked.grouped)
         aims = [self.target(target) for target in targets]
         if not aims:
             raise TargetError("no target is given; name one, or None for the predicted class")
@@ -151,7 +161,7 @@ class Explainer:
         running = {label: method for label, method in chosen.methods.items() if label not in refused}
         needs = reduce(Needs.__or__, (method.needs for method in running.values()))
         trace = record(self.anatomy, batch.tensor, needs, aims)
-        maps = {label: maps_of(method, trace, strict) for label, method in running.items()}
+        maps = {label: maps_of(label, method, trace, strict, progress) for label, method in running.items()}
         explanations = []
         for slot, aim in enumerate(aims):
             subject = self._subject_of(batch, trace, aim)

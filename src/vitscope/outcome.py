@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from vitscope.methods import Maps, Method, why_undefined
 from vitscope.models import Anatomy
 from vitscope.targets import Predicted, Target
 from vitscope.trace import Trace
+
+Progress = Callable[[str, int, int], object]
+"""Is told a method's label, and of its forwards how many are done, and of how many."""
 
 
 def undefined(anatomy: Anatomy, label: str, method: Method) -> str:
@@ -40,10 +44,12 @@ def refusals(
     return refused
 
 
-def maps_of(method: Method, trace: Trace, strict: bool) -> Maps | VitscopeError:
+def maps_of(
+    label: str, method: Method, trace: Trace, strict: bool, progress: Progress | None = None
+) -> Maps | VitscopeError:
     """A method's maps for all targets, or the reason why there are none."""
     try:
-        return method(trace)
+        return method(trace.reporting(None if progress is None else partial(progress, label)))
     except VitscopeError as error:
         if strict:
             raise
@@ -110,6 +116,8 @@ def _refuse_flat(label: str, method: Method, maps: Tensor, trace: Trace, slot: i
                 cause = (
                     "no gradient reaches the class token, as with a head whose weights are zero; load trained weights"
                 )
+            elif method.facts.family == "perturbation":
+                cause = "all altered pictures score alike, or none speaks for the target; take more, or another target"
             else:
                 cause = "after its ReLUs no patch speaks for the target; explain another target, or use a signed method"
             raise FlatMapError(

@@ -376,3 +376,37 @@ def test_flow_prints_and_draws(run, tmp_path):
     assert "z.png" in err
     assert sum(row["share"] for row in told["blocks"]) == pytest.approx(1)
     assert run("flow", tmp_path, "--model", "scenes", "--out", "x.jpg", model=False)[0] == 2
+
+
+def test_a_budget_of_forwards(run, desk, tmp_path):
+    picture = desk / "pics" / "a.png"
+    words = ["--methods", "rise,token_ablation,tis:max_forwards=3,cdam", "--max-forwards", "5"]
+    code, _, err = run("explain", picture, "--out", tmp_path / "o", "--target", "1", *words)
+    assert (code, err.strip()) == (0, "")
+    (manifest,) = (tmp_path / "o" / "a").glob("*.json")
+    budgets = re.findall(r'"max_forwards": (\d+)', json.dumps(json.loads(manifest.read_text())))
+    assert sorted(budgets) == ["3", "5", "5"]
+    words = ["--methods", "token_ablation", "--max-forwards"]
+    code, _, err = run("compare", picture, "--out", tmp_path / "s.png", *words, 4)
+    assert (code, err.strip()) == (0, "")
+    assert (tmp_path / "s.png").is_file()
+    code, _, err = run("explain", picture, "--out", tmp_path / "p", *words, 1)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "it needs at least 4" in err
+
+
+def test_a_slow_method_has_a_bar_of_its_own():
+    from rich.progress import Progress
+
+    from vitscope.cli.common import _Bars
+
+    with Progress(disable=True) as progress:
+        bars = _Bars(progress)
+        bars("rise", 2, 9)
+        bars("tis", 1, 3)
+        assert {task.description: (task.completed, task.total) for task in progress.tasks} == {
+            "rise": (2, 9),
+            "tis": (1, 3),
+        }
+        bars("rise", 9, 9)
+        assert [task.description for task in progress.tasks] == ["tis"]

@@ -20,6 +20,7 @@ THEIRS = {
     "hirescam": "HiResCAM",
     "eigencam": "EigenCAM",
     "eigengradcam": "EigenGradCAM",
+    "scorecam": "ScoreCAM",
 }
 
 

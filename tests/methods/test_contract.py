@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import operator
 import threading
 
 import pytest
@@ -10,12 +12,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vitscope
+from tests.cheaper import cheaper
 from tests.conftest import build, pictures
 from vitscope.methods import as_method, as_methods, list_methods
 
 NAMES = [facts.name for facts in list_methods() if not facts.trivial]
 LABELS = [
-    *NAMES,
+    *(cheaper(name) for name in NAMES),
+    "gmar:norm=l2",
+    "tokentm:directions=mean",
     "daam:path=skip",
     "daam:path=feedforward",
     "daam:rows=all",
@@ -26,6 +31,14 @@ LABELS = [
     "agcam:scores=layer_norm,heads=mean,layers=mean",
     "smooth_cdam:samples=3,at=norm",
     "integrated_cdam:steps=4,at=norm",
+    "daam:path=libra",
+    "daam:path=libra,rows=all",
+    "agcam:path=libra",
+    "chefer:path=libra",
+    "attcat:path=libra",
+    "attnlrp:gamma=0",
+    "reslrp:gamma=0",
+    "hirescam:path=libra",
     "attention:head=1",
 ]
 
@@ -37,10 +50,21 @@ def close(a: torch.Tensor, b: torch.Tensor, bound: float = 1e-4) -> bool:
 SHAKY = {
     "gradcam_pp": "it divides by a channel's sum over the patches, which may be next to zero",
     "xgradcam": "it divides by a channel's sum over the patches, which may be next to zero",
+    **dict.fromkeys(DIVIDING := ("chefer_lrp", "partial_lrp"), "its relevance divides by sums that may nearly cancel"),
     "eigencam": "a singular vector's sign is the library's",
     "eigengradcam": "a singular vector's sign is the library's",
 }
 """Methods whose values hang on small differences, so that half precision gives another map."""
+
+
+@pytest.fixture(autouse=True)
+def _defined(request):
+    """Methods that follow tokens from block to block are refused where there is one block."""
+    wanted = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    if wanted.get("layout") == "one_block" and "label" in wanted and as_method(wanted["label"]).facts.of_tokens:
+        explainer = vitscope.Explainer(build("one_block"))
+        assert "use chefer, attention" in explainer.why_not(wanted["label"], as_method(wanted["label"]))
+        pytest.skip("refused")
 
 
 def target_of(label: str, explainer: vitscope.Explainer, images: torch.Tensor):
@@ -82,7 +106,7 @@ def test_permuting_the_batch_permutes_the_maps(label):
     assert not close(maps[0], maps[1], 1e-2)
 
 
-@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("label", [label for label in LABELS if label not in DIVIDING])
 def test_float64_agrees_with_float32_and_is_given_in_float32(label, layout):
     maps, target = [], None
     for dtype in (torch.float32, torch.float64):
@@ -109,9 +133,10 @@ def test_half_precision_gives_the_same_picture(label, dtype):
 @pytest.mark.parametrize("label", LABELS)
 def test_fused_equals_written_out(label, layout):
     maps, target = [], None
+    dtype = torch.float64 if label in DIVIDING else torch.float32
     for fused in (True, False):
-        explainer = vitscope.Explainer(build(layout, fused=fused))
-        images = pictures(explainer.anatomy.model, 3)
+        explainer = vitscope.Explainer(build(layout, fused=fused, dtype=dtype))
+        images = pictures(explainer.anatomy.model, 3, dtype=dtype)
         target = target or target_of(label, explainer, images)
         maps.append(explainer(images, label, target)[label].values)
     assert close(*maps, bound=1e-2 if label in SHAKY else 1e-4)
@@ -189,7 +214,7 @@ def test_two_threads(same_model):
         assert all(torch.allclose(maps, wanted[which], rtol=1e-4, atol=1e-7) for maps in found[which])
 
 
-@pytest.mark.parametrize("label", [n for n in NAMES if as_method(n).facts.class_specific])
+@pytest.mark.parametrize("label", [cheaper(n) for n in NAMES if as_method(n).facts.class_specific])
 def test_a_zero_head_is_an_error_that_names_the_flat_map(label):
     model = build()
     torch.nn.init.zeros_(model.head.weight)
@@ -218,7 +243,7 @@ def test_no_n_by_n_tensor_at_a_thousand_tokens(registers):
     tokens = 33 * 33 + 1 + registers
     explainer = vitscope.Explainer(model)
     with Largest(tokens) as seen:
-        explainer(pictures(model, 1), [name for name in NAMES if not as_method(name).needs.every_row])
+        explainer(pictures(model, 1), [cheaper(name) for name in NAMES if not as_method(name).needs.every_row])
     assert seen.found == []
     model_written_out = build(fused=False, img_size=8 * 33, depth=2)
     with Largest(33 * 33 + 1) as seen, torch.no_grad():
@@ -231,8 +256,14 @@ def test_all_methods_in_one_pass_are_each_alone(layout):
     images = pictures(explainer.anatomy.model)
     calls = []
     explainer.anatomy.model.register_forward_hook(lambda *_: calls.append(1))
+    defined = [label for label in LABELS if not explainer.why_not(label, as_method(label))]
+    one_pass = [label for label in defined if not as_method(label).needs.pictures]
+    calls.clear()  # to find what is defined, layers are tried once a model
+    explainer(images, one_pass, strict=False)
+    needs = functools.reduce(operator.or_, (as_method(label).needs for label in one_pass))
+    more = sum(steps - 1 for steps in needs.scaled) + len(needs.backward)  # that methods ask for
+    assert len(calls) == 1 + more
     together = explainer(images, LABELS, strict=False)
-    assert len(calls) == 1
     assert len(together.attributions) > len(LABELS) - 4
     for label in LABELS:
         if label in together:
@@ -240,7 +271,9 @@ def test_all_methods_in_one_pass_are_each_alone(layout):
                 together[label].values, explainer(images, label)[label].values, 1e-2 if label in SHAKY else 1e-4
             )
         else:
-            assert "is flat (every value 0): after its ReLUs" in together.failures[label]
+            said = together.failures[label]
+            reasons = "is flat (every value 0): after its ReLUs", "altered pictures score alike", "is not defined for"
+            assert any(reason in said for reason in reasons)
 
 
 def test_labels_and_options():
@@ -257,7 +290,7 @@ def test_labels_and_options():
     ("text", "says"),
     [
         ("dam", "unknown method 'dam'; did you mean .*daam"),
-        ("xyz", "'xyz'; known: agcam, attention, cdam, center, chefer, daam"),
+        ("xyz", "'xyz'; known: agcam, attcat, attention, attnlrp, bth, btt, cdam, center, chefer, chefer_lrp"),
         ("agcam:score=softmax", "no option 'score'; it takes heads, layers, path, scores"),
         ("cdam:x=1", "takes no options"),
         ("agcam:scores=relu", "it takes sigmoid | softmax"),

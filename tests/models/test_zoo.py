@@ -10,18 +10,15 @@ import torch
 from torch import Tensor, nn
 
 import vitscope
+from tests.cheaper import cheaper
 from tests.zoo import ZOO, Entry, built, module_of
 from vitscope.methods import as_method
 
-CHEAPER = {"smooth_cdam": "smooth_cdam:samples=3", "integrated_cdam": "integrated_cdam:steps=4"}
-"""Options in place of the defaults, where those cost much."""
-BLUNT = ["gradcam", "gradcam_pp", "xgradcam", "layercam"]
+BLUNT = ["gradcam", "gradcam_pp", "xgradcam", "layercam", "grad_eclip"]
 """On a random model all patches may end up below zero, so that no map is left after the ReLU."""
-LABELS = [
-    CHEAPER.get(facts.name, facts.name)
-    for facts in vitscope.list_methods()
-    if not facts.trivial and facts.name not in BLUNT
-]
+LABELS = [cheaper(facts.name) for facts in vitscope.list_methods() if not facts.trivial and facts.name not in BLUNT]
+SAMPLING = {"scorecam", "rise", "tis", "vit_cx"}
+"""Methods that have nothing to tell apart where a random model gives every altered picture the same probability."""
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -35,6 +32,7 @@ class Explained:
     images: Tensor
     maps: dict[str, vitscope.Attribution]
     refusals: dict[str, str]
+    alike: set[str]
     logits: Tensor
 
     def untouched(self, images: Tensor) -> Tensor:
@@ -72,6 +70,11 @@ def relative(found, wanted):
     return float((found - wanted).norm() / wanted.norm())
 
 
+def bound(explained, label):
+    """How far two runs may differ; a probability's relative error is its logit's own, which grows with the logit."""
+    return 1e-4 * (max(1.0, float(explained.logits.abs().max())) if name_of(label) in SAMPLING else 1.0)
+
+
 def row_of(entry):
     return f"{entry.family}-{entry.name}"
 
@@ -88,9 +91,10 @@ def explained(request):
     images = pictures(explainer.preprocessing.size)
     explanations = explain(explainer, images)
     refusals = {label: reason for label in LABELS if (reason := explainer.why_not(label, as_method(label)))}
-    return Explained(
-        entry, explainer, module_of(made), images, together(explanations), refusals, explanations[0].logits
-    )
+    failures = {label: reason for each in explanations for label, reason in each.failures.items()}
+    alike = {label for label, reason in failures.items() if "altered pictures score alike" in reason}
+    maps, logits = together(explanations), explanations[0].logits
+    return Explained(entry, explainer, module_of(made), images, maps, refusals, alike, logits)
 
 
 def test_there_are_at_least_45_models():
@@ -106,7 +110,8 @@ def test_logits_are_the_untouched_models(explained):
 
 def test_every_method_that_applies_gives_a_map_on_the_grid(explained):
     anatomy = explained.explainer.anatomy
-    assert {*explained.maps, *explained.refusals} == set(LABELS)  # none failed
+    assert {*explained.maps, *explained.refusals, *explained.alike} == set(LABELS)  # none failed
+    assert {name_of(label) for label in explained.alike} <= SAMPLING
     assert explained.maps
     for label, attribution in explained.maps.items():
         values = attribution.values
@@ -127,9 +132,9 @@ def test_every_method_that_applies_gives_a_map_on_the_grid(explained):
 def test_a_batch_is_its_pictures_one_by_one(explained):
     for index in range(2):
         alone = together(explain(explained.explainer, explained.images[index : index + 1]))
-        assert alone.keys() == explained.maps.keys()
-        for label, attribution in alone.items():
-            assert relative(attribution.values[0], explained.maps[label].values[index]) < 1e-4, label
+        assert {*explained.maps} <= {*alone} <= {*explained.maps, *explained.alike}
+        for label, attribution in explained.maps.items():
+            assert relative(alone[label].values[0], attribution.values[index]) < bound(explained, label), label
 
 
 def test_pictures_of_another_shape(explained):
@@ -144,7 +149,7 @@ def test_pictures_of_another_shape(explained):
     found = explain(explainer, images)
     assert relative(found[0].logits, explained.untouched(images)) < 1e-5
     maps = together(found)
-    assert maps.keys() == explained.maps.keys()
+    assert {name_of(label) for label in maps.keys() ^ explained.maps.keys()} <= SAMPLING
     for label, attribution in maps.items():
         assert torch.isfinite(attribution.values).all()
         assert attribution.values.std() > 0, label
@@ -190,14 +195,15 @@ def test_the_model_is_left_as_it_was_found(explained):
             parameter.requires_grad_(wanted)
         model.eval()
     for label, attribution in maps.items():  # training or not, a map is made in evaluation mode
-        assert relative(attribution.values, explained.maps[label].values) < 1e-4, label
+        assert relative(attribution.values, explained.maps[label].values) < bound(explained, label), label
 
 
 def test_a_method_that_does_not_apply_is_refused_with_its_reason_and_a_way_out(explained):
     applied = {name_of(label) for label in explained.maps}
+    target = None if explained.explainer.anatomy.outputs else lambda output: output[:, 1]
     for label, reason in explained.refusals.items():
         with pytest.raises(vitscope.MethodError) as caught:
-            explained.explainer(explained.images, label)
+            explained.explainer(explained.images, label, target)
         said = str(caught.value)
         assert said == reason
         assert said.startswith(f"{label} is not defined for {explained.explainer.anatomy.name}: ")
@@ -207,9 +213,9 @@ def test_a_method_that_does_not_apply_is_refused_with_its_reason_and_a_way_out(e
 
 
 def test_a_blunt_method_gives_a_map_or_says_that_nothing_is_left(explained):
-    if explained.refusals:
-        return  # refused like the others
     anatomy = explained.explainer.anatomy
+    if anatomy.windows:
+        return  # refused like the others
     target = 1 if anatomy.outputs else lambda output: output[:, 1]
     found = explained.explainer(explained.images, BLUNT, target, strict=False)
     for label in BLUNT:
@@ -224,9 +230,9 @@ def test_describe_says_what_was_found(explained):
     found = vitscope.describe(explained.explainer)
     assert set(found.methods) == {facts.name for facts in vitscope.list_methods()}
     beside = {facts.name for facts in vitscope.list_methods() if facts.trivial}
-    beside |= set() if explained.refusals else set(BLUNT)
+    beside |= set() if explained.explainer.anatomy.windows else set(BLUNT)
     assert {name for name, reason in found.methods.items() if not reason} == beside | {
-        name_of(label) for label in explained.maps
+        name_of(label) for label in {*explained.maps, *explained.alike}
     }
     text = str(found)
     for label, refusal in explained.refusals.items():

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from vitscope.attribution import Explanation, by_reason, left_out
 from vitscope.datasets.labelled import PICTURES
 from vitscope.errors import ImageError, VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.images import Batch, prepare
-from vitscope.methods import GROUPS, as_methods, choose
+from vitscope.methods import GROUPS, as_methods, choose, with_budget
 from vitscope.outcome import refusals
 from vitscope.targets import Class, Contrast, MemoryBank, Neighbours, Predicted, Target, as_target
 
@@ -66,6 +67,12 @@ CropMode = Annotated[str | None, typer.Option("--crop-mode", help="center, squas
 Interpolation = Annotated[str | None, typer.Option("--interpolation", help="bilinear, bicubic ...")]
 Mean = Annotated[str | None, typer.Option("--mean", help="Three numbers with commas between.")]
 Std = Annotated[str | None, typer.Option("--std", help="Three numbers with commas between.")]
+MaxForwards = Annotated[
+    int | None,
+    typer.Option(
+        "--max-forwards", min=1, help="Forwards of a picture, at most, of each method that samples altered pictures."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -114,13 +121,15 @@ def _numbers(text: str, separator: str, counts: Sequence[int], kind: type, optio
     return numbers * 2 if counts == (1, 2) and len(numbers) == 1 else numbers
 
 
-def check_use(explainer: Explainer, methods: str, target: str | None, bank: Path | None) -> Target:
+def check_use(
+    explainer: Explainer, methods: str, target: str | None, bank: Path | None, max_forwards: int | None = None
+) -> Target:
     """Hold methods and target, or the memory bank, against the model before the first picture is opened.
 
     Raises:
-        VitscopeError: an unknown method or class, or no method that is defined for the model.
+        VitscopeError: an unknown method or class, too small a budget, or no method that is defined for the model.
     """
-    chosen = as_methods(methods)
+    chosen = with_budget(as_methods(methods), max_forwards)
     reasons = [explainer.why_not(label, method) for label, method in chosen.items()]
     if all(reasons):
         raise VitscopeError(reasons[0])
@@ -163,15 +172,22 @@ def run_over(
     target: Target,
     batch_size: int,
     failed: dict[str, str],
+    max_forwards: int | None = None,
 ) -> Iterator[tuple[list[str], Explanation]]:
     """Explain the pictures in batches, with a progress bar; those that fail are named in `failed` and passed over.
+
+    A method that runs the model on altered pictures has a bar of its own while it does.
 
     Yields:
         The pictures' paths and their explanation. Where a batch fails as a whole or in one method, its pictures are
         explained one by one, so that each failure is its own picture's.
     """
     told: set[str] = set()
-    with progress_bar(disable=len(images) < 2) as progress:
+    chosen = choose(methods).methods
+    hopeless = refusals(explainer.anatomy, chosen, [target]).keys()
+    slow = any(method.needs.pictures for method in chosen.values())
+    with progress_bar(disable=len(images) < 2 and not slow) as progress:
+        ask = partial(explainer, strict=False, max_forwards=max_forwards, progress=_Bars(progress))
         task = progress.add_task("explaining", total=len(images))
         for start in range(0, len(images), batch_size):
             ready: list[tuple[str, Batch]] = []
@@ -180,30 +196,49 @@ def run_over(
                     ready.append((path, prepare(path, explainer.preprocessing)))
                 except ImageError as error:
                     _fail(failed, path, str(error))
-            for paths, explanation in _explain_group(explainer, ready, methods, target, failed):
+            for paths, explanation in _explain_group(ask, ready, methods, target, hopeless, failed):
                 _tell_left_out(explanation, told)
                 yield paths, explanation
             progress.advance(task, min(batch_size, len(images) - start))
 
 
+class _Bars:
+    """A bar for each method that reports its forwards, from the first report to the last."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        if label not in self._tasks:
+            self._tasks[label] = self._progress.add_task(label, total=total)
+        self._progress.update(self._tasks[label], completed=done, total=total)
+        if done >= total:
+            self._progress.remove_task(self._tasks.pop(label))
+
+
 def _explain_group(
-    explainer: Explainer, ready: list[tuple[str, Batch]], methods: str, target: Target, failed: dict[str, str]
+    ask: Callable[[Batch, str, Target], Explanation],
+    ready: list[tuple[str, Batch]],
+    methods: str,
+    target: Target,
+    hopeless: Collection[str],
+    failed: dict[str, str],
 ) -> Iterator[tuple[list[str], Explanation]]:
+    """`hopeless`: labels that fail for every picture, which need not be asked one by one."""
     if not ready:
         return
     paths = [path for path, _ in ready]
-    chosen = choose(methods)
-    hopeless = set(refusals(explainer.anatomy, chosen.methods, [target]))
     try:
-        explanation = explainer(Batch.join([batch for _, batch in ready]), methods, target, strict=False)
+        explanation = ask(Batch.join([batch for _, batch in ready]), methods, target)
     except VitscopeError as error:
         if len(ready) == 1:
             _fail(failed, paths[0], f"{paths[0]}: {error}")
             return
         explanation = None
-    if len(ready) > 1 and (explanation is None or explanation.failures.keys() - hopeless):
+    if len(ready) > 1 and (explanation is None or explanation.failures.keys() - set(hopeless)):
         for entry in ready:
-            yield from _explain_group(explainer, [entry], methods, target, failed)
+            yield from _explain_group(ask, [entry], methods, target, hopeless, failed)
         return
     assert explanation is not None
     for label, reason in explanation.failures.items():

@@ -41,6 +41,7 @@ def compare(
     labels: common.Labels = None,
     device: common.Device = "cpu",
     batch_size: common.BatchSize = 8,
+    max_forwards: common.MaxForwards = None,
     size: common.Size = None,
     crop_pct: common.CropPct = None,
     crop_mode: common.CropMode = None,
@@ -64,14 +65,14 @@ def compare(
             )
             if random:
                 _stir(explainer.anatomy.model)
-            aim = common.check_use(explainer, methods, target, bank)
+            aim = common.check_use(explainer, methods, target, bank, max_forwards)
         except VitscopeError as error:
             if len(model) == 1:
                 raise
             failed[name] = str(error)
             common.say(str(error))
             continue
-        for _, explanation in common.run_over(explainer, pictures, methods, aim, batch_size, failed):
+        for _, explanation in common.run_over(explainer, pictures, methods, aim, batch_size, failed, max_forwards):
             subject = explanation.subject
             for index, (picture, photo) in enumerate(zip(subject.batch.names, subject.batch.originals, strict=True)):
                 called = f"{name}, random weights" if random else name

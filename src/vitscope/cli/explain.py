@@ -23,6 +23,7 @@ def explain(
     labels: common.Labels = None,
     device: common.Device = "cpu",
     batch_size: common.BatchSize = 8,
+    max_forwards: common.MaxForwards = None,
     size: common.Size = None,
     crop_pct: common.CropPct = None,
     crop_mode: common.CropMode = None,
@@ -33,12 +34,12 @@ def explain(
     """Explain pictures: for each an overlay a method, DAAM's evolution, a sheet, the raw values and a manifest."""
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
     explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=device)
-    aim = common.check_use(explainer, methods, target, bank)
+    aim = common.check_use(explainer, methods, target, bank, max_forwards)
     prepare_folder(out)
     failed: dict[str, str] = {}
     written: dict[str, str] = {}
     for paths, explanation in common.run_over(
-        explainer, common.find_pictures(images), methods, aim, batch_size, failed
+        explainer, common.find_pictures(images), methods, aim, batch_size, failed, max_forwards
     ):
         folders = save_explanation(explanation, out, taken=set(written.values()))
         for index, (path, folder) in enumerate(zip(paths, folders, strict=True)):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
-from vitscope.trace import Blocks, BlockTrace, Needs, Trace, head_products
+from vitscope.trace import Blocks, BlockTrace, Needs, Trace, gradient_along, head_products
 
 
 @register_method
@@ -35,7 +35,7 @@ class AGCAM:
     The other options are the paper's open questions; where it leaves a form open, this is our reading.
 
     Attributes:
-        path: "skip" as published, or "full" back-propagation (another map; one backward pass).
+        path: "skip" as published, "full" back-propagation (another map; one backward pass), or LibraGrad's, "libra".
         scores: what guides the gradient. "sigmoid" of the scores as published; their "softmax"; scaled by "minmax" over
             the tokens of each head; or standardised, negative values cut off: over the tokens of each head
             ("instance_norm"), over heads and tokens together ("layer_norm").
@@ -45,7 +45,7 @@ class AGCAM:
             there is no map a block, since a maximum has no parts.
     """
 
-    path: Literal["skip", "full"] = "skip"
+    path: Literal["skip", "full", "libra"] = "skip"
     scores: Literal["sigmoid", "softmax", "minmax", "instance_norm", "layer_norm"] = "sigmoid"
     heads: Literal["sum", "mean", "max", "gradient"] = "sum"
     layers: Literal["sum", "mean", "max", "gradient"] = "sum"
@@ -65,8 +65,7 @@ class AGCAM:
     @property
     def needs(self) -> Needs:
         """Class-row scores, values and the gradient at T_b of every block."""
-        full, skip = (Blocks.ALL, Blocks.NONE) if self.path == "full" else (Blocks.NONE, Blocks.ALL)
-        return Needs(attention=Blocks.ALL, values=Blocks.ALL, full_gradient=full, skip_gradient=skip)
+        return Needs(attention=Blocks.ALL, values=Blocks.ALL) | gradient_along(self.path)
 
     def __call__(self, trace: Trace) -> Maps:
         """The map fused over blocks and heads, and each block's own."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from vitscope.methods.base import Method
-from vitscope.methods.registry import list_methods
+from vitscope.methods.registry import as_method, list_methods
 from vitscope.models import Anatomy
+from vitscope.trace import why_no_rule
 
 
 def why_undefined(anatomy: Anatomy, method: Method) -> str:
@@ -15,7 +16,26 @@ def why_undefined(anatomy: Anatomy, method: Method) -> str:
             "it follows rows of tokens from the blocks to the output, and this model's attention stays within windows "
             f"or pools its keys; use {others}"
         )
+    if method.needs.hiding and not anatomy.whole:
+        others = ", ".join(facts.name for facts in list_methods() if _alters_pixels(facts.name))
+        return (
+            "it leaves patch tokens out, and in this model they meet before the blocks with a class token, where they "
+            f"cannot be hidden from each other; use {others}"
+        )
+    if method.facts.of_tokens and not any(block.hands_on for block in anatomy.blocks[:-1]):
+        return (
+            "it follows patch tokens from block to block, and here they reach the class token through a norm alone, "
+            "along which gradient times token is 0; use chefer, attention"
+        )
+    for rules in () if anatomy.windows else method.needs.backward:
+        if reason := why_no_rule(anatomy, rules):
+            return reason
     return ""
+
+
+def _alters_pixels(name: str) -> bool:
+    needs = as_method(name).needs
+    return needs.pictures and not needs.hiding
 
 
 def what_is_read(anatomy: Anatomy) -> str:

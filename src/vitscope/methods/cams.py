@@ -3,7 +3,8 @@
     A[n, k] = t_B[n, k],   G[n, k] = dY/dt_B[n, k]           (patch n, channel k)
 
 as is usual for transformers (Gildenblat et al., pytorch-grad-cam). G reaches a patch through its key and its value, and
-in a model that pools its tokens through its query too; never through the residual stream beside the norm.
+in a model that pools its tokens through its query too; never through the residual stream beside the norm. By that of
+LibraGrad (`path=libra`, arXiv 2411.16760) through the value alone.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from torch import Tensor
 
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
-from vitscope.trace import Blocks, Needs, Trace
+from vitscope.trace import LIBRA, PLAIN, Blocks, Needs, Trace
 
 _NEEDS = Needs(attention=Blocks.LAST, rerun=True)
 _TINY = 1e-7
 
 Sign = Literal["svd", "peaked"]
+Path = Literal["full", "libra"]
 
 _BLUNT = "Sums channels of the last block's tokens, which may have moved information between patches before."
 
@@ -44,7 +46,12 @@ class GradCAM:
     """Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391, Eqs. 1 and 2).
 
     map[n] = ReLU( sum_k mean_n'(G[n', k]) A[n, k] )
+
+    Attributes:
+        path: of the gradient, "full" or "libra".
     """
+
+    path: Path = "full"
 
     facts: ClassVar[Facts] = _facts("gradcam", "Grad-CAM", "arXiv 1610.02391", 2017)
 
@@ -55,7 +62,7 @@ class GradCAM:
 
     def __call__(self, trace: Trace) -> Maps:
         """Channels weighted by their mean gradient."""
-        activations, gradients = _last_tokens(trace)
+        activations, gradients = _last_tokens(trace, self.path)
         return _maps(trace, activations @ gradients.mean(dim=2).unsqueeze(-1))
 
 
@@ -66,7 +73,12 @@ class GradCAMPlusPlus:
 
     alpha[n, k] = G^2 / (2 G^2 + sum_n'(A[n', k]) G^3),   w_k = sum_n alpha[n, k] ReLU(G[n, k])
     map[n] = ReLU( sum_k w_k A[n, k] )
+
+    Attributes:
+        path: of the gradient, "full" or "libra".
     """
+
+    path: Path = "full"
 
     facts: ClassVar[Facts] = _facts("gradcam_pp", "Grad-CAM++", "arXiv 1710.11063", 2018)
 
@@ -77,7 +89,7 @@ class GradCAMPlusPlus:
 
     def __call__(self, trace: Trace) -> Maps:
         """Channels weighted by their positive gradients."""
-        activations, gradients = _last_tokens(trace)
+        activations, gradients = _last_tokens(trace, self.path)
         square = gradients**2
         below = 2 * square + activations.sum(dim=2, keepdim=True) * gradients**3
         alpha = torch.where(gradients == 0, torch.zeros_like(square), square / (below + 1e-6))
@@ -91,7 +103,12 @@ class XGradCAM:
     """Axiom-based Grad-CAM (Fu et al., BMVC 2020, arXiv 2008.02312, Eq. 7).
 
     w_k = sum_n( G[n, k] A[n, k] / sum_n'(A[n', k]) ),   map[n] = ReLU( sum_k w_k A[n, k] )
+
+    Attributes:
+        path: of the gradient, "full" or "libra".
     """
+
+    path: Path = "full"
 
     facts: ClassVar[Facts] = _facts("xgradcam", "XGrad-CAM", "arXiv 2008.02312", 2020)
 
@@ -102,7 +119,7 @@ class XGradCAM:
 
     def __call__(self, trace: Trace) -> Maps:
         """Channels weighted by their share of the first-order effect."""
-        activations, gradients = _last_tokens(trace)
+        activations, gradients = _last_tokens(trace, self.path)
         weights = (gradients * activations).sum(dim=2) / (activations.sum(dim=2) + _TINY)
         return _maps(trace, activations @ weights.unsqueeze(-1))
 
@@ -113,7 +130,12 @@ class LayerCAM:
     """LayerCAM (Jiang et al., IEEE TIP 2021, Eqs. 6 and 7).
 
     map[n] = ReLU( sum_k ReLU(G[n, k]) A[n, k] )
+
+    Attributes:
+        path: of the gradient, "full" or "libra".
     """
+
+    path: Path = "full"
 
     facts: ClassVar[Facts] = _facts("layercam", "LayerCAM", "doi 10.1109/TIP.2021.3089943", 2021)
 
@@ -124,7 +146,7 @@ class LayerCAM:
 
     def __call__(self, trace: Trace) -> Maps:
         """Positive gradients, place by place."""
-        activations, gradients = _last_tokens(trace)
+        activations, gradients = _last_tokens(trace, self.path)
         return _maps(trace, (gradients.relu() * activations).sum(dim=-1, keepdim=True))
 
 
@@ -134,7 +156,12 @@ class HiResCAM:
     """HiResCAM (Draelos, Carin; arXiv 2011.08891, Eq. 4).
 
     map[n] = ReLU( sum_k G[n, k] A[n, k] ): the positive part of CDAM, which keeps the sign.
+
+    Attributes:
+        path: of the gradient, "full" or "libra".
     """
+
+    path: Path = "full"
 
     facts: ClassVar[Facts] = _facts("hirescam", "HiResCAM", "arXiv 2011.08891", 2020)
 
@@ -145,7 +172,7 @@ class HiResCAM:
 
     def __call__(self, trace: Trace) -> Maps:
         """Gradient times activation, place by place."""
-        activations, gradients = _last_tokens(trace)
+        activations, gradients = _last_tokens(trace, self.path)
         return _maps(trace, (gradients * activations).sum(dim=-1, keepdim=True))
 
 
@@ -192,9 +219,11 @@ class EigenGradCAM:
 
     Attributes:
         sign: as for Eigen-CAM.
+        path: of the gradient, "full" or "libra".
     """
 
     sign: Sign = "svd"
+    path: Path = "full"
 
     facts: ClassVar[Facts] = _facts(
         "eigengradcam", "EigenGrad-CAM", "github.com/jacobgil/pytorch-grad-cam", 2021, cost="1.4"
@@ -207,14 +236,14 @@ class EigenGradCAM:
 
     def __call__(self, trace: Trace) -> Maps:
         """The first principal component of gradient times activation."""
-        activations, gradients = _last_tokens(trace)
+        activations, gradients = _last_tokens(trace, self.path)
         return _maps(trace, _first_component(gradients * activations, self.sign).unsqueeze(-1))
 
 
-def _last_tokens(trace: Trace) -> tuple[Tensor, Tensor]:
+def _last_tokens(trace: Trace, path: Path) -> tuple[Tensor, Tensor]:
     """A (b 1 P D) and G (b m P D) of the patch tokens."""
     last = trace.again()
-    gradients = last.gradient_at_norm()[:, :, trace.prefix :]
+    gradients = last.gradient_at_norm(LIBRA if path == "libra" else PLAIN)[:, :, trace.prefix :]
     return last.tokens[:, None, trace.prefix :], gradients
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
-from vitscope.trace import Blocks, Needs, Trace, head_products
+from vitscope.trace import Blocks, Needs, Trace, gradient_along, head_products
 
 
 @register_method
@@ -38,19 +38,20 @@ class DAAM:
     Attributes:
         path: how the gradient reaches T_b: "full" back-propagation as in the official implementation, or "skip",
             along the residual stream and the MLPs only, or "feedforward", through the later blocks' MLPs alone, without
-            the residual stream beside them (open questions of the paper; these cost no backward pass).
-        rows: "read", the row that the head reads, or "all", which needs path "full": along the others no gradient
-            reaches any other row.
+            the residual stream beside them (open questions of the paper; these cost no backward pass), or "libra", by
+            LibraGrad's backward pass (arXiv 2411.16760).
+        rows: "read", the row that the head reads, or "all", which needs path "full" or "libra": along the others no
+            gradient reaches any other row.
 
     Raises:
-        MethodError: all rows along another path than "full".
+        MethodError: all rows along "skip" or "feedforward".
     """
 
-    path: Literal["full", "skip", "feedforward"] = "full"
+    path: Literal["full", "skip", "feedforward", "libra"] = "full"
     rows: Literal["read", "all"] = "read"
 
     def __post_init__(self) -> None:
-        if self.rows == "all" and self.path != "full":
+        if self.rows == "all" and self.path not in ("full", "libra"):
             raise MethodError(f"daam: along path={self.path} no gradient reaches other rows; leave rows=all out")
 
     facts: ClassVar[Facts] = Facts(
@@ -69,15 +70,8 @@ class DAAM:
     def needs(self) -> Needs:
         """Class-row attention, values and the gradient at T_b of every block."""
         if self.rows == "all":
-            return Needs(every_row=Blocks.ALL, full_gradient=Blocks.ALL)
-        wanted = {path: Blocks.ALL if path == self.path else Blocks.NONE for path in ("full", "skip", "feedforward")}
-        return Needs(
-            attention=Blocks.ALL,
-            values=Blocks.ALL,
-            full_gradient=wanted["full"],
-            skip_gradient=wanted["skip"],
-            feedforward_gradient=wanted["feedforward"],
-        )
+            return Needs(every_row=Blocks.ALL) | gradient_along(self.path)
+        return Needs(attention=Blocks.ALL, values=Blocks.ALL) | gradient_along(self.path)
 
     def __call__(self, trace: Trace) -> Maps:
         """The accumulated map and each block's own."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from vitscope.methods.base import Facts, Maps
+from vitscope.methods.products import Matrix, mean_attention, output_row, positive_attention, product
 from vitscope.methods.registry import register_method
-from vitscope.trace import Blocks, EveryRow, Needs, Trace
-
-Mix = Callable[[Tensor, Tensor | None], Tensor]
-"""Attention of some rows (b h r n), its gradients (b h m r n) or None -> one matrix for all heads, (b m r n)."""
+from vitscope.trace import Blocks, Needs, Trace, gradient_along
 
 
 @register_method
@@ -49,8 +46,7 @@ class Rollout:
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the product."""
-        row = _last_row(trace, _mean, normed=True, path=None)
-        return Maps(values=trace.to_grid(row[:, 0]))
+        return Maps(values=trace.to_grid(_moved(trace, mean_attention, normed=True)[:, 0]))
 
 
 @register_method
@@ -62,7 +58,12 @@ class GradientRollout:
 
     The heads' products are cut off at zero before their mean, as in Chefer's generic method; what the blog's code does
     besides, discarding the lowest values, is left out.
+
+    Attributes:
+        path: of the gradient: "full", or LibraGrad's, "libra".
     """
+
+    path: Literal["full", "libra"] = "full"
 
     facts: ClassVar[Facts] = Facts(
         name="gradient_rollout",
@@ -79,11 +80,12 @@ class GradientRollout:
     @property
     def needs(self) -> Needs:
         """Every block's attention with its gradient."""
-        return Needs(attention=Blocks.ALL, every_row=Blocks.ALL, full_gradient=Blocks.ALL)
+        return Needs(attention=Blocks.ALL, every_row=Blocks.ALL) | gradient_along(self.path)
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the product, for every target."""
-        return Maps(values=trace.to_grid(_last_row(trace, _positive, normed=True)))
+        matrix = partial(positive_attention, path=self.path)
+        return Maps(values=trace.to_grid(_moved(trace, matrix, normed=True)))
 
 
 @register_method
@@ -95,7 +97,12 @@ class Chefer:
 
     The gradient at A_b^h[m, n] is <dY/dT_b^h[m], v_b^h[n]>, and only the class token's row is multiplied, so that no
     N x N matrix is kept.
+
+    Attributes:
+        path: of the gradient: "full", or LibraGrad's, "libra".
     """
+
+    path: Literal["full", "libra"] = "full"
 
     facts: ClassVar[Facts] = Facts(
         name="chefer",
@@ -112,79 +119,15 @@ class Chefer:
     @property
     def needs(self) -> Needs:
         """Every block's attention with its gradient."""
-        return Needs(attention=Blocks.ALL, every_row=Blocks.ALL, full_gradient=Blocks.ALL)
+        return Needs(attention=Blocks.ALL, every_row=Blocks.ALL) | gradient_along(self.path)
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the relevance, for every target."""
-        return Maps(values=trace.to_grid(_last_row(trace, _positive, normed=False)))
+        matrix = partial(positive_attention, path=self.path)
+        return Maps(values=trace.to_grid(_moved(trace, matrix, normed=False)))
 
 
-def _mean(attention: Tensor, _: Tensor | None) -> Tensor:
-    return attention.mean(dim=1, keepdim=True)
-
-
-def _positive(attention: Tensor, gradients: Tensor | None) -> Tensor:
-    assert gradients is not None
-    return (gradients * attention.unsqueeze(2)).relu().mean(dim=1)
-
-
-def _last_row(trace: Trace, mix: Mix, normed: bool, path: str | None = "full") -> Tensor:
-    """The row of (M_B + I) ... (M_1 + I) that leads to the output, less the product of the identities, (b m n).
-
-    Args:
-        trace: with every block's attention.
-        mix: gives M_b, some rows at a time.
-        normed: divide every row of M_b + I by its sum.
-        path: of the gradients that `mix` is given, or None.
-    """
-    row = stayed = _start(trace)
-    for block, residual in zip(reversed(trace.blocks), reversed(trace.residual), strict=True):
-        every = block.every_row
-        row, stayed = _back(row, stayed, every, None if path is None else every.gradient(path), mix, normed, residual)
-    return row - stayed
-
-
-def _start(trace: Trace) -> Tensor:
-    """The class token alone, or the mean of the patches, (b 1 n)."""
-    keys = trace.blocks[0].every_row.keys
-    batch, _, tokens, _ = keys.shape
-    row = keys.new_zeros(batch, 1, tokens)
-    if trace.blocks[-1].class_row:
-        row[..., 0] = 1
-    else:
-        row[..., trace.prefix :] = 1 / (tokens - trace.prefix)
-    return row
-
-
-def _back(
-    row: Tensor,
-    stayed: Tensor,
-    every: EveryRow,
-    gradients: Tensor | None,
-    mix: Mix,
-    normed: bool,
-    residual: bool,
-) -> tuple[Tensor, Tensor]:
-    """row (M + I) and stayed I, each (b m n); without I where the block has no residual stream.
-
-    Rows beyond the block's own are 0 in `row`.
-    """
-    moved: Tensor | None = None
-    for rows, scores in every.scores(2**24 // (1 if gradients is None else gradients.shape[2])):
-        chunk = mix(scores.softmax(dim=-1), None if gradients is None else _at_attention(gradients, rows, every.values))
-        total = chunk.sum(dim=-1) + residual if normed else torch.ones_like(chunk[..., 0])
-        weight = row[..., rows] / total
-        part = (weight.unsqueeze(-2) @ chunk).squeeze(-2)
-        if moved is None:
-            moved, kept = torch.zeros_like(part), torch.zeros_like(part)
-        if residual:
-            part[..., rows] += weight
-            kept[..., rows] = stayed[..., rows] / total
-        moved = moved + part
-    assert moved is not None
-    return moved, kept
-
-
-def _at_attention(gradients: Tensor, rows: slice, values: Tensor) -> Tensor:
-    """The gradient at some rows of the attention matrix, <dY/dT[m], v[n]>, (b h m r n)."""
-    return gradients[..., rows, :] @ values.unsqueeze(2).transpose(-1, -2)
+def _moved(trace: Trace, matrix: Matrix, normed: bool) -> Tensor:
+    """The row of (M_B + I) ... (M_1 + I) that leads to the output, less the product of the identities, (b m n)."""
+    row, stayed = product(trace, matrix, output_row(trace), normed=normed)
+    return (row - stayed).squeeze(-2)

@@ -45,6 +45,8 @@ class Block:
         plain: whether x_b is the module's only input and unread rows may be left out of the attention's queries and of
             what follows them.
         residual: whether x_b's rows are added to what the attention gives.
+        hands_on: whether the patch tokens that leave the block are those of the next; CaiT's class attention leaves
+            them as they are.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Block:
     rows: int | None = 1
     plain: bool = True
     residual: bool = True
+    hands_on: bool = True
 
     def stream(self, rows: Tensor) -> Tensor:
         """What is added to the attention's output of x_b's rows (... r D)."""
@@ -137,6 +140,7 @@ class Anatomy:
         texts: what the model's tokenizer gives -> embeddings (t F), in the space of `features`; where there is a text
             tower.
         call: images (b 3 H W) -> output (b c), where the model's own output is not such a tensor; None: the model.
+        whole: whether the patch tokens meet in the attention of `blocks` alone; False where earlier ones are left out.
     """
 
     family: str
@@ -156,6 +160,7 @@ class Anatomy:
     note: str = ""
     texts: Callable[[Any], Tensor] | None = None
     call: Callable[[Tensor], Tensor] | None = None
+    whole: bool = True
 
     def forward(self, images: Tensor) -> Tensor:
         """The model's output (b c) of images (b 3 H W)."""

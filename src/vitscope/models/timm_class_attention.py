@@ -90,6 +90,7 @@ def _describe(family: str, model: Any, blocks: Sequence[Block], before: int, gri
         flexible_size=isinstance(model, Xcit),
         outputs=0 if isinstance(model.head, nn.Identity) else int(model.num_classes),
         note=f"the {before} blocks before have no class token and are left out",
+        whole=before == 0,
     )
 
 
@@ -100,6 +101,7 @@ def _cait_block(name: str, block: Any) -> Block:
         projection=scaled_by(lambda: block.gamma_1, block.attn.proj),
         feedforward=scaled_by(lambda: block.gamma_2, lambda rows: block.mlp(block.norm2(rows))),
         plain=False,
+        hands_on=False,
     )
 
 

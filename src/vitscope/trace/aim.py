@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -29,14 +30,38 @@ class Aim(Protocol):
         """From the output, or the features, with their graph, to one value an image (b)."""
         ...
 
+    def classes(self, output: Tensor) -> Tensor | None:
+        """The class of every image (b), or None where the target is no class."""
+        ...
 
-def seeds_of(anatomy: Anatomy, aims: Sequence[Aim], logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Every target's gradient at the features (m b F), and whether it has any where it is defined (m b).
+
+@dataclass(frozen=True)
+class Slope:
+    """A target where it is defined: at the output (b c), or the features (b F), of the unaltered pictures.
+
+    Attributes:
+        where: that output, or these features.
+        value: the target's value there, (b).
+        gradient: its gradient there, of the shape of `where`.
+    """
+
+    where: Tensor
+    value: Tensor
+    gradient: Tensor
+
+
+def slopes_of(aims: Sequence[Aim], logits: Tensor, features: Tensor) -> list[Slope]:
+    """Every target's value and gradient.
 
     Raises:
         TargetError: a target does not give one differentiable value an image.
     """
-    defined = [_gradient(aim.score, features if aim.of_features else logits) for aim in aims]
+    return [_slope(aim.score, features if aim.of_features else logits) for aim in aims]
+
+
+def seeds_of(anatomy: Anatomy, aims: Sequence[Aim], slopes: Sequence[Slope], features: Tensor) -> tuple[Tensor, Tensor]:
+    """Every target's gradient at the features (m b F), and whether it has any where it is defined (m b)."""
+    defined = [slope.gradient for slope in slopes]
     if anatomy.classifier is None:
         seeds = torch.stack(defined)
         return seeds, seeds.any(dim=-1)
@@ -52,8 +77,22 @@ def seeds_of(anatomy: Anatomy, aims: Sequence[Aim], logits: Tensor, features: Te
     return seeds, reached
 
 
-def _gradient(score: Callable[[Tensor], Tensor], where: Tensor) -> Tensor:
-    """The gradient of the targets' sum at `where`, of its shape."""
+def seeds_at(anatomy: Anatomy, aims: Sequence[Aim], seeds: Tensor, features: Tensor) -> Tensor:
+    """Every target's gradient (m b F) at other features (b F) than those that it was first taken at, `seeds` (m b F).
+
+    Of linear targets it stays; of the others it is taken again.
+    """
+    changing = [slot for slot, aim in enumerate(aims) if not aim.linear]
+    if not changing:
+        return seeds
+    taken = seeds.clone()
+    output = anatomy.output(features).detach()
+    again = [aims[slot] for slot in changing]
+    taken[changing], _ = seeds_of(anatomy, again, slopes_of(again, output, features.detach()), features.detach())
+    return taken
+
+
+def _slope(score: Callable[[Tensor], Tensor], where: Tensor) -> Slope:
     with torch.enable_grad():
         leaf = where.detach().requires_grad_()
         value = score(leaf)
@@ -65,4 +104,4 @@ def _gradient(score: Callable[[Tensor], Tensor], where: Tensor) -> Tensor:
         if not value.requires_grad:
             raise TargetError("the target does not depend on the output by differentiable steps; avoid argmax, detach")
         (gradient,) = torch.autograd.grad(value.sum(), leaf)
-    return gradient
+    return Slope(leaf.detach(), value.detach(), gradient)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy
 from vitscope.trace.needs import Blocks, Needs
+from vitscope.trace.transform import Measure
 from vitscope.trace.watch import AttentionWatch, BlockCapture
 
 
@@ -40,18 +41,21 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
         ModelError: the model's output is not (b c) and finite, or a block's attention was not seen.
     """
     records = [BlockCapture() for _ in anatomy.blocks]
-    lean = not thorough and anatomy.rows_read == 1 and anatomy.blocks[-1].plain
+    measured = needs.feedforward_transform > Blocks.NONE
+    lean = not (thorough or measured) and anatomy.rows_read == 1 and anatomy.blocks[-1].plain
     watch = AttentionWatch(anatomy, needs, records, lean)
     final: list[Tensor] = []
     graph = watch.graph
-    second = anatomy.class_row and needs.every_row == Blocks.NONE and all(block.plain for block in anatomy.blocks)
+    second = anatomy.class_row and needs.every_row < Blocks.ALL and all(block.plain for block in anatomy.blocks)
     start: list[Tensor] = []
 
     def begin(tokens: Tensor) -> Tensor:
         start.append(tokens.detach().requires_grad_())
         return start[0]
 
-    deepest = 0 if max(needs.skip_gradient, needs.feedforward_gradient) == Blocks.ALL else len(records) - 1
+    outward = max(needs.skip_gradient, needs.feedforward_gradient, needs.own_gradient)
+    deepest = 0 if outward == Blocks.ALL else len(records) - 1
+    measure = Measure(anatomy, needs, records)
     with hooks() as hook, watch:
         for index, block in enumerate(anatomy.blocks):
             hook.before(block.attention, partial(watch.enter, index))
@@ -65,11 +69,13 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
                 hook.before(block.norm, records[index].keep_input)
             if thorough or (graph and index + 1 == len(records)):
                 hook.before(block.norm, partial(records[index].keep_incoming, block.rows))
+        measure.install(hook)
         if graph:
             hook.replace_input(anatomy.blocks[1 if second else 0].module, begin)
         if lean:
             hook.replace_input(anatomy.blocks[-1].feedforward_site, lambda x: x[:, :1])
         if anatomy.final_site is not None:
+            hook.before(anatomy.final_site, measure.leave)
             hook.before(anatomy.final_site, lambda x: final.append(x.detach()[:, : anatomy.rows_read].clone()))
         with torch.enable_grad() if graph else torch.no_grad():
             logits = anatomy.forward(images)
@@ -85,6 +91,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
         assert residual is not None
         with torch.no_grad():
             final.append(residual + anatomy.blocks[-1].feedforward(residual))
+        measure.leave(final[0])
     return ForwardCapture(logits.detach(), final[0], start[0] if graph and second else None, records)
 
 

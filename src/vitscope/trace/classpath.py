@@ -10,11 +10,15 @@ nothing re-implemented.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.func import jvp
 
 from vitscope.models import Anatomy, Block, Grid
+from vitscope.trace.aim import Aim, seeds_at
 from vitscope.trace.capture import ForwardCapture
 from vitscope.trace.heads import head_products, merge_heads, split_heads
 from vitscope.trace.jacobian import RowMap, gradients_of, pull_back
@@ -63,6 +67,70 @@ def skip_gradients(
                 gradients[before] = torch.zeros_like(recorded.rows).expand(len(seeds), *recorded.rows.shape)
             break
     return gradients, at_last
+
+
+def own_gradients(
+    anatomy: Anatomy, capture: ForwardCapture, seeds: Tensor, aims: Sequence[Aim], grid: Grid, last_only: bool = False
+) -> dict[int, Tensor]:
+    """Gradient at every T_b of every target as block b's own output x_{b+1} gives it, in place of the last block's.
+
+    T_b -> projection, residual -> e_b -> feed-forward -> x_{b+1} -> final norm and head, on the rows that the head
+    reads. Where the last block is an attention pool, x_{b+1} goes through the pool.
+
+    Args:
+        anatomy: the model's description.
+        capture: the recorded pass.
+        seeds: gradient of every target at the features of the last block's output, (m b F).
+        aims: the targets; those that are not linear are taken again at the block's own features.
+        grid: patch grid (rows, cols).
+        last_only: the last block's alone.
+
+    Returns:
+        block index -> (m b h r d).
+    """
+    gradients = {}
+    last = len(anatomy.blocks) - 1
+    for index in range(last if last_only else 0, last + 1):
+        block, record = anatomy.blocks[index], capture.blocks[index]
+        assert record.rows is not None
+        read = anatomy.features if index == last else _reader(anatomy, grid)
+        onward = _onward(block, record, read)
+        at = merge_heads(record.rows)
+        with torch.no_grad():
+            features = onward(at)
+        gradient = pull_back(onward, at, seeds_at(anatomy, aims, seeds, features))
+        gradients[index] = split_heads(gradient, block.heads)
+    return gradients
+
+
+def _reader(anatomy: Anatomy, grid: Grid) -> RowMap:
+    """The way from any block's output (b r D), the rows that matter, to the features (b F)."""
+    pool = anatomy.blocks[-1]
+    if pool.residual:
+        return anatomy.features
+
+    def through_pool(tokens: Tensor) -> Tensor:
+        normed: Tensor = pool.norm(tokens)
+        keys, values = pool.keys_values(normed, grid)
+        output = F.scaled_dot_product_attention(pool.queries(normed[:, :1], grid), keys, values, scale=1.0)
+        after = pool.projection(merge_heads(output))
+        return anatomy.features(after + pool.feedforward(after))
+
+    return through_pool
+
+
+def _onward(block: Block, record: BlockCapture, read: RowMap) -> RowMap:
+    """The way from the block's T (b r D) by its own output to the features (b F)."""
+    assert record.residual is not None
+    assert record.rows is not None
+    with torch.no_grad():
+        incoming = record.residual - block.projection(merge_heads(record.rows))
+
+    def onward(rows: Tensor) -> Tensor:
+        after = incoming + block.projection(rows)
+        return read(after + block.feedforward(after))
+
+    return onward
 
 
 def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, residual: Tensor) -> dict[int, Tensor]:
@@ -132,17 +200,7 @@ def token_sensitivity(block: Block, record: BlockCapture, grid: Grid) -> tuple[T
 
 def feature_map(anatomy: Anatomy, capture: ForwardCapture) -> RowMap:
     """The way from the last block's T (b r D) to the features (b F), for Jacobian products."""
-    block, record = anatomy.blocks[-1], capture.blocks[-1]
-    assert record.residual is not None
-    assert record.rows is not None
-    with torch.no_grad():
-        incoming = record.residual - block.projection(merge_heads(record.rows))
-
-    def features(rows: Tensor) -> Tensor:
-        after = incoming + block.projection(rows)
-        return anatomy.features(after + block.feedforward(after))
-
-    return features
+    return _onward(anatomy.blocks[-1], capture.blocks[-1], anatomy.features)
 
 
 def token_effects(block: Block, record: BlockCapture, grid: Grid) -> Tensor:

@@ -33,7 +33,7 @@ class EveryRow:
     gradients: dict[str, Tensor]
 
     def gradient(self, path: str) -> Tensor:
-        """Every target's gradient at the rows' outputs (b h m r d) along `path`: "skip", "feedforward" or "full".
+        """Every target's gradient at the rows' outputs (b h m r d) along a path, as of `BlockTrace.gradient`.
 
         Raises:
             MethodError: no method asked for it.
@@ -42,13 +42,17 @@ class EveryRow:
             raise MethodError(f"'{path}_gradient' was not recorded for this block; declare it in the method's needs")
         return self.gradients[path]
 
-    def scores(self, limit: int = 2**24) -> Iterator[tuple[slice, Tensor]]:
-        """The rows' scores z, some rows (b h r n) at a time, of at most `limit` numbers where one row has fewer."""
+    def chunks(self, limit: int = 2**24) -> Iterator[slice]:
+        """Some rows at a time, which of all heads have at most `limit` scores where one row has fewer."""
         b, h, tokens, _ = self.keys.shape
         chunk = max(1, limit // (b * h * tokens))
         count = self.query.shape[-2]
         for start in range(0, count, chunk):
-            rows = slice(start, min(start + chunk, count))
+            yield slice(start, min(start + chunk, count))
+
+    def scores(self, limit: int = 2**24) -> Iterator[tuple[slice, Tensor]]:
+        """The rows' scores z, some rows (b h r n) at a time, of at most `limit` numbers where one row has fewer."""
+        for rows in self.chunks(limit):
             products = self.query[..., rows, :] @ self.keys.transpose(-1, -2)
             if self.mask is None:
                 yield rows, products

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from vitscope.trace.backward import Rules
+from vitscope.trace.gradient_rules import LIBRA
+
 
 class Blocks(IntEnum):
     """Of which blocks a quantity is needed."""
@@ -28,9 +31,21 @@ class Needs:
         feedforward_gradient: the same through the feed-forward parts of the later blocks alone, without the residual
             stream beside them; all blocks or none.
         full_gradient: the same by full back-propagation, (b h m d); one backward pass for all blocks.
+        own_gradient: gradient at T_b of the target read off block b's OWN output by the final norm and head (and by the
+            attention pool, where there is one), (b h m d); closed form.
+        value_transform: how each token's length and direction change on the way to what the attention adds of it
+            (`Transformation`): x_b against W_o v without its bias.
+        feedforward_transform: likewise by the feed-forward: e_b against what is added to it.
         every_row: queries, keys and values of every row, not the class row alone, with the full gradients at every row
-            where `full_gradient` is needed too (`EveryRow`); all blocks or none.
+            where `full_gradient` is needed too (`EveryRow`).
         rerun: the last block's input x_B, so that it can be run again on other tokens (`Trace.again`).
+        backward: other backward passes, each by its rules: what travels to every block's tokens (`Trace.under`), and
+            where that is a gradient, to T_b as a path of its own, of the rules' name (`BlockTrace.gradient`). Each
+            costs a pass of its own.
+        scaled: numbers of steps K, for each of which the gradient at the last block's attention is taken on the
+            pictures k X / K, k = 1 .. K (`Trace.along_scaled`); K - 1 passes each.
+        pictures: the model itself, to be run on altered pictures (`Trace.pictures`).
+        hiding: the same with patch tokens left out, which needs every attention where they meet to be a block's.
     """
 
     attention: Blocks = Blocks.NONE
@@ -39,8 +54,15 @@ class Needs:
     skip_gradient: Blocks = Blocks.NONE
     feedforward_gradient: Blocks = Blocks.NONE
     full_gradient: Blocks = Blocks.NONE
+    own_gradient: Blocks = Blocks.NONE
+    value_transform: Blocks = Blocks.NONE
+    feedforward_transform: Blocks = Blocks.NONE
     every_row: Blocks = Blocks.NONE
     rerun: bool = False
+    backward: frozenset[Rules] = frozenset()
+    scaled: frozenset[int] = frozenset()
+    pictures: bool = False
+    hiding: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         """The union: what serves both."""
@@ -51,6 +73,24 @@ class Needs:
             skip_gradient=max(self.skip_gradient, other.skip_gradient),
             feedforward_gradient=max(self.feedforward_gradient, other.feedforward_gradient),
             full_gradient=max(self.full_gradient, other.full_gradient),
+            own_gradient=max(self.own_gradient, other.own_gradient),
+            value_transform=max(self.value_transform, other.value_transform),
+            feedforward_transform=max(self.feedforward_transform, other.feedforward_transform),
             every_row=max(self.every_row, other.every_row),
             rerun=self.rerun or other.rerun,
+            backward=self.backward | other.backward,
+            scaled=self.scaled | other.scaled,
+            pictures=self.pictures or other.pictures,
+            hiding=self.hiding or other.hiding,
         )
+
+
+def gradient_along(path: str) -> Needs:
+    """The gradient at every T_b along "full", "skip" or "feedforward", or by LibraGrad's backward pass, "libra"."""
+    if path == LIBRA.name:
+        return Needs(backward=frozenset({LIBRA}))
+    return {
+        "full": Needs(full_gradient=Blocks.ALL),
+        "skip": Needs(skip_gradient=Blocks.ALL),
+        "feedforward": Needs(feedforward_gradient=Blocks.ALL),
+    }[path]

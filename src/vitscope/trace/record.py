@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from vitscope.errors import MethodError
+from vitscope.errors import MethodError, ModelError
 from vitscope.models import Anatomy
 from vitscope.trace import capture as watching
-from vitscope.trace.aim import Aim, seeds_of
-from vitscope.trace.classpath import full_gradients, skip_gradients, token_sensitivity
+from vitscope.trace.aim import Aim, seeds_of, slopes_of
+from vitscope.trace.backward import Rules
+from vitscope.trace.classpath import full_gradients, own_gradients, skip_gradients, token_sensitivity
 from vitscope.trace.everyrow import EveryRow
 from vitscope.trace.guard import fitted, left_as_found
+from vitscope.trace.hold import Held
 from vitscope.trace.needs import Blocks, Needs
+from vitscope.trace.pictures import Pictures, Report
+from vitscope.trace.propagate import Propagated, propagate
 from vitscope.trace.rerun import LastBlock, of_last_block
+from vitscope.trace.scaled import NEEDS as SCALED_NEEDS
+from vitscope.trace.scaled import Scaled, along_scaled
+from vitscope.trace.transform import Transformation
 from vitscope.trace.watch import BlockCapture
 from vitscope.trace.windows import WindowTrace, watch_windows
 
@@ -25,12 +32,13 @@ from vitscope.trace.windows import WindowTrace, watch_windows
 class BlockTrace:
     """One block's record, patch tokens and prefix tokens alike on axis n, in the model's dtype.
 
-    Of the class row: scores z (b h n), attention a (b h n), output T (b h d); skip_gradient, feedforward_gradient and
-    full_gradient of every target m at T (b h m d); values v (b h n d). Where `sensitivity` is needed, of each row r
-    that the head reads (the class token; in a distilled DeiT the distillation token too): row_attention (b h r n),
-    row_output (b h r d), row_gradient along the skip path (b h m r d), score_change (b h r n); and value_change
-    (b h n d). Where `every_row` is needed, the attention of all rows with their full gradients. Reading what no method
-    declared in its needs is a MethodError.
+    Of the class row: scores z (b h n), attention a (b h n), output T (b h d); skip_gradient, feedforward_gradient,
+    full_gradient and own_gradient of every target m at T (b h m d); values v (b h n d). Of every token: its
+    value_transform; of every token that passes the feed-forward: its feedforward_transform. Where `sensitivity` is
+    needed, of each row r that the head reads (the class token; in a distilled DeiT the distillation token too):
+    row_attention (b h r n), row_output (b h r d), row_gradient along the skip path (b h m r d), score_change (b h r n);
+    and value_change (b h n d). Where `every_row` is needed, the attention of all rows with their full gradients.
+    Reading what no method declared in its needs is a MethodError.
 
     A block without a class row, as in a model that pools its tokens, has `every_row` alone, wherever its attention or
     sensitivity is needed; its `class_row` is False.
@@ -44,6 +52,9 @@ class BlockTrace:
     skip_gradient: Tensor
     feedforward_gradient: Tensor
     full_gradient: Tensor
+    own_gradient: Tensor
+    value_transform: Transformation
+    feedforward_transform: Transformation
     row_attention: Tensor
     row_output: Tensor
     row_gradient: Tensor
@@ -51,7 +62,7 @@ class BlockTrace:
     score_change: Tensor
     every_row: EveryRow
 
-    def __init__(self, quantities: dict[str, Tensor | EveryRow], class_row: bool = True) -> None:
+    def __init__(self, quantities: dict[str, Tensor | EveryRow | Transformation], class_row: bool = True) -> None:
         self.class_row = class_row
         self.__dict__.update(quantities)
 
@@ -65,7 +76,7 @@ class BlockTrace:
         return name in self.__dict__
 
     def gradient(self, path: str) -> Tensor:
-        """Every target's gradient at T (b h m d) along `path`: "skip", "feedforward" or "full"."""
+        """Every target's gradient at T (b h m d) by `path`: "skip", "feedforward", "full", "own" or the rules' name."""
         gradient: Tensor = getattr(self, f"{path}_gradient")
         return gradient
 
@@ -87,7 +98,10 @@ class Trace:
         grid: patch grid (rows, cols).
         residual: whether each block has a residual stream; an attention pool has none.
         last: the last block, to be run again on altered tokens, where a method declared that it needs to.
+        scaled: the last block's attention along scaled pictures, by the number of steps, where a method declared that.
         windows: in place of blocks, where the model's attention stays within windows; `grid` is that of the last.
+        backward: what other backward passes found, where a method declared them.
+        runs: the model, to be run on altered pictures, where a method declared that it needs to.
     """
 
     logits: Tensor
@@ -100,7 +114,21 @@ class Trace:
     grid: tuple[int, int]
     residual: tuple[bool, ...] = ()
     last: LastBlock | None = None
+    scaled: Mapping[int, Scaled] = field(default_factory=dict)
     windows: tuple[WindowTrace, ...] = ()
+    backward: tuple[Propagated, ...] = ()
+    runs: Pictures | None = None
+
+    def under(self, rules: Rules) -> Propagated:
+        """What the backward pass by `rules` found.
+
+        Raises:
+            MethodError: the method did not declare it in its needs.
+        """
+        for found in self.backward:
+            if found.rules == rules:
+                return found
+        raise MethodError(f"no backward pass by the rules '{rules.name}' was made; declare it in the method's needs")
 
     def again(self) -> LastBlock:
         """The last block, to be run again on altered tokens.
@@ -111,6 +139,30 @@ class Trace:
         if self.last is None:
             raise MethodError("the last block's input was not recorded; declare `rerun` in the method's needs")
         return self.last
+
+    def along_scaled(self, steps: int) -> Scaled:
+        """The gradient at the last block's attention, mean over `steps` pictures from a dark one to the picture itself.
+
+        Raises:
+            MethodError: the method did not declare it in its needs.
+        """
+        if steps not in self.scaled:
+            raise MethodError(f"no {steps} scaled pictures were run; declare `scaled` in the method's needs")
+        return self.scaled[steps]
+
+    def pictures(self) -> Pictures:
+        """The model, to be run on altered pictures.
+
+        Raises:
+            MethodError: the method did not declare it in its needs.
+        """
+        if self.runs is None:
+            raise MethodError("the pictures were not kept; declare `pictures` in the method's needs")
+        return self.runs
+
+    def reporting(self, report: Report | None) -> Trace:
+        """The same, where runs on altered pictures are counted from 0 and reported as (done, total)."""
+        return self if self.runs is None else dataclasses.replace(self, runs=self.runs.reporting(report))
 
     def to_grid(self, tokens: Tensor) -> Tensor:
         """(... n) over all tokens -> (... rows cols) over the patch tokens, in float32."""
@@ -135,16 +187,30 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         TargetError: the target does not give one differentiable value an image.
     """
     if anatomy.windows:
-        return _of_windows(anatomy, images, aims)
+        return _of_windows(anatomy, images, needs, aims)
     grid = anatomy.grid((images.shape[-2], images.shape[-1]))
     if anatomy.rows_read is None and needs.sensitivity > Blocks.NONE:
         needs = dataclasses.replace(needs, rerun=True)  # no closed form: its tokens' effects come from the block itself
+    if needs.scaled:
+        needs = needs | SCALED_NEEDS
     with left_as_found(anatomy.model):
-        seen = watching.forward(anatomy, fitted(images, anatomy.model), needs)
+        batch = fitted(images, anatomy.model)
+        seen = watching.forward(anatomy, batch, needs)
         watching.check_tokens(anatomy, seen, grid)
         features = anatomy.features(seen.final).detach()
-        seeds, reached = seeds_of(anatomy, aims, seen.logits, features)
+        slopes = slopes_of(aims, seen.logits, features)
+        seeds, reached = seeds_of(anatomy, aims, slopes, features)
         gradients = _gradients(anatomy, seen, seeds, needs)
+        if needs.own_gradient > Blocks.NONE:
+            gradients["own"] = own_gradients(anatomy, seen, seeds, aims, grid, needs.own_gradient < Blocks.ALL)
+        backward = _backward(anatomy, images, needs, aims, seen.logits)
+        gradients |= _paths(anatomy, backward)
+        whole = gradients.get("skip", {}).get(len(anatomy.blocks) - 1)
+        scaled = {
+            steps: along_scaled(anatomy, batch, aims, seeds, steps, (whole, seen.blocks[-1]))
+            for steps in sorted(needs.scaled)
+            if whole is not None
+        }
         changes = {
             index: token_sensitivity(block, seen.blocks[index], grid)
             for index, block in enumerate(anatomy.blocks)
@@ -152,12 +218,13 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         }
     blocks = []
     for index, (block, row) in enumerate(zip(anatomy.blocks, seen.blocks, strict=True)):
-        mine = {path: each[index] for path, each in gradients.items() if index in each}
+        mine = {path: each[index].permute(1, 2, 0, 3, 4) for path, each in gradients.items() if index in each}
         class_row = block.rows is not None
         blocks.append(BlockTrace(_quantities(row, class_row, mine, changes.get(index)), class_row))
     of_features = torch.tensor([aim.of_features for aim in aims], device=seen.logits.device)
     carried = seeds.any(dim=-1).T
     again = of_last_block(anatomy, seen.blocks[-1], aims, seeds, grid)
+    runs = Pictures(anatomy, batch, Held(tuple(aims), tuple(slopes), seen.logits), grid) if needs.pictures else None
     return Trace(
         seen.logits,
         features,
@@ -169,22 +236,29 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         grid,
         residual=tuple(block.residual for block in anatomy.blocks),
         last=again,
+        backward=backward,
+        scaled=scaled,
+        runs=runs,
     )
 
 
-def _of_windows(anatomy: Anatomy, images: Tensor, aims: Sequence[Aim]) -> Trace:
+def _of_windows(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) -> Trace:
     with left_as_found(anatomy.model):
-        logits, windows = watch_windows(anatomy, fitted(images, anatomy.model))
-        seeds, reached = seeds_of(anatomy, aims, logits, logits)
+        batch = fitted(images, anatomy.model)
+        logits, windows = watch_windows(anatomy, batch)
+        slopes = slopes_of(aims, logits, logits)
+        seeds, reached = seeds_of(anatomy, aims, slopes, logits)
     of_features = torch.tensor([aim.of_features for aim in aims], device=logits.device)
     rows, cols = windows[-1].received.shape[-2:]
-    return Trace(logits, logits, reached.T, seeds.any(dim=-1).T, of_features, (), 0, (rows, cols), windows=windows)
+    carried = seeds.any(dim=-1).T
+    runs = Pictures(anatomy, batch, Held(tuple(aims), tuple(slopes), logits), (rows, cols)) if needs.pictures else None
+    return Trace(logits, logits, reached.T, carried, of_features, (), 0, (rows, cols), windows=windows, runs=runs)
 
 
 def _gradients(
     anatomy: Anatomy, seen: watching.ForwardCapture, seeds: Tensor, needs: Needs
 ) -> dict[str, dict[int, Tensor]]:
-    """The gradients at T_b that `needs` asks for: path -> block -> (b h m r d)."""
+    """The gradients at T_b that `needs` asks for, but for each block's own: path -> block -> (m b h r d)."""
     found: dict[str, dict[int, Tensor]] = {}
     if max(needs.skip_gradient, needs.full_gradient) > Blocks.NONE:
         skip, residual = skip_gradients(anatomy, seen, seeds, last_only=needs.skip_gradient < Blocks.ALL)
@@ -194,9 +268,31 @@ def _gradients(
             found["full"] = full_gradients(anatomy, seen, skip[last], residual)
     if needs.feedforward_gradient > Blocks.NONE:
         found["feedforward"], _ = skip_gradients(anatomy, seen, seeds, beside=False)
+    return found
+
+
+def _backward(
+    anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim], logits: Tensor
+) -> tuple[Propagated, ...]:
+    """Every other backward pass that is needed; each forward is held against the first."""
+    passes = []
+    for rules in sorted(needs.backward, key=lambda one: one.name):
+        output, found = propagate(anatomy, images, rules, aims)
+        bound = 1e-3 if logits.dtype in (torch.float32, torch.float64) else 5e-2
+        if not (output - logits).norm() <= bound * logits.norm():
+            raise ModelError(
+                f"the forward pass by the rules '{rules.name}' gave another output: a layer works in place or at random"
+            )
+        passes.append(found)
+    return tuple(passes)
+
+
+def _paths(anatomy: Anatomy, backward: Sequence[Propagated]) -> dict[str, dict[int, Tensor]]:
+    """The gradients at T_b of these passes: rules' name -> block -> (m b h r d)."""
+    rows = [None] * (len(anatomy.blocks) - 1) + [anatomy.rows_read]
     return {
-        path: {index: gradient.permute(1, 2, 0, 3, 4) for index, gradient in gradients.items()}
-        for path, gradients in found.items()
+        found.rules.name: {index: at[..., : rows[index], :] for index, at in enumerate(found.at_outputs)}
+        for found in backward
     }
 
 
@@ -205,10 +301,14 @@ def _quantities(
     class_row: bool,
     gradients: dict[str, Tensor],
     changes: tuple[Tensor, Tensor] | None,
-) -> dict[str, Tensor | EveryRow]:
+) -> dict[str, Tensor | EveryRow | Transformation]:
     """What a block's record holds, of its class row and, where asked for or where it has none, of every row."""
     assert row.rows is not None
-    quantities: dict[str, Tensor | EveryRow] = {}
+    quantities: dict[str, Tensor | EveryRow | Transformation] = {}
+    if row.value_transform is not None:
+        quantities["value_transform"] = row.value_transform
+    if row.feedforward_transform is not None:
+        quantities["feedforward_transform"] = row.feedforward_transform
     if row.attended is not None:
         assert row.values is not None
         query, keys, mask = row.attended

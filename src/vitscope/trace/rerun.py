@@ -10,7 +10,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitscope.models import Anatomy, Block, Grid
-from vitscope.trace.aim import Aim, seeds_of
+from vitscope.trace.aim import Aim, seeds_at
+from vitscope.trace.backward import PLAIN, AnotherBackward, Rules
 from vitscope.trace.classpath import token_sensitivity
 from vitscope.trace.guard import left_as_found
 from vitscope.trace.heads import head_products, merge_heads, split_heads
@@ -118,10 +119,24 @@ class LastBlock:
         with left_as_found(self.anatomy.model):
             return self._along(torch.zeros_like(self.input[:1, :1]), share, residual).effect
 
-    def gradient_at_norm(self) -> Tensor:
-        """Every target's gradient at t_B, (b m n D): through keys, values and queries, never the residual stream."""
+    def gradient_at_norm(self, rules: Rules = PLAIN) -> Tensor:
+        """Every target's gradient at t_B, (b m n D): through keys, values and queries, never the residual stream.
+
+        Args:
+            rules: of the backward pass, which propagates a gradient.
+
+        Raises:
+            MethodError: there is no rule for one of the last block's layers.
+        """
+
+        def onward(at: Tensor) -> Tensor:
+            if rules is PLAIN:
+                return forth(at)
+            with AnotherBackward(rules, self.anatomy.model):
+                return forth(at)
+
         with left_as_found(self.anatomy.model):
-            onward = self._onward(self._block.stream(self.input[:, : self._rows]))
+            forth = self._onward(self._block.stream(self.input[:, : self._rows]))
             gradients = pull_back(onward, self.tokens, self._seeds_at(onward, self.tokens, 1))
         return gradients.transpose(0, 1)
 
@@ -232,15 +247,8 @@ class LastBlock:
             return self.seeds.repeat(1, samples, 1)
         with torch.no_grad():
             features = onward(at).unflatten(0, (samples, -1))
-        return torch.cat([self._seeds(sample) for sample in features], dim=1)
-
-    def _seeds(self, features: Tensor) -> Tensor:
-        """(m b F) at the features of one sample (b F)."""
-        seeds = self.seeds.clone()
-        changing = [slot for slot, aim in enumerate(self.aims) if not aim.linear]
-        output = self.anatomy.output(features).detach()
-        seeds[changing], _ = seeds_of(self.anatomy, [self.aims[slot] for slot in changing], output, features.detach())
-        return seeds
+        each = [seeds_at(self.anatomy, self.aims, self.seeds, sample) for sample in features]
+        return torch.cat(each, dim=1)
 
 
 def samples_at_once(tokens: Tensor, limit: int = 64 * 2**20) -> int:

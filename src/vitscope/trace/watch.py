@@ -19,10 +19,12 @@ from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy
+from vitscope.trace.frozen import Frozen
 from vitscope.trace.heads import head_products, merge_heads, split_heads
 from vitscope.trace.needs import Blocks, Needs
+from vitscope.trace.transform import Transformation
 
-_SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
+SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
 _MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
 _DROPOUT = {F.dropout, torch.dropout}
 _CAST = {Tensor.to, Tensor.float, Tensor.type_as}
@@ -47,6 +49,8 @@ class BlockCapture:
     tokens: Tensor | None = None  # (b n D), t_b, where the keys are not affine in it, or thoroughly
     output: Tensor | None = None  # (b h n d) with its graph, where a backward pass will be made; the last: (b h r d)
     incoming: Tensor | None = None  # (b r D), x_b with its graph: the last block's, likewise; or thoroughly
+    value_transform: Transformation | None = None  # x_b against W_o v, token by token
+    feedforward_transform: Transformation | None = None  # e_b against what the feed-forward adds
 
     def keep_residual(self, rows: int | None, tokens: Tensor) -> None:
         """Take e_b from the feed-forward's input (b n D); a clone, so that the whole is not kept."""
@@ -108,7 +112,7 @@ class _WrittenOut:
             return False
         other = args[1] if len(args) > 1 else None
         number = isinstance(other, int | float) or (isinstance(other, Tensor) and other.numel() == 1)
-        if func in _SOFTMAX:
+        if func in SOFTMAX:
             self.attention = result
         elif func in _TIMES and number:
             self.scale = self.scale * other
@@ -129,18 +133,22 @@ class AttentionWatch(TorchFunctionMode):
     With `graph`, weights enter every function as frozen views, so that neither their gradients nor the activations
     for these are kept and the model's own `requires_grad` flags are never touched; the graph starts at the
     second block's input (the first's, where more than the class row counts) and ends at the last one's attention
-    output: what lies before and behind is left to the closed form of the rows that the head reads.
+    output: what lies before and behind is left to the closed form of the rows that the head reads. With `whole` it
+    goes through to the model's output instead.
     """
 
-    def __init__(self, anatomy: Anatomy, needs: Needs, records: list[BlockCapture], lean: bool) -> None:
+    def __init__(
+        self, anatomy: Anatomy, needs: Needs, records: list[BlockCapture], lean: bool = False, whole: bool = False
+    ) -> None:
         super().__init__()
         self._lean = lean
+        self._whole = whole
         self.current: int | None = None
         self._records = records
         self._rows = [block.rows for block in anatomy.blocks]
         self._needs = needs
-        self.graph = needs.full_gradient == Blocks.ALL and len(records) > 1
-        self._frozen = {id(p): p.detach() for p in anatomy.model.parameters() if p.requires_grad and self.graph}
+        self.graph = whole or (needs.full_gradient == Blocks.ALL and len(records) > 1)
+        self._frozen = Frozen(anatomy.model) if self.graph else None
         self._written: _WrittenOut | None = None
 
     def enter(self, index: int, _: Tensor) -> None:
@@ -151,19 +159,12 @@ class AttentionWatch(TorchFunctionMode):
         """The attention of the present block is done."""
         self.current = None
 
-    def _freeze(self, arg: Any) -> Any:
-        """The frozen view of a parameter, also within a list of tensors, as torch.cat takes it."""
-        if isinstance(arg, tuple | list) and any(id(part) in self._frozen for part in arg):
-            return [self._frozen.get(id(part), part) for part in arg]
-        return self._frozen.get(id(arg), arg)
-
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self.graph:
-            args = tuple([self._freeze(arg) for arg in args])
-            kwargs = {key: self._freeze(value) for key, value in kwargs.items()}
+        if self._frozen is not None:
+            args, kwargs = self._frozen.all(args, kwargs)
         if self.current is not None and func is F.scaled_dot_product_attention:
             return self._fused(*args, **kwargs)
         if self.graph and self.current is not None and func is Tensor.unbind:
@@ -293,7 +294,7 @@ class AttentionWatch(TorchFunctionMode):
     def _go_on(self, output: Tensor, tokens: int) -> Tensor:
         """Keep the output for the backward pass, and return what the model goes on with, (b h `tokens` d)."""
         assert self.current is not None
-        last = self._at_last()
+        last = self._at_last() and not self._whole
         if output.requires_grad:
             self._records[self.current].output = output[..., : self._rows[-1], :] if last else output
         output = output.detach() if last else output
@@ -313,7 +314,8 @@ class AttentionWatch(TorchFunctionMode):
         query, key = query.detach(), key.detach()
         level = Blocks.LAST if self._at_last() else Blocks.ALL
         rows, asked = self._rows[self.current], max(self._needs.attention, self._needs.sensitivity)
-        if self._needs.every_row >= level or (rows is None and asked >= level):
+        of_all = max(asked, self._needs.own_gradient)
+        if self._needs.every_row >= level or (rows is None and of_all >= level):
             # The last block's other rows have no part in the output.
             whole = query[..., :rows, :] if self._at_last() else query
             record.attended = whole * scale, key, _first_rows(mask, whole.shape[-2])
@@ -328,7 +330,8 @@ class AttentionWatch(TorchFunctionMode):
                 record.mask = mask
                 scores = scores + mask
             record.scores = scores
-        if record.attended is not None or max(self._needs.values, self._needs.sensitivity) >= level:
+        kept = max(self._needs.values, self._needs.sensitivity, self._needs.value_transform)
+        if record.attended is not None or kept >= level:
             # A view would keep queries and keys alive; where there is a graph, it keeps them itself.
             by_token = value.detach().transpose(1, 2)
             record.values = (by_token if self.graph else by_token.clone()).transpose(1, 2)

@@ -1,0 +1,107 @@
+"""Products of matrices, one a block: only the rows that lead to the output are multiplied, and no matrix is held whole.
+
+A matrix M_b comes some rows at a time, so that of a block there are never more than these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from vitscope.trace import BlockTrace, EveryRow, Trace
+
+Rows = Iterator[tuple[slice, Tensor]]
+"""Some rows of a matrix at a time: which, and (b m r n). Axis m: the targets, or 1 where all have the same."""
+
+Matrix = Callable[[BlockTrace], Rows]
+"""A block's record -> its matrix M_b, for all heads."""
+
+LIMIT = 2**24
+"""How many numbers a chunk of rows may have."""
+
+
+def output_row(trace: Trace) -> Tensor:
+    """Where a product begins: the class token alone, or the mean of the patches; (b 1 1 n)."""
+    batch, _, tokens, _ = trace.blocks[0].every_row.keys.shape
+    row = trace.blocks[0].every_row.keys.new_zeros(batch, 1, 1, tokens)
+    if trace.blocks[-1].class_row:
+        row[..., 0] = 1
+    else:
+        row[..., trace.prefix :] = 1 / (tokens - trace.prefix)
+    return row
+
+
+def product(
+    trace: Trace,
+    matrix: Matrix,
+    start: Tensor,
+    *,
+    normed: bool = False,
+    first: int = 0,
+    behind: Callable[[BlockTrace], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """start D_B (M_B + I) ... D_1 (M_1 + I), and the same of the identities alone, start D_B I ... D_1 I.
+
+    The latter is what never left its place. A block without a residual stream has no I.
+
+    Args:
+        trace: with every block's `every_row`.
+        matrix: gives M_b.
+        start: the rows that the product begins with, (b 1 s n).
+        normed: divide every row of M_b + I by its sum.
+        first: the first block of the product, counted from 0.
+        behind: gives the diagonal of D_b, (b n); the identity where it is None.
+
+    Returns:
+        Two tensors (b m s n).
+    """
+    row = stayed = start
+    for block, residual in reversed(list(zip(trace.blocks, trace.residual, strict=True))[first:]):
+        if behind is not None:
+            scale = behind(block)[:, None, None].to(row)
+            row, stayed = row * scale, stayed * scale
+        row, stayed = _through(row, stayed, matrix(block), normed, residual)
+    return row, stayed
+
+
+def _through(row: Tensor, stayed: Tensor, matrix: Rows, normed: bool, residual: bool) -> tuple[Tensor, Tensor]:
+    """row (M + I) and stayed I; a token that asks nothing of the others in this block, as CaiT's patches, stays."""
+    moved: Tensor | None = None
+    for rows, chunk in matrix:
+        if moved is None:
+            moved, share = torch.zeros_like(chunk[..., :1, :]), torch.ones_like(chunk[..., 0, :])
+        if normed:
+            share[..., rows] = 1 / (chunk.sum(dim=-1) + residual)
+        moved = moved + (row[..., rows] * share[..., None, rows]) @ chunk
+    assert moved is not None
+    if not residual:
+        return moved, torch.zeros_like(moved)
+    return moved + row * share.unsqueeze(-2), stayed * share.unsqueeze(-2)
+
+
+def attention_rows(every: EveryRow, targets: int = 1) -> Rows:
+    """Attention of all heads some rows at a time, (b h r n); fewer where it will meet several targets' gradients."""
+    for rows, scores in every.scores(LIMIT // targets):
+        yield rows, scores.softmax(dim=-1)
+
+
+def at_attention(gradients: Tensor, rows: slice, values: Tensor) -> Tensor:
+    """The gradient at some rows of the attention matrix, <dY/dT[m], v[n]>, (b h m r n)."""
+    return gradients[..., rows, :] @ values.unsqueeze(2).transpose(-1, -2)
+
+
+def mean_attention(block: BlockTrace) -> Rows:
+    """mean_h A_b."""
+    for rows, attention in attention_rows(block.every_row):
+        yield rows, attention.mean(dim=1, keepdim=True)
+
+
+def positive_attention(block: BlockTrace, path: str = "full") -> Rows:
+    """mean_h ReLU(dY/dA_b * A_b), the gradient by full back-propagation or along another path."""
+    every = block.every_row
+    gradients = every.gradient(path)
+    for rows, attention in attention_rows(every, gradients.shape[2]):
+        weighted = at_attention(gradients, rows, every.values) * attention.unsqueeze(2)
+        yield rows, weighted.relu().mean(dim=1)

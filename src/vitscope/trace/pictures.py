@@ -1,0 +1,246 @@
+"""The model run on altered pictures: what it scores them, for the targets of the pictures that are explained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitscope.errors import ModelError
+from vitscope.models import Anatomy, Grid
+from vitscope.trace.capture import check_output, hooks
+from vitscope.trace.chunks import Chunks
+from vitscope.trace.frozen import FrozenWeights
+from vitscope.trace.guard import left_as_found
+from vitscope.trace.hide import hidden
+from vitscope.trace.hold import Held, at_least_float32
+
+Report = Callable[[int, int], object]
+"""Is told of forwards: how many are done, and of how many."""
+
+Alter = Callable[[int, int], Tensor]
+"""Makes the altered pictures from the first to the one before the last, (k 3 H W)."""
+
+
+@dataclass
+class Meter:
+    """Counts a method's forwards, a picture each, and reports them."""
+
+    report: Report | None = None
+    total: int = 0
+    done: int = 0
+
+    def advance(self, count: int) -> None:
+        """So many more are done."""
+        self.done += count
+        if self.report is not None:
+            self.report(self.done, max(self.done, self.total))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures that are explained and the model, to score altered copies of them.
+
+    Axis n: altered copies, of which `image` (n) says each one's original; axis m: the targets. They are run some at a
+    time, as memory holds them (`Chunks`), and the model is left exactly as found.
+
+    Attributes:
+        anatomy: the model's description.
+        images: the batch, (b 3 H W), normalised, on the model's device and of its dtype.
+        held: the targets, as they are on the unaltered pictures.
+        grid: patch grid (rows, cols).
+        meter: counts forwards.
+        limit: how many pictures at once at most, where that is not left to memory.
+    """
+
+    anatomy: Anatomy
+    images: Tensor
+    held: Held
+    grid: Grid
+    meter: Meter = field(default_factory=Meter)
+    limit: int | None = None
+
+    @cached_property
+    def _chunks(self) -> dict[bool, Chunks]:
+        return {graph: Chunks(self._device, graph, self.limit) for graph in (False, True)}
+
+    def reporting(self, report: Report | None) -> Pictures:
+        """The same, counting from 0 and telling `report`."""
+        return dataclasses.replace(self, meter=Meter(report))
+
+    def expect(self, forwards: int) -> None:
+        """Say how many forwards there will be, for the reports."""
+        self.meter.total = forwards
+
+    def unaltered(self, probability: bool = False) -> Tensor:
+        """What the unaltered pictures score, (b m), from the pass that was recorded."""
+        output, image = self.held.logits, torch.arange(len(self.held.logits), device=self.held.logits.device)
+        if not probability:
+            return torch.stack([at_least_float32(slope.value) for slope in self.held.slopes], dim=1)
+        features = [slope.where for aim, slope in zip(self.held.aims, self.held.slopes, strict=True) if aim.of_features]
+        return self.held.probabilities(output, features[0] if features else None, image)
+
+    def is_class(self) -> Tensor:
+        """Whether each target is a class, so that it has a probability, (m) bool."""
+        return torch.tensor([self.held.classes(slot) is not None for slot in range(len(self.held.aims))])
+
+    def scores(
+        self,
+        image: Tensor,
+        alter: Alter | None = None,
+        keep: Tensor | None = None,
+        probability: bool = False,
+    ) -> Tensor:
+        """What altered copies score, (n m), on the CPU.
+
+        Args:
+            image: of which picture each is a copy, (n).
+            alter: makes them, some at a time; otherwise they are as the originals are.
+            keep: (n P) bool, False for patch tokens that are left out; see `hidden`.
+            probability: a class's softmax probability in place of its logit.
+
+        Raises:
+            ModelError: tokens cannot be left out of this model, or its output is not usable.
+            MethodError: one picture by itself does not fit into memory.
+        """
+        held = self.held.probabilities if probability else self.held.scores
+        image = image.to(self._device)
+
+        def job(start: int, stop: int) -> Tensor:
+            rows = self.images[image[start:stop]] if alter is None else alter(start, stop)
+            output, features = self._run(rows, None if keep is None else keep[start:stop].to(self._device))
+            return held(output, features, image[start:stop]).detach().cpu()
+
+        with left_as_found(self.anatomy.model), torch.no_grad():
+            return self._chunks[False].over(len(image), job, self.meter.advance)
+
+    def differentiable(self, slot: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """Target `slot` as a differentiable function of altered copies (n 3 H W) and `image` (n), which gives (n).
+
+        A copy's score depends on that copy alone, so that values and gradients are both taken in the forward pass, some
+        copies at a time, and no more than these are ever held in a graph.
+        """
+
+        def score(rows: Tensor, image: Tensor) -> Tensor:
+            value: Tensor = _WithGradient.apply(rows, lambda: self._with_gradients(slot, rows.detach(), image))
+            return value
+
+        return score
+
+    def tokens(self) -> Tensor:
+        """The patch tokens behind every block, (b blocks P D), in one more forward; an attention pool has none."""
+        anatomy = self.anatomy
+        sites = [block.norm for block in anatomy.blocks[1:]]
+        sites += [] if anatomy.final_site is None else [anatomy.final_site]
+
+        def job(start: int, stop: int) -> Tensor:
+            seen: list[Tensor] = []
+            with hooks() as hook:
+                for site in sites:
+                    hook.before(site, lambda x: seen.append(x[:, len(anatomy.prefix) :].float().cpu()))
+                anatomy.forward(self.images[start:stop])
+            if len(seen) != len(sites):
+                raise ModelError(f"{anatomy.name} runs a block more than once; its adapter does not fit it")
+            return torch.stack(seen, dim=1)
+
+        with left_as_found(anatomy.model), torch.no_grad():
+            return self._chunks[False].over(len(self.images), job, self.meter.advance)
+
+    def cell_sums(self, values: Tensor) -> Tensor:
+        """Sums over each patch's pixels, (... H W) -> (... rows cols).
+
+        Without patches, as where attention stays within windows, a pixel belongs to the cell that covers its corner.
+        """
+        height, width = (self._cells(axis).to(values) for axis in (0, 1))
+        summed: Tensor = height.T @ values @ width
+        return summed
+
+    def cell_means(self, values: Tensor) -> Tensor:
+        """The same means."""
+        return self.cell_sums(values) / self.cell_sums(torch.ones_like(values[..., :1, :1]).expand_as(values))
+
+    def _cells(self, axis: int) -> Tensor:
+        """Whether each pixel along an axis lies in each cell, (pixels cells)."""
+        pixels, cells = self.images.shape[axis - 2], self.grid[axis]
+        at = torch.arange(pixels)
+        cell = at * cells // pixels if self.anatomy.windows else at // self.anatomy.patch[axis]
+        return cell[:, None] == torch.arange(cells)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.held.logits.device
+
+    def _run(self, rows: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Output (n c) and, where a target reads them, features (n F) of pictures (n 3 H W)."""
+        anatomy = self.anatomy
+        pooled = keep is not None and anatomy.rows_read is None
+        read: list[Tensor] = []
+        with ExitStack() as stack:
+            if keep is not None:
+                stack.enter_context(hidden(anatomy, keep))
+            if (self.held.of_features or pooled) and anatomy.blocks:
+                site = anatomy.final_site or anatomy.blocks[-1].feedforward_site
+                stack.enter_context(hooks()).before(site, lambda x: read.append(x[:, : anatomy.rows_read]))
+            rows = rows.to(self.images)
+            output = anatomy.forward(rows)
+        check_output(output, rows)
+        if not read:
+            return output, output
+        last = read[0] if anatomy.final_site is not None else read[0] + anatomy.blocks[-1].feedforward(read[0])
+        if not pooled:
+            return output, anatomy.features(last)
+        assert keep is not None
+        features = _features_of_kept(anatomy, last, keep)
+        return anatomy.output(features), features
+
+    def _with_gradients(self, slot: int, rows: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Target `slot` on altered copies, (n), and its gradient at them, (n 3 H W), where and as `rows` are."""
+        shape, image = rows.shape[1:], image.to(self._device)
+
+        def job(start: int, stop: int) -> Tensor:
+            with torch.enable_grad(), FrozenWeights(self.anatomy.model):
+                leaf = rows[start:stop].to(self.images).requires_grad_()
+                value = self.held.score(slot, *self._run(leaf), image[start:stop])
+                (gradient,) = torch.autograd.grad(value.sum(), leaf)
+            return torch.cat([value.detach()[:, None].to(rows), gradient.flatten(1).to(rows)], dim=1)
+
+        with left_as_found(self.anatomy.model):
+            both = self._chunks[True].over(len(rows), job, self.meter.advance)
+        return both[:, 0].clone(), both[:, 1:].unflatten(1, shape)
+
+
+class _WithGradient(torch.autograd.Function):
+    """A function of each row by itself, whose values and gradients are taken together."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, both: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
+        values, gradients = both()
+        ctx.save_for_backward(gradients)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (gradients,) = ctx.saved_tensors
+        return gradient.view(-1, *[1] * (gradients.ndim - 1)) * gradients, None
+
+
+def _features_of_kept(anatomy: Anatomy, tokens: Tensor, keep: Tensor) -> Tensor:
+    """The features (n F) of x_{B+1} (n N D) without the rows of the patch tokens that are left out.
+
+    Pictures that keep as many tokens are read together.
+    """
+    kept = torch.cat([keep.new_ones(len(keep), len(anatomy.prefix)), keep], dim=1)
+    counts = kept.sum(dim=1)
+    order, found = [], []
+    for count in counts.unique().tolist():
+        rows = (counts == count).nonzero()[:, 0]
+        left = tokens[rows][kept[rows]].unflatten(0, (len(rows), count))
+        found.append(anatomy.features(left))
+        order.append(rows)
+    return torch.cat(found)[torch.cat(order).argsort()]
