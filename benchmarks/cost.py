@@ -2,8 +2,7 @@
 
 Each round runs the plain forward (inference mode) and every job once, in an order shuffled by the round's number, so
 that a slow moment of the machine meets all alike; a method's cost is the median over rounds of its time over the same
-round's forward. A job that takes more than a few forwards is run in fewer rounds; one that takes thousands may be
-measured with a budget, as rise:max_forwards=200, and costs in proportion.
+round's forward. A job that takes more than a few forwards is run in fewer rounds.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ SLOW = ("input-gradient", "perturbation")
 DEAR, FEW = 20, 3
 """A job of more forwards than this is run in so few rounds."""
 
-SETS = ("daam:rows=all", "gmar:norm=l2", "daam,agcam,cdam")
+SETS = ("daam:rows=all", "daam,agcam,cdam")
 """What is measured besides each method by itself."""
 
 Job = Callable[[], object]
@@ -171,11 +170,36 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--alone", action="store_true", help="the methods by themselves, without the sets")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--altering-rounds", type=int, default=2, help="0 leaves methods that alter pictures out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", type=int, help="input size in pixels, where it differs from the model's own")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
+
+
+def measured(jobs: dict[str, Callable[[], None]], rounds: int, device: str) -> tuple[dict[str, dict], float]:
+    """The cost of each job in forwards, and the forward's median time in seconds; one of the jobs is the forward."""
+    times = {name: [] for name in jobs}
+    jobs["forward"]()
+    for number in range(-1, rounds):  # one round to warm up, where there are many
+        if number < 0 and rounds < 10:
+            continue
+        order = list(jobs)
+        random.Random(number).shuffle(order)
+        for name in order:
+            start = time.perf_counter()
+            jobs[name]()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            if number >= 0:
+                times[name].append(time.perf_counter() - start)
+    table = {}
+    for name in jobs.keys() - {"forward"}:
+        ratios = sorted(t / f for t, f in zip(times[name], times["forward"], strict=True))
+        quartile = len(ratios) // 4
+        table[name] = {"forwards": statistics.median(ratios), "low": ratios[quartile], "high": ratios[-1 - quartile]}
+    return {name: table[name] for name in jobs if name in table}, statistics.median(times["forward"])
 
 
 if __name__ == "__main__":

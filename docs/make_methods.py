@@ -116,7 +116,7 @@ def _facts(facts: Facts) -> Iterator[str]:
     yield _row("paper", _paper(facts) if facts.trivial else f"{_paper(facts)}, {facts.year}")
     yield _row("values", "signed: below zero is evidence against" if facts.signed else "unsigned")
     yield _row("target", "class-specific" if facts.class_specific else "class-agnostic: the same map for every class")
-    yield _row("cost in forwards", f"{facts.cost}; ViT-Ti/16, batch 8, CPU")
+    yield _row("cost", f"{facts.cost} forwards (ViT-Ti/16, batch 8, CPU)")
     yield _row(
         "to try it", f"`vitscope explain photo.jpg --model timm/vit_tiny_patch16_224 --methods {facts.name} --out out/`"
     )
@@ -133,7 +133,7 @@ def _legend(facts: Facts, method: Method) -> str:
     if not facts.class_specific:
         told += " It is asked for no class, and its two maps of the second scene are one."
     if cheap(method) != method:
-        told += f" Drawn with `max_forwards={BUDGET}`; by default a picture takes: {facts.cost}."
+        told += f" Drawn with `max_forwards={BUDGET}`, where by default it takes {facts.cost}."
     return told
 
 
@@ -154,7 +154,7 @@ def _fails(facts: Facts, method: Method) -> Iterator[str]:
             "the number of tokens."
         )
     if facts.forwards >= DEAR:
-        yield f"Forwards that it takes: {facts.cost}." + (
+        yield f"It takes {facts.cost} forwards." + (
             " `max_forwards` bounds them, and makes the map coarser or noisier."
             if hasattr(method, "max_forwards")
             else ""

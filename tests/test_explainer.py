@@ -11,7 +11,6 @@ from PIL import Image
 
 import vitscope
 from tests.conftest import build, pictures
-from vitscope.view.save import panels_of
 
 
 @pytest.fixture
@@ -182,19 +181,3 @@ def test_no_name_leads_out_of_the_folder_or_onto_the_manifest(explainer, photos,
     inside = [f.removeprefix(f"{tmp_path}/deep/out/") for f in folders]
     assert inside == ["image", "image-2", "png", "manifest.json-2"]
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["out"]
-
-
-def test_a_panel_tells_what_its_method_costs(explainer, photos):
-    asked = "daam,cdam,agcam:scores=softmax,agcam:path=skip,token_ablation:max_forwards=17,token_ablation"
-    ex = explainer(photos[:1], asked)
-    facts = {name: attribution.facts for name, attribution in ex.attributions.items()}
-    notes = {panel.title: panel.note.partition("\n")[2] for panel in panels_of(ex, 0)}
-    assert notes == {
-        "daam": f"forwards: {facts['daam'].cost}",
-        "cdam": f"forwards: {facts['cdam'].cost}",
-        "agcam:scores=softmax": "",
-        "agcam:path=skip": f"forwards: {facts['agcam:path=skip'].cost}",
-        "token_ablation:max_forwards=17": "forwards: at most 17",
-        "token_ablation": f"forwards: {facts['token_ablation'].cost}",
-    }
-    assert [panel.family for panel in panels_of(ex, 0)][-2:] == ["perturbation", "perturbation"]

@@ -18,7 +18,7 @@ from vitscope.attribution import Attribution, Explanation, Subject
 from vitscope.errors import MethodError, ModelError, TargetError, VitscopeError
 from vitscope.evidence import Evidence
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
-from vitscope.methods import CDAM, Chosen, Method, Wanted, as_method, choose, with_budget
+from vitscope.methods import CDAM, Method, Wanted, as_method, choose
 from vitscope.models import Anatomy, Loaded, anatomy_of, load, of_module
 from vitscope.outcome import Progress, attribute, deaf, maps_of, refusals, undefined
 from vitscope.targets import ClassNames, Concept, Predicted, Target, Text, as_target
@@ -147,8 +147,7 @@ class Explainer:
         Raises:
             as a call.
         """
-        asked = choose(methods)
-        chosen = Chosen(with_budget(asked.methods, max_forwards), asked.grouped)
+        chosen = choose(methods).within(max_forwards)
         aims = [self.target(target) for target in targets]
         if not aims:
             raise TargetError("no target is given; name one, or None for the predicted class")

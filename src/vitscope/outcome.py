@@ -44,9 +44,7 @@ def refusals(
     return refused
 
 
-def maps_of(
-    label: str, method: Method, trace: Trace, strict: bool, progress: Progress | None = None
-) -> Maps | VitscopeError:
+def maps_of(label: str, method: Method, trace: Trace, strict: bool, progress: Progress | None) -> Maps | VitscopeError:
     """A method's maps for all targets, or the reason why there are none."""
     try:
         return method(trace.reporting(None if progress is None else partial(progress, label)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,8 @@ from vitscope.datasets.labelled import PICTURES
 from vitscope.errors import ImageError, VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.images import Batch, prepare
-from vitscope.methods import GROUPS, as_methods, choose, with_budget
+from vitscope.methods import GROUPS, as_methods, choose
+from vitscope.models import Anatomy
 from vitscope.outcome import refusals
 from vitscope.targets import Class, Contrast, MemoryBank, Neighbours, Predicted, Target, as_target
 
@@ -129,7 +130,7 @@ def check_use(
     Raises:
         VitscopeError: an unknown method or class, too small a budget, or no method that is defined for the model.
     """
-    chosen = with_budget(as_methods(methods), max_forwards)
+    chosen = choose(methods).within(max_forwards).methods
     reasons = [explainer.why_not(label, method) for label, method in chosen.items()]
     if all(reasons):
         raise VitscopeError(reasons[0])
@@ -183,9 +184,7 @@ def run_over(
         explained one by one, so that each failure is its own picture's.
     """
     told: set[str] = set()
-    chosen = choose(methods).methods
-    hopeless = refusals(explainer.anatomy, chosen, [target]).keys()
-    slow = any(method.needs.pictures for method in chosen.values())
+    slow = any(method.needs.pictures for method in as_methods(methods).values())
     with progress_bar(disable=len(images) < 2 and not slow) as progress:
         ask = partial(explainer, strict=False, max_forwards=max_forwards, progress=_Bars(progress))
         task = progress.add_task("explaining", total=len(images))
@@ -196,7 +195,7 @@ def run_over(
                     ready.append((path, prepare(path, explainer.preprocessing)))
                 except ImageError as error:
                     _fail(failed, path, str(error))
-            for paths, explanation in _explain_group(ask, ready, methods, target, hopeless, failed):
+            for paths, explanation in _explain_group(explainer.anatomy, ask, ready, methods, target, failed):
                 _tell_left_out(explanation, told)
                 yield paths, explanation
             progress.advance(task, min(batch_size, len(images) - start))
@@ -218,17 +217,18 @@ class _Bars:
 
 
 def _explain_group(
+    anatomy: Anatomy,
     ask: Callable[[Batch, str, Target], Explanation],
     ready: list[tuple[str, Batch]],
     methods: str,
     target: Target,
-    hopeless: Collection[str],
     failed: dict[str, str],
 ) -> Iterator[tuple[list[str], Explanation]]:
-    """`hopeless`: labels that fail for every picture, which need not be asked one by one."""
     if not ready:
         return
     paths = [path for path, _ in ready]
+    chosen = choose(methods)
+    hopeless = set(refusals(anatomy, chosen.methods, [target]))
     try:
         explanation = ask(Batch.join([batch for _, batch in ready]), methods, target)
     except VitscopeError as error:
@@ -236,9 +236,9 @@ def _explain_group(
             _fail(failed, paths[0], f"{paths[0]}: {error}")
             return
         explanation = None
-    if len(ready) > 1 and (explanation is None or explanation.failures.keys() - set(hopeless)):
+    if len(ready) > 1 and (explanation is None or explanation.failures.keys() - hopeless):
         for entry in ready:
-            yield from _explain_group(ask, [entry], methods, target, hopeless, failed)
+            yield from _explain_group(anatomy, ask, [entry], methods, target, failed)
         return
     assert explanation is not None
     for label, reason in explanation.failures.items():

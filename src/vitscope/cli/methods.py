@@ -60,7 +60,7 @@ def _properties(facts: Facts) -> str:
     """Signed or not, class-specific or not, and the cost."""
     sign = "signed" if facts.signed else "unsigned"
     return (
-        f"{sign} · {'class-specific' if facts.class_specific else 'the same for every class'} · forwards: {facts.cost}"
+        f"{sign} · {'class-specific' if facts.class_specific else 'the same for every class'} · {facts.cost} forwards"
     )
 
 

@@ -42,8 +42,8 @@ class Facts:
         year: of its publication.
         signed: whether negative values mean evidence against the target.
         class_specific: whether the map depends on the target.
-        cost: forwards of the same model that it costs by itself: benchmarks/cost.py, ViT-Ti/16, batch 8, CPU; for a
-            perturbation method their exact number there, by default. Of several numbers the largest counts.
+        cost: forwards of the same model that it costs by itself, a number first: benchmarks/cost.py, ViT-Ti/16,
+            batch 8, CPU; for a perturbation method their exact number there, by default.
         caution: one sentence on what its map does not say.
         of_tokens: whether it follows patch tokens from block to block, which class attention leaves as they are.
         of_rows: whether it follows rows of tokens from the blocks to the output, which windowed models have not.

@@ -11,7 +11,7 @@ from torch import Tensor
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.products import LIMIT, Rows, at_attention, attention_rows, output_row, product
 from vitscope.methods.registry import register_method
-from vitscope.trace import Blocks, BlockTrace, EveryRow, Needs, Trace
+from vitscope.trace import Blocks, BlockTrace, EveryRow, Needs, Trace, gradient_along
 
 
 @register_method
@@ -29,9 +29,11 @@ class GMAR:
 
     Attributes:
         norm: of a head's gradient; the paper names both, "l1" first.
+        path: of the gradient: "full", or LibraGrad's, "libra".
     """
 
     norm: Literal["l1", "l2"] = "l1"
+    path: Literal["full", "libra"] = "full"
 
     facts: ClassVar[Facts] = Facts(
         name="gmar",
@@ -48,7 +50,7 @@ class GMAR:
     @property
     def needs(self) -> Needs:
         """Every block's attention with its gradient."""
-        return Needs(attention=Blocks.ALL, every_row=Blocks.ALL, full_gradient=Blocks.ALL)
+        return Needs(attention=Blocks.ALL, every_row=Blocks.ALL) | gradient_along(self.path)
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the product, for every target."""
@@ -58,14 +60,14 @@ class GMAR:
     def _weighted(self, block: BlockTrace) -> Rows:
         """sum_h w^h A^h."""
         every = block.every_row
-        weights = _share(_size(every, self.norm)).to(every.keys)  # b h m
+        weights = _share(_size(every, self.norm, self.path)).to(every.keys)  # b h m
         for rows, attention in attention_rows(every, weights.shape[2]):
             yield rows, torch.einsum("bhm,bhrn->bmrn", weights, attention)
 
 
-def _size(every: EveryRow, norm: str) -> Tensor:
+def _size(every: EveryRow, norm: str, path: str) -> Tensor:
     """g^h, (b h m), in float32 at least."""
-    gradients = every.gradient("full")
+    gradients = every.gradient(path)
     kind = torch.promote_types(gradients.dtype, torch.float32)
     total = torch.zeros_like(gradients[..., 0, 0], dtype=kind)
     for rows in every.chunks(LIMIT // gradients.shape[2]):

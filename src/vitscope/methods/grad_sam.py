@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.products import at_attention, attention_rows
 from vitscope.methods.registry import register_method
-from vitscope.trace import Blocks, EveryRow, Needs, Trace
+from vitscope.trace import Blocks, EveryRow, Needs, Trace, gradient_along
 
 
 @register_method
@@ -28,7 +28,12 @@ class GradSAM:
     The method is of texts, where a word's score is a mean over its row of H or over its column; the column, what all
     queries m draw from token n, is our reading, since the class token's row alone has a gradient in the last block. An
     attention matrix has a row a token; that of an attention pool has one.
+
+    Attributes:
+        path: of the gradient: "full", or LibraGrad's, "libra".
     """
+
+    path: Literal["full", "libra"] = "full"
 
     facts: ClassVar[Facts] = Facts(
         name="grad_sam",
@@ -45,7 +50,7 @@ class GradSAM:
     @property
     def needs(self) -> Needs:
         """Every block's attention with its gradient."""
-        return Needs(attention=Blocks.ALL, every_row=Blocks.ALL, full_gradient=Blocks.ALL)
+        return Needs(attention=Blocks.ALL, every_row=Blocks.ALL) | gradient_along(self.path)
 
     def __call__(self, trace: Trace) -> Maps:
         """The mean over blocks, heads and queries, and each block's share of it."""
@@ -53,14 +58,14 @@ class GradSAM:
         for block, residual in zip(trace.blocks, trace.residual, strict=True):
             every = block.every_row
             queries = every.keys.shape[-2] if residual else every.query.shape[-2]
-            each.append(_weighted(every) / (queries * len(trace.blocks)))
+            each.append(_weighted(every, self.path) / (queries * len(trace.blocks)))
         blocks = trace.to_grid(torch.stack(each, dim=2))
         return Maps(values=blocks.sum(dim=2), blocks=blocks)
 
 
-def _weighted(every: EveryRow) -> Tensor:
+def _weighted(every: EveryRow, path: str) -> Tensor:
     """mean_h sum_m H, (b m n)."""
-    gradients = every.gradient("full")
+    gradients = every.gradient(path)
     total = torch.zeros_like(gradients[:, 0, :, :1, 0])  # b m 1
     for rows, attention in attention_rows(every, gradients.shape[2]):
         weighted = attention.unsqueeze(2) * at_attention(gradients, rows, every.values).relu()

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from vitscope.errors import MethodError, nearest
 from vitscope.methods.base import FAMILIES, Facts, Method
+from vitscope.methods.samples import with_budget
 
 _METHODS: dict[str, type[Method]] = {}
 M = TypeVar("M", bound=type)
@@ -38,6 +39,14 @@ class Chosen:
 
     methods: Mapping[str, Method]
     grouped: frozenset[str] = frozenset()
+
+    def within(self, max_forwards: int | None) -> Chosen:
+        """The same, at no more than so many forwards a picture where a method has that option and it was not given.
+
+        Raises:
+            MethodError: a method needs more.
+        """
+        return dataclasses.replace(self, methods=with_budget(self.methods, max_forwards))
 
 
 def register_method(method: M) -> M:

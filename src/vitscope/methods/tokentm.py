@@ -10,7 +10,7 @@ from torch import Tensor
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.products import Rows, output_row, positive_attention, product
 from vitscope.methods.registry import register_method
-from vitscope.trace import Blocks, BlockTrace, Needs, Trace, Transformation
+from vitscope.trace import Blocks, BlockTrace, Needs, Trace, Transformation, gradient_along
 
 
 @register_method
@@ -38,9 +38,11 @@ class TokenTM:
         directions: what the exponentials of the cosines are divided by: "softmax", their sum over the tokens, as the
             name says; or their "mean", so that a typical token's weight is its growth in length, and the residual
             streams count for less.
+        path: of the gradient: "full", or LibraGrad's, "libra".
     """
 
     directions: Literal["softmax", "mean"] = "softmax"
+    path: Literal["full", "libra"] = "full"
 
     facts: ClassVar[Facts] = Facts(
         name="tokentm",
@@ -60,10 +62,9 @@ class TokenTM:
         return Needs(
             attention=Blocks.ALL,
             every_row=Blocks.ALL,
-            full_gradient=Blocks.ALL,
             value_transform=Blocks.ALL,
             feedforward_transform=Blocks.ALL,
-        )
+        ) | gradient_along(self.path)
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the contributions, for every target."""
@@ -74,7 +75,7 @@ class TokenTM:
     def _transformed(self, block: BlockTrace) -> Rows:
         """M_b."""
         weight = self._weight(block.value_transform)[:, None, None]
-        for rows, positive in positive_attention(block):
+        for rows, positive in positive_attention(block, self.path):
             yield rows, positive * weight.to(positive)
 
     def _fed(self, block: BlockTrace) -> Tensor:

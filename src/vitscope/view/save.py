@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vitscope.attribution import Attribution, Explanation, by_reason
 from vitscope.errors import VitscopeError
-from vitscope.methods import family_of, options_of
+from vitscope.methods import family_of
 from vitscope.view.evolution import LONGEST, animation, filmstrip
 from vitscope.view.overlay import at_size, overlay
 from vitscope.view.scale import COLOURS_END, clipped, global_max
@@ -95,20 +95,12 @@ def panels_of(explanation: Explanation, index: int) -> list[Panel]:
         facts = attribution.facts
         scope = "for this class" if facts.class_specific else "the same for every class"
         note = f"{'signed' if facts.signed else 'unsigned'} · {scope}"
-        note += _cost(attribution)
+        if label == facts.name:  # with other options it may cost something else
+            note += f"\n{facts.cost} forwards"
         panels.append(Panel(label, _on_photo(attribution, index), facts.signed, note, facts.family))
     for reason, labels in by_reason(explanation.failures).items():
         panels += [Panel(label, None, False, reason, family_of(label)) for label in labels]
     return panels
-
-
-def _cost(attribution: Attribution) -> str:
-    """A line with the method's cost: known for its defaults, and where a budget bounds it."""
-    taken = options_of(attribution.facts.name) if family_of(attribution.facts.name) else {}
-    changed = {key for key, (_, default) in taken.items() if attribution.options.get(key) != default}
-    if "max_forwards" in changed:
-        return f"\nforwards: at most {attribution.options['max_forwards']}"
-    return "" if changed else f"\nforwards: {attribution.facts.cost}"
 
 
 def write_run_manifest(folder: Path, written: Mapping[str, str], failed: Mapping[str, str]) -> None:
