@@ -36,7 +36,7 @@ class CheferLRP:
         year=2021,
         signed=False,
         class_specific=True,
-        cost="11",
+        cost="7.8",
         caution="Negative evidence is cut off head by head; where summands nearly cancel, its relevance is arbitrary.",
     )
 
@@ -70,7 +70,7 @@ class PartialLRP:
         year=2019,
         signed=False,
         class_specific=True,
-        cost="9.0",
+        cost="7.3",
         caution="The last block's attention alone; its relevance is nearly the same for every class.",
     )
 

@@ -34,7 +34,7 @@ class LibraFullGrad:
         year=2025,
         signed=True,
         class_specific=True,
-        cost="3.1",
+        cost="3.6",
         caution="What queries and keys decide does not count; later blocks' tokens no longer stand for their place.",
     )
 

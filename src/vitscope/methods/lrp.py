@@ -30,7 +30,7 @@ class CPLRP:
         year=2022,
         signed=True,
         class_specific=True,
-        cost="3.1",
+        cost="3.4",
         caution="What queries and keys decide does not count; relevance of the class token and of biases is not shown.",
     )
 
@@ -70,7 +70,7 @@ class AttnLRP:
         year=2024,
         signed=True,
         class_specific=True,
-        cost="7.8",
+        cost="15",
         caution="Relevance is lost in softmax and biases; with gamma = 0 the map is noisy.",
     )
 
@@ -111,7 +111,7 @@ class ResLRP:
         year=2026,
         signed=True,
         class_specific=True,
-        cost="8.3",
+        cost="15",
         caution="Relevance is lost in softmax and biases, as in AttnLRP.",
     )
 

@@ -14,32 +14,35 @@ Score = Callable[[Tensor, Tensor], Tensor]
 """Of pictures (n 3 H W) and the indices of their originals (n), one value each."""
 
 Attribute = Callable[[Score, Tensor, Tensor], Tensor]
-"""By the score, of one picture (1 3 H W) and its index (1): attributions of the picture's shape."""
+"""By the score, of pictures (n 3 H W) and their indices (n): attributions of the pictures' shape."""
 
 
-def by_pixels(trace: Trace, attribute: Attribute, forwards: int) -> Maps:
+def by_pixels(trace: Trace, attribute: Attribute, forwards: int, alone: bool = False) -> Maps:
     """Attributions of every picture and target, summed over channels and over each patch's pixels, signed.
 
     Captum works on the CPU, in float32 at least, so that its random numbers are the same on all devices; the model runs
-    where it is. Each picture is attributed by itself.
+    where it is.
 
     Args:
         trace: with its pictures.
         attribute: by Captum.
         forwards: of one picture and target.
+        alone: give each picture by itself, so that random numbers are the same alone and in a batch.
     """
     pictures = trace.pictures()
     targets = len(pictures.held.aims)
     pictures.expect(forwards * targets * len(pictures.images))
+    indices = torch.arange(len(pictures.images)).split(1 if alone else len(pictures.images))
     maps = [
-        torch.stack([_of_one(pictures, attribute, slot, index) for slot in range(targets)])
-        for index in range(len(pictures.images))
+        torch.stack([_attributed(pictures, attribute, slot, index) for slot in range(targets)], dim=1)
+        for index in indices
     ]
-    return Maps(values=torch.stack(maps).float().to(trace.logits.device))
+    return Maps(values=torch.cat(maps).float().to(trace.logits.device))
 
 
-def _of_one(pictures: Pictures, attribute: Attribute, slot: int, index: int) -> Tensor:
-    image = pictures.images[index : index + 1].cpu()
-    image = image if image.dtype == torch.float64 else image.float()
-    found = attribute(pictures.differentiable(slot), image.requires_grad_(), torch.tensor([index]))
-    return pictures.cell_sums(found.detach()[0].sum(dim=0))
+def _attributed(pictures: Pictures, attribute: Attribute, slot: int, index: Tensor) -> Tensor:
+    """The maps of the pictures `index` (n) for one target, (n rows cols)."""
+    images = pictures.images[index.to(pictures.images.device)].cpu()
+    images = images if images.dtype == torch.float64 else images.float()
+    found = attribute(pictures.differentiable(slot), images.requires_grad_(), index)
+    return pictures.cell_sums(found.detach().sum(dim=1))

@@ -63,7 +63,7 @@ class SmoothGrad:
 
     def __call__(self, trace: Trace) -> Maps:
         """The signed map."""
-        return by_pixels(trace, self._attribute, self.samples)
+        return by_pixels(trace, self._attribute, self.samples, alone=True)
 
     def _attribute(self, score: Score, image: Tensor, index: Tensor) -> Tensor:
         from captum.attr import NoiseTunnel, Saliency  # takes long to import

@@ -99,14 +99,18 @@ class _Gamma(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         x, weight, bias, value = ctx.saved_tensors
-        up, down = weight + ctx.gamma * weight.clamp(min=0), weight + ctx.gamma * weight.clamp(max=0)
+        positive, negative = weight.clamp(min=0), weight.clamp(max=0)
+        speaks_for = F.linear(x.clamp(min=0), positive) + F.linear(x.clamp(max=0), negative)  # sum of the c_ij > 0
+        offset = torch.zeros_like(value[..., :1]) if bias is None else bias
         at_positive = at_negative = 0.0  # of x's signs
-        for sign, (for_positive, for_negative) in ((1, (up, down)), (-1, (down, up))):
-            offset = None if bias is None else bias + ctx.gamma * (sign * bias).clamp(min=0) * sign
-            total = F.linear(x.clamp(min=0), for_positive, offset) + F.linear(x.clamp(max=0), for_negative)
+        for sign, part, of_positive, of_negative in (
+            (1, speaks_for + offset.clamp(min=0), positive, negative),
+            (-1, value - offset - speaks_for + offset.clamp(max=0), negative, positive),
+        ):
+            total = value + ctx.gamma * part
             share = torch.where(sign * value > 0, over(value * gradient, total), 0.0)
-            at_positive = at_positive + share @ for_positive
-            at_negative = at_negative + share @ for_negative
+            at_positive = at_positive + share @ (weight + ctx.gamma * of_positive)
+            at_negative = at_negative + share @ (weight + ctx.gamma * of_negative)
         return torch.where(x > 0, at_positive, at_negative), None, None, None
 
 
