@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import MethodError
 from vitscope.trace.frozen import Frozen
+from vitscope.trace.kernel import Attend
 
 Function = Callable[[Tensor], Tensor]
 OneWay = Callable[[Function, Tensor], Tensor]
@@ -115,7 +116,8 @@ class AnotherBackward(TorchFunctionMode):
         if self._rules is PLAIN or not torch.is_grad_enabled() or not any(map(_carries, (*args, *kwargs.values()))):
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
-            return self._attention(*args, **kwargs)
+            call = Attend.of(*args, **kwargs)
+            return self._rules.attention(call.query, call.key, call.value, call.mask, call.scale)
         if func is F.linear:
             return self._linear(*args, **kwargs)
         if func in _NORMS:
@@ -163,22 +165,6 @@ class AnotherBackward(TorchFunctionMode):
         if at_first:
             return rule(lambda x: func(x, second, **kwargs), first)
         return rule(lambda x: func(first, x, **kwargs), second)
-
-    def _attention(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        """By torch's own signature; what is set besides was refused before."""
-        return self._rules.attention(
-            query, key, value, attn_mask, query.shape[-1] ** -0.5 if scale is None else float(scale)
-        )
 
     def _norm(
         self,

@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from vitscope.errors import MethodError
+from vitscope.trace.kernel import masked, row_chunks
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,12 @@ class EveryRow:
 
     def chunks(self, limit: int = 2**24) -> Iterator[slice]:
         """Some rows at a time, which of all heads have at most `limit` scores where one row has fewer."""
-        b, h, tokens, _ = self.keys.shape
-        chunk = max(1, limit // (b * h * tokens))
-        count = self.query.shape[-2]
-        for start in range(0, count, chunk):
-            yield slice(start, min(start + chunk, count))
+        return row_chunks(self.query, self.keys, limit)
 
     def scores(self, limit: int = 2**24) -> Iterator[tuple[slice, Tensor]]:
         """The rows' scores z, some rows (b h r n) at a time, of at most `limit` numbers where one row has fewer."""
         for rows in self.chunks(limit):
-            products = self.query[..., rows, :] @ self.keys.transpose(-1, -2)
-            if self.mask is None:
-                yield rows, products
-            else:
-                mask = self.mask if self.mask.shape[-2] == 1 else self.mask[..., rows, :]
-                masked = products.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else products + mask
-                yield rows, masked
+            yield rows, masked(self.query[..., rows, :] @ self.keys.transpose(-1, -2), self.mask, rows)
 
     def received(self, prefix: int) -> Tensor:
         """The attention that each token gets, mean over the patch rows, (b h n); `prefix` tokens come before them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -9,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy
 from vitscope.trace.capture import hooks
+from vitscope.trace.kernel import Attend
 from vitscope.trace.needs import Needs
 from vitscope.trace.watch import SOFTMAX, AttentionWatch
 
@@ -37,28 +38,15 @@ class _HidingWatch(AttentionWatch):
             args = (written.scores, *args[1:])
         return super().__torch_function__(func, types, args, kwargs)
 
-    def _fused(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        """Run torch's scaled_dot_product_attention (its own signature) with its mask and ours."""
-        if is_causal or enable_gqa:
-            raise ModelError("causal or grouped-query attention is not supported; use a plain vision transformer")
-        self._check(key.transpose(-2, -1))
+    def _fused(self, call: Attend) -> Tensor:
+        """Run it with its mask and ours."""
+        self._check(call.key.transpose(-2, -1))
         mask = self._seen
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            mask = mask & attn_mask
-        elif attn_mask is not None:
-            mask = attn_mask.masked_fill(~mask, float("-inf"))
-        output = F.scaled_dot_product_attention(query, key, value, mask, dropout_p, scale=scale)
-        return self._go_on(output, query.shape[-2])
+        if call.mask is not None and call.mask.dtype == torch.bool:
+            mask = mask & call.mask
+        elif call.mask is not None:
+            mask = call.mask.masked_fill(~mask, float("-inf"))
+        return self._go_on(dataclasses.replace(call, mask=mask)(), call.query.shape[-2])
 
     def _keep(self, *_: Any) -> None:
         """Nothing is recorded."""

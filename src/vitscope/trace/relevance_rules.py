@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from vitscope.trace.backward import Function, Rules
 from vitscope.trace.gradient_rules import constant, over
+from vitscope.trace.kernel import masked, row_chunks
 
 
 def passed_on(function: Function, x: Tensor) -> Tensor:
@@ -149,28 +149,15 @@ class _AttentionShares(torch.autograd.Function):
         query, key, value, output = ctx.saved_tensors
         share = over(relevance, output)
         at_query, at_key, at_value = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        for rows in _chunks(query, key):
+        for rows in row_chunks(query, key):
             products = query[..., rows, :] @ key.transpose(-1, -2)
-            attention = _masked(products * ctx.scale, ctx.mask, rows).softmax(dim=-1)
+            attention = masked(products * ctx.scale, ctx.mask, rows).softmax(dim=-1)
             some = share[..., rows, :]
             at_value += attention.transpose(-1, -2) @ some
             at_products = over(attention * (some @ value.transpose(-1, -2)) / 2, products)
             at_query[..., rows, :] = at_products @ key
             at_key += at_products.transpose(-1, -2) @ query[..., rows, :]
         return query * at_query / 2, key * at_key / 2, value * at_value / 2, None, None, None
-
-
-def _chunks(query: Tensor, key: Tensor, limit: int = 2**24) -> Iterator[slice]:
-    size = max(1, limit // (query.shape[:-2].numel() * key.shape[-2]))
-    for start in range(0, query.shape[-2], size):
-        yield slice(start, start + size)
-
-
-def _masked(scores: Tensor, mask: Tensor | None, rows: slice) -> Tensor:
-    if mask is None:
-        return scores
-    some = mask if mask.shape[-2] == 1 else mask[..., rows, :]
-    return scores.masked_fill(~some, float("-inf")) if some.dtype == torch.bool else scores + some
 
 
 CHEFER_LRP = Rules(

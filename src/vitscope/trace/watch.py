@@ -8,6 +8,7 @@ they are few.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from vitscope.errors import ModelError
 from vitscope.models import Anatomy
 from vitscope.trace.frozen import Frozen
 from vitscope.trace.heads import head_products, merge_heads, split_heads
+from vitscope.trace.kernel import Attend
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.transform import Transformation
 
@@ -166,7 +168,7 @@ class AttentionWatch(TorchFunctionMode):
         if self._frozen is not None:
             args, kwargs = self._frozen.all(args, kwargs)
         if self.current is not None and func is F.scaled_dot_product_attention:
-            return self._fused(*args, **kwargs)
+            return self._fused(Attend.of(*args, **kwargs))
         if self.graph and self.current is not None and func is Tensor.unbind:
             return _Unbind.apply(*args, **kwargs)
         if self.current is not None and func is F.multi_head_attention_forward:
@@ -187,29 +189,17 @@ class AttentionWatch(TorchFunctionMode):
             self._written = _WrittenOut(args[0], args[1].transpose(-2, -1), result)
         return result
 
-    def _fused(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        """Run torch's scaled_dot_product_attention (its own signature) and keep the rows that the head reads.
+    def _fused(self, call: Attend) -> Tensor:
+        """Run it and keep the rows that the head reads.
 
         In the last block only these rows are computed where `lean` allows it, and the graph ends with them.
         """
-        if is_causal or enable_gqa:
-            raise ModelError("causal or grouped-query attention is not supported; use a plain vision transformer")
-        tokens = query.shape[-2]
+        tokens = call.query.shape[-2]
         if self._lean and self._at_last():
             rows = self._rows[-1]
-            query, attn_mask = query[..., :rows, :], _first_rows(attn_mask, rows)
-        output = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, scale=scale)
-        self._keep(query, key, value, attn_mask, output, query.shape[-1] ** -0.5 if scale is None else scale)
+            call = dataclasses.replace(call, query=call.query[..., :rows, :], mask=_first_rows(call.mask, rows))
+        output = call()
+        self._keep(call.query, call.key, call.value, call.mask, output, call.scale)
         return self._go_on(output, tokens)
 
     def _multi_head(
@@ -285,7 +275,7 @@ class AttentionWatch(TorchFunctionMode):
             split_heads(F.linear(each, part, offset), heads)
             for each, part, offset in zip(tokens, weight.chunk(3), biases, strict=True)
         )
-        output = F.linear(merge_heads(self._fused(query, key, value)), out_weight, out_bias)
+        output = F.linear(merge_heads(self._fused(Attend.of(query, key, value))), out_weight, out_bias)
         if not need_weights:
             return output, None
         products = query.detach() @ key.detach().transpose(-1, -2)

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy
 from vitscope.trace.capture import check_output, hooks
+from vitscope.trace.kernel import Attend, masked
 
 _SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
 
@@ -55,30 +56,18 @@ class _WindowWatch(TorchFunctionMode):
         if self.current is None or self.received[self.current] is not None:
             return result
         if func is F.scaled_dot_product_attention:
-            self.received[self.current] = _of_fused(*args, **kwargs)
+            self.received[self.current] = _of_fused(Attend.of(*args, **kwargs))
         elif func in _SOFTMAX:
             self.received[self.current] = result.mean(dim=-2)
         return result
 
 
-def _of_fused(
-    query: Tensor,
-    key: Tensor,
-    _: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """Of torch's scaled_dot_product_attention (its own signature); windows are small, so the matrix is made."""
-    if is_causal or enable_gqa or dropout_p:
-        raise ModelError("causal or grouped-query attention is not supported; use a plain vision transformer")
-    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if attn_mask is not None:
-        masked = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, float("-inf")) if masked else scores + attn_mask
-    return scores.softmax(dim=-1).mean(dim=-2)
+def _of_fused(call: Attend) -> Tensor:
+    """What each key receives, mean over the queries; windows are small, so the matrix is made."""
+    if call.dropout:
+        raise ModelError("attention with dropout is not supported in evaluation; use a plain vision transformer")
+    scores = call.query @ call.key.transpose(-2, -1) * call.scale
+    return masked(scores, call.mask).softmax(dim=-1).mean(dim=-2)
 
 
 def watch_windows(anatomy: Anatomy, images: Tensor) -> tuple[Tensor, tuple[WindowTrace, ...]]:
