@@ -14,7 +14,7 @@ from vitscope.datasets.files import read_text
 from vitscope.errors import DatasetError, nearest
 
 OWN = "own"
-_ROW = re.compile(r"(?P<name>.*\S)(?:\s*,\s*|\s+)(?P<index>\d+)")
+_ROW = re.compile(r"(?P<name>.*[^\s,])[\s,]+(?P<index>\d+)")
 _SYNSET = re.compile(r"(?P<synset>n\d{8})\s+(?P<names>\S.*)")
 
 

@@ -135,11 +135,11 @@ class _Cells:
         return self.synsets.ids.index(synset) if synset in self.synsets.ids else None
 
     def array(self, field: str, index: int) -> NDArray[Any]:
-        """The array behind a reference, and behind the cell that it may lead to."""
+        """The array behind a reference; of a mask, the first in the cell that it leads to."""
         with self._opened() as value:
             try:
                 found = value.file[value[field][index, 0]]
-                if found.dtype.kind == "O":
+                if field == "gt" and found.dtype.kind == "O":
                     found = value.file[found[0, 0]]
                 return np.asarray(found[()])
             except _FAULTS as error:

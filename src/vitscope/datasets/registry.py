@@ -7,7 +7,7 @@ import hashlib
 import os
 import types
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vitscope.datasets.record import Dataset, DatasetInfo
 from vitscope.errors import DatasetError, nearest
@@ -151,12 +151,13 @@ def _value(text: str, hint: Any, option: str) -> Any:
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) is types.UnionType else (hint,)
+    """The types of a union; `Literal[...] | None` is typing's own Union."""
+    return get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,)
 
 
 def _choices(hint: Any) -> str:
-    if get_origin(hint) is types.UnionType:
-        return " or ".join(_choices(kind) for kind in get_args(hint))
+    if len(kinds := _kinds(hint)) > 1:
+        return " or ".join(map(_choices, kinds))
     if get_origin(hint) is Literal:
         return " | ".join(map(str, get_args(hint)))
     words = {bool: "true | false", int: "a whole number", float: "a number", str: "text", type(None): "none"}
