@@ -354,6 +354,8 @@ def test_cub_tables_boxes_and_masks(tmp_path):
     home = tmp_path / "CUB_200_2011"
     shutil.move(home / "segmentations", tmp_path / "segmentations")
     assert np.array_equal(open_dataset("cub:classes=own", tmp_path)[0].open().masks.values(label=0), expected)
+    (tmp_path / "segmentations" / dataset.names[0] / "c.png").unlink()
+    refused(lambda: open_dataset("cub", tmp_path)[1].open().masks, "c.png", "no such file")
     shutil.rmtree(tmp_path / "segmentations")
     assert open_dataset("cub", tmp_path)[0].open().masks is None
 
@@ -452,6 +454,15 @@ def test_imagenet_segmentation_names_a_damaged_file(tmp_path, monkeypatch):
     refused(lambda: dataset[0].open().masks, str(file), "picture 0", "more than 0 and 1")
     refused(dataset[1].open, str(file), "picture 1")
     with h5py.File(file, "r+") as content:
+        content["value/target"][0, 0] = h5py.Reference()
+        content["value/id"][1, 0] = h5py.Reference()
+    renamed = open_dataset("imagenet-segmentation", tmp_path)
+    assert renamed.ids == ("n01440764_10040", "picture-1")
+    refused(lambda: renamed[0], str(file), "picture 0", "synset")
+    with h5py.File(file, "r+") as content:
+        del content["value/target"], content["value/id"]
+    assert [item.labels for item in open_dataset("imagenet-segmentation", tmp_path)] == [None, None]
+    with h5py.File(file, "r+") as content:
         del content["value/gt"]
     refused(lambda: open_dataset("imagenet-segmentation", tmp_path), str(file), "/value/gt")
     file.write_bytes(file.read_bytes()[:500])
@@ -536,16 +547,27 @@ def test_coco_reads_compressed_runs_and_refuses_broken_ones(tmp_path, monkeypatc
     assert np.array_equal(item.open().masks.regions[0].mask, mask.astype(bool))
     for outline in (
         {"size": [HEIGHT + 1, WIDTH], "counts": packed["counts"].decode()},
+        {"size": [HEIGHT, WIDTH], "counts": packed["counts"].decode()[:-4]},
+        {"size": [HEIGHT, WIDTH], "counts": ""},
+        {"size": [HEIGHT, WIDTH], "counts": "abc"},
+        {"size": [HEIGHT, WIDTH], "counts": 5},
         {"size": [HEIGHT, WIDTH], "counts": [3, 4]},
         {"size": [HEIGHT, WIDTH], "counts": [-3, HEIGHT * WIDTH + 3]},
         [[1, 2, 3, 4]],
         [],
         [["a"] * 6],
+        [[0, 0, 1e9, 0, 1e9, 1e9]],
         None,
     ):
         item = with_object(segmentation=outline)
         refused(lambda item=item: item.open().masks, str(file), "picture 139", "outline")
-    for fields in ({"bbox": [1, 2, 3]}, {"bbox": [1, 2, -3, 4]}, {"bbox": [1, "a", 3, 4]}, {"category_id": 5}):
+    for fields in (
+        {"bbox": [1, 2, 3]},
+        {"bbox": [1, 2, -3, 4]},
+        {"bbox": [1, "a", 3, 4]},
+        {"category_id": 5},
+        {"category_id": [1]},
+    ):
         refused(lambda fields=fields: with_object(**fields), str(file), "picture 139")
     for content in (file.read_text()[:50], "[]", '{"images": []}', '{"images": [3]}'):
         file.write_text(content)
@@ -608,6 +630,31 @@ def test_the_scenes_are_read_as_they_are_drawn():
             assert np.array_equal(opened.masks.values(label=label) == OBJECT, scene.mask(label))
         assert [box.edges for box in opened.boxes] == [thing.box for thing in scene.instances]
     refused(lambda: open_dataset("scenes:count=0"), "count=0")
+
+
+def test_lists_with_a_name_twice_or_of_another_code_are_refused(tmp_path):
+    voc = layouts.voc(tmp_path / "voc")
+    listed = voc / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
+    listed.write_text("2007_000033\n2007_000033\n")
+    refused(lambda: open_dataset("voc", voc), str(listed), "twice")
+    listed.write_bytes(b"\xff\xfe\x00")
+    refused(lambda: open_dataset("voc", voc), str(listed), "as text")
+    listed.write_text("")
+    refused(lambda: open_dataset("voc", voc), "holds nothing to read as voc")
+    images = layouts.cub(tmp_path / "cub") / "CUB_200_2011" / "images.txt"
+    images.write_text("1 a.jpg\n1 b.jpg\n")
+    refused(lambda: open_dataset("cub", tmp_path / "cub"), str(images), "line 2", "twice")
+    classes = layouts.text(images.parent / "classes.txt", "2 b\n1 a\n")
+    images.write_text("1 a.jpg\n")
+    refused(lambda: open_dataset("cub", tmp_path / "cub"), str(classes), "1, 2, 3")
+    shutil.rmtree(layouts.coco(tmp_path / "coco") / "val2017")
+    refused(lambda: open_dataset("coco", tmp_path / "coco"), "has no val2017")
+    refused(lambda: open_dataset("coco:classes_per_image=9", layouts.coco(tmp_path / "coco")), "no picture has 9")
+    layouts.picture(layouts.pets(tmp_path / "pets") / "images" / "Dodo_1.jpg")
+    shutil.rmtree(tmp_path / "pets" / "annotations")
+    (tmp_path / "pets" / "masks").mkdir()
+    dodo = open_dataset("pets", tmp_path / "pets")
+    refused(lambda: dodo[dodo.ids.index("Dodo_1")], "Dodo_1.jpg", "no breed")
 
 
 def test_the_default_truth_is_named_by_its_class():

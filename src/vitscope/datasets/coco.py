@@ -99,9 +99,9 @@ class _Index:
         places = {key: place for place, (key, _) in enumerate(kinds)}
         return cls(file, images, annotations, tuple(name for _, name in kinds), places)
 
-    def categories(self, key: str) -> set[int]:
+    def categories(self, key: str) -> set[str]:
         """The classes of a picture's objects, crowds left out, by the file's own ids."""
-        return {found.get("category_id", -1) for found in self.annotations.get(key, ()) if not found.get("iscrowd")}
+        return {str(found.get("category_id")) for found in self.annotations.get(key, ()) if not found.get("iscrowd")}
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,12 @@ class _Objects:
         where = f"{self.index.file}, object {one.get('id')} of picture {key}"
         corners = one.get("bbox")
         kind = one.get("category_id")
-        if not isinstance(corners, list) or len(corners) != 4 or kind not in self.index.places:
+        if (
+            not isinstance(corners, list)
+            or len(corners) != 4
+            or not isinstance(kind, int)
+            or kind not in self.index.places
+        ):
             raise DatasetError(f"{where}: has no bbox of four numbers, or no known category; mend it")
         x, y, width, height = numbers([str(value) for value in corners], where)
         if width < 0 or height < 0:
@@ -169,22 +174,30 @@ def _painted(outline: Any, size: tuple[int, int], where: str) -> NDArray[np.bool
             polygons = [[float(value) for value in polygon] for polygon in outline]
             if not polygons or any(len(one) < 6 or len(one) % 2 or not np.isfinite(one).all() for one in polygons):
                 raise ValueError("polygons take three points or more")
-            runs = coder.merge(coder.frPyObjects(polygons, height, width))
-        else:
-            runs = _runs(coder, outline, size)
-        return np.asarray(coder.decode(runs), dtype=bool)
+            if max(abs(value) for polygon in polygons for value in polygon) > 2 * max(size):
+                raise ValueError("polygons that reach far out of the picture")
+            return np.asarray(coder.decode(coder.merge(coder.frPyObjects(polygons, height, width))), dtype=bool)
+        return _from_runs(coder, outline, size)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise DatasetError(f"{where}: its outline cannot be painted ({reason}); mend it") from error
 
 
-def _runs(coder: Any, outline: Any, size: tuple[int, int]) -> Any:
-    """Run lengths in the coder's form; ValueError where they are of another picture's size."""
+def _from_runs(coder: Any, outline: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask of run lengths; ValueError where they are of another picture's size.
+
+    The coder leaves memory unset where compressed runs end too early, so the mask is coded again for comparison.
+    """
     if tuple(outline["size"]) != size:
         raise ValueError(f"run lengths of {tuple(outline['size'])} for a picture of {size}")
     counts = outline["counts"]
-    if not isinstance(counts, list):
-        return {"size": list(size), "counts": counts.encode() if isinstance(counts, str) else counts}
-    if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != size[0] * size[1]:
+    if isinstance(counts, list):
+        if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != size[0] * size[1]:
+            raise ValueError("run lengths that do not fill the picture")
+        runs = coder.frPyObjects({"size": list(size), "counts": counts}, *size)
+        return np.asarray(coder.decode(runs), dtype=bool)
+    packed = counts.encode() if isinstance(counts, str) else counts
+    mask = coder.decode({"size": list(size), "counts": packed})
+    if coder.encode(np.asfortranarray(mask))["counts"] != packed:
         raise ValueError("run lengths that do not fill the picture")
-    return coder.frPyObjects({"size": list(size), "counts": counts}, *size)
+    return np.asarray(mask, dtype=bool)

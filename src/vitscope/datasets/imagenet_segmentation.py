@@ -50,22 +50,24 @@ class ImageNetSegmentation:
         if not file.is_file():
             raise DatasetError(f"{root} has no {FILE}; expected {self.info.layout}")
         synsets = Synsets.of_imagenet()
-        cells = _Cells(file, synsets)
+        cells = _Cells(file)
         names = cells.names()
         positions = {name: index for index, name in enumerate(names)}
         if len(positions) < len(names):  # names are no key where one comes twice
             positions = {f"{name}-{index}": index for index, name in enumerate(names)}
-        return Dataset(self.info, synsets.names, tuple(positions), _Named(cells, positions).read)
+        return Dataset(self.info, synsets.names, tuple(positions), _Named(cells, positions, synsets.ids).read)
 
 
 @dataclass(frozen=True)
 class _Named:
     cells: _Cells
     positions: dict[str, int]
+    synsets: tuple[str, ...]
 
     def read(self, name: str) -> Item:
         index = self.positions[name]
-        label = self.cells.label(index, name)
+        synset = self.cells.synset(index, name)
+        label = self.synsets.index(synset) if synset in self.synsets else None  # not all are of ILSVRC2012
         labels = None if label is None else (label,)
         cell = _Cell(self.cells, index)
         return Item(
@@ -110,7 +112,6 @@ class _Cells:
     """The file; it is opened anew for each reading, so that it can be handed to other processes."""
 
     file: Path
-    synsets: Synsets
 
     def where(self, index: int) -> str:
         return f"{self.file}, picture {index}"
@@ -123,16 +124,15 @@ class _Cells:
                 raise DatasetError(f"{self.file}: has {count} pictures and {len(value['gt'])} masks; download it again")
             return tuple(_name(value, index) for index in range(count))
 
-    def label(self, index: int, name: str) -> int | None:
-        """The output of its synset; None where that is none of ILSVRC2012's."""
+    def synset(self, index: int, name: str) -> str:
+        """A picture's synset; by its name where the file does not hold it by itself."""
         with self._opened() as value:
             try:
-                synset = _text(value, "target", index) or name.partition("_")[0]
+                return _text(value, "target", index) or name.partition("_")[0]
             except _FAULTS as error:
                 raise DatasetError(
                     f"{self.where(index)}: its synset cannot be read; download the file again"
                 ) from error
-        return self.synsets.ids.index(synset) if synset in self.synsets.ids else None
 
     def array(self, field: str, index: int) -> NDArray[Any]:
         """The array behind a reference; of a mask, the first in the cell that it leads to."""
