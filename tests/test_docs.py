@@ -72,3 +72,26 @@ def test_the_home_made_model_of_the_how_to_page_is_explained(tmp_path):
     ex = explainer(images, "daam,agcam,cdam,smooth_cdam:samples=3,integrated_cdam:steps=4,attention")
     assert all(attribution.values.shape == (2, 4, 4) for attribution in ex.attributions.values())
     assert explainer.description_error < 1e-5
+
+
+def test_the_data_set_of_the_how_to_page_works(tmp_path):
+    """In a process of its own, since it registers a data set."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "add-a-dataset.md").read_text(), flags=re.DOTALL)
+    use = f"""
+from PIL import Image
+from vitscope.datasets import list_datasets, open_dataset
+Image.new("RGB", (8, 6)).save({str(tmp_path / "one.png")!r})
+(item,) = open_dataset("one-class:label=207", {str(tmp_path)!r}, limit=100, seed=1)
+assert item.label == 207 and item.open().picture.size == (8, 6)
+assert "one-class" in [info.name for info in list_datasets()]
+"""
+    (tmp_path / "page.py").write_text(code + use)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "page.py")],
+        cwd=ROOT,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -4,8 +4,9 @@ from importlib.metadata import version
 
 from vitscope import methods, targets
 from vitscope.attribution import Attribution, Explanation
+from vitscope.datasets import list_datasets, open_dataset
 from vitscope.description import Description, describe
-from vitscope.errors import FlatMapError, ImageError, MethodError, ModelError, TargetError, VitscopeError
+from vitscope.errors import DatasetError, FlatMapError, ImageError, MethodError, ModelError, TargetError, VitscopeError
 from vitscope.explainer import Explainer, explain
 from vitscope.images import Preprocessing
 from vitscope.methods import list_methods
@@ -17,6 +18,7 @@ __version__ = version("vitscope")
 __all__ = [
     "Attribution",
     "ClassNames",
+    "DatasetError",
     "Description",
     "Explainer",
     "Explanation",
@@ -31,8 +33,10 @@ __all__ = [
     "adapt",
     "describe",
     "explain",
+    "list_datasets",
     "list_methods",
     "list_models",
     "methods",
+    "open_dataset",
     "targets",
 ]

@@ -14,6 +14,10 @@ class ImageError(VitscopeError):
     """An input picture cannot be read, or has a form that is not understood."""
 
 
+class DatasetError(VitscopeError):
+    """A data set is unknown, its folder is laid out otherwise, or a file of it is damaged."""
+
+
 class ModelError(VitscopeError):
     """A model or its weights cannot be loaded, understood or traced."""
 
