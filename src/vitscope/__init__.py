@@ -5,10 +5,11 @@ from importlib.metadata import version
 from vitscope import methods, targets
 from vitscope.attribution import Attribution, Explanation
 from vitscope.description import Description, describe
-from vitscope.errors import FlatMapError, ImageError, MethodError, ModelError, TargetError, VitscopeError
+from vitscope.errors import FlatMapError, ImageError, MethodError, MetricError, ModelError, TargetError, VitscopeError
 from vitscope.explainer import Explainer, explain
 from vitscope.images import Preprocessing
 from vitscope.methods import list_methods
+from vitscope.metrics import list_metrics
 from vitscope.models import Layout, adapt, list_models
 from vitscope.targets import ClassNames
 
@@ -24,6 +25,7 @@ __all__ = [
     "ImageError",
     "Layout",
     "MethodError",
+    "MetricError",
     "ModelError",
     "Preprocessing",
     "TargetError",
@@ -32,6 +34,7 @@ __all__ = [
     "describe",
     "explain",
     "list_methods",
+    "list_metrics",
     "list_models",
     "methods",
     "targets",
