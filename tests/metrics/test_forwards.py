@@ -310,7 +310,9 @@ def test_ranks_counts_and_sums():
     assert counts([k / 10 for k in range(11)], 10) == list(range(11))
     assert counts([0.29, 0.1, 1.0], 50176) == [14551, 5017, 50176]
     maps, places = torch.randn(2, 9, 7, dtype=torch.float64), torch.tensor([[[0, 0, 7], [3, 2, 4]]] * 2)
-    expected = [[m[t : t + s, f : f + s].sum().item() for t, f, s in p.tolist()] for m, p in zip(maps, places, strict=True)]
+    expected = [
+        [m[t : t + s, f : f + s].sum().item() for t, f, s in p.tolist()] for m, p in zip(maps, places, strict=True)
+    ]
     np.testing.assert_allclose(sums_inside(maps, places), expected, atol=1e-12)
 
 

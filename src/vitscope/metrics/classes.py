@@ -98,7 +98,7 @@ class TwoObjects:
         """Four values a picture; the preference is NaN where no mass lies on either object."""
         here, there = truth.need("masks", "two_objects"), truth.need("others", "two_objects")
         (aa, ab), (ba, bb) = (
-            (energy_in_mask(maps.bilinear, mask).double().cpu() for mask in (here, there)) for maps in (first, second)
+            [energy_in_mask(maps.bilinear, mask).double().cpu() for mask in (here, there)] for maps in (first, second)
         )
         asked, other = (aa + bb) / 2, (ab + ba) / 2
         preference = torch.where(asked + other > 0, asked / (asked + other), torch.nan)
