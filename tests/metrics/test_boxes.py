@@ -189,8 +189,8 @@ def test_the_box_itself_is_perfect_its_inverse_is_not_and_units_do_not_matter(me
     for name, value in perfect.items():
         assert (value > 1 - 1e-6).all(), name
     assert (inverted["iou"] < perfect["iou"]).all()
-    maps = smooth(rng, 3, size)
-    moved = GridMaps(maps.values * 1e-6 - 3e-6, size)
+    whole = torch.tensor(rng.integers(0, 256, (3, 5, 11)))  # exact in float32, enlarged by 8 and 4 as well
+    maps, moved = GridMaps(whole.double(), size), GridMaps(whole.double() * 4 - 512, size)
     for name, value in metric(maps, truth).values.items():
         torch.testing.assert_close(metric(moved, truth).values[name], value)
 
