@@ -306,7 +306,8 @@ def test_ranks_counts_and_sums():
     assert ranks(values, "most").tolist() == [[[1, 0], [2, 3]]]
     assert ranks(values, "least").tolist() == [[[1, 3], [2, 0]]]
     assert counts([k / 10 for k in range(11)], 10) == list(range(11))
-    assert counts([0.29, 0.1, 1.0], 50176) == [14551, 5017, 50176]
+    assert counts([0.29, 0.57, 0.58], 100) == [29, 57, 58]  # 0.29 * 100 is 28.999999999999996
+    assert counts([0.1, 0.29, 1.0], 50176) == [5017, 14551, 50176]
     maps, places = torch.randn(2, 9, 7, dtype=torch.float64), torch.tensor([[[0, 0, 7], [3, 2, 4]]] * 2)
     expected = [
         [m[t : t + s, f : f + s].sum().item() for t, f, s in p.tolist()] for m, p in zip(maps, places, strict=True)

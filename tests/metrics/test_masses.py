@@ -8,12 +8,15 @@ import torch
 
 import vitscope
 from vitscope.metrics import (
+    BestOnOthers,
+    Curve,
     EnergyPointing,
     GridMaps,
     GridPointing,
     ImageNetSegmentation,
     PointingGame,
     RelevanceMass,
+    Result,
     ThresholdCurve,
     Truth,
     average_precision,
@@ -183,6 +186,17 @@ def test_the_streamed_best_threshold_is_the_same():
     torch.testing.assert_close(
         whole.values["area"], torch.tensor(np.trapezoid(whole.curves["iou"].y.numpy(), dx=1 / 20, axis=1))
     )
+
+
+def test_a_fold_is_not_measured_at_its_own_best_threshold():
+    x = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    curves = torch.tensor([[0.0, 0.2, 1.0], [0.0, 0.2, 1.0], [0.3, 0.2, 0.0]], dtype=torch.float64)
+    state = BestOnOthers("iou")
+    state.update(Result(curves={"iou": Curve(x, curves)}), keys=(0, 2, 1))
+    # The even keys' best is threshold 1, taken for the odd one (0.0); the odd one's is 0, taken for the even (0.0).
+    assert state.compute() == pytest.approx({"best": 0.0, "threshold": 1 / 3})
+    with pytest.raises(vitscope.MetricError, match="a key a picture"):
+        state.update(Result(curves={"iou": Curve(x, curves)}))
 
 
 def test_mosaics_show_each_picture_in_its_cell():
