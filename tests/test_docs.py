@@ -38,6 +38,31 @@ assert "value_norm" in str(vitscope.describe(model))
     assert done.returncode == 0, done.stderr
 
 
+def test_the_metric_of_the_how_to_page_works(tmp_path):
+    """In a process of its own, since it registers a metric."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "add-a-metric.md").read_text(), flags=re.DOTALL)
+    use = """
+import torch
+from vitscope.metrics import as_metrics
+((name, chosen),) = as_metrics("top@2").items()
+assert name == "top/share@2"
+masks = torch.zeros(1, 8, 8, dtype=torch.bool)
+masks[:, :4, :4] = True
+result = chosen.metric(GridMaps(torch.tensor([[[9.0, 1.0], [5.0, 2.0]]]), (8, 8)), Truth(masks=masks))
+assert result.values["share"].item() == 0.5
+"""
+    (tmp_path / "page.py").write_text(code + use)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "page.py")],
+        cwd=ROOT,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_table_of_models_is_what_the_script_computes():
     for extra in ("transformers", "open_clip"):
         pytest.importorskip(extra)

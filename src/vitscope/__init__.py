@@ -6,10 +6,20 @@ from vitscope import methods, targets
 from vitscope.attribution import Attribution, Explanation
 from vitscope.datasets import list_datasets, open_dataset
 from vitscope.description import Description, describe
-from vitscope.errors import DatasetError, FlatMapError, ImageError, MethodError, ModelError, TargetError, VitscopeError
+from vitscope.errors import (
+    DatasetError,
+    FlatMapError,
+    ImageError,
+    MethodError,
+    MetricError,
+    ModelError,
+    TargetError,
+    VitscopeError,
+)
 from vitscope.explainer import Explainer, explain
 from vitscope.images import Preprocessing
 from vitscope.methods import list_methods
+from vitscope.metrics import list_metrics
 from vitscope.models import Layout, adapt, list_models
 from vitscope.targets import ClassNames
 
@@ -26,6 +36,7 @@ __all__ = [
     "ImageError",
     "Layout",
     "MethodError",
+    "MetricError",
     "ModelError",
     "Preprocessing",
     "TargetError",
@@ -35,6 +46,7 @@ __all__ = [
     "explain",
     "list_datasets",
     "list_methods",
+    "list_metrics",
     "list_models",
     "methods",
     "open_dataset",

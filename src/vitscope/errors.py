@@ -26,6 +26,10 @@ class MethodError(VitscopeError):
     """A method is unknown, wrongly configured, or not defined for this model."""
 
 
+class MetricError(VitscopeError):
+    """A metric is unknown, wrongly configured, or lacks what it needs."""
+
+
 class TargetError(VitscopeError):
     """What shall be explained does not exist, or does not fit the batch or the method."""
 
