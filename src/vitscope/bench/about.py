@@ -16,6 +16,10 @@ from vitscope.errors import VitscopeError
 LONGEST = 300
 """Characters of one entry that a page shows."""
 
+CLASS_NAMES = ("class_names", "names", "classes")
+TOLD = (*CLASS_NAMES, "metrics", "skipped")
+"""Entries that are long, and shown where they are needed."""
+
 
 @dataclass(frozen=True, eq=False)
 class About:
@@ -63,7 +67,7 @@ class About:
         """Class number -> name."""
         facts = self._entry("dataset", "data")
         places = (facts if isinstance(facts, Mapping) else {}, self.manifest)
-        found = next((p[key] for p in places for key in ("class_names", "names", "classes") if p.get(key)), None)
+        found = next((p[key] for p in places for key in CLASS_NAMES if p.get(key)), None)
         if isinstance(found, Mapping):
             return {int(key): str(name) for key, name in found.items() if str(key).isdigit()}
         if isinstance(found, Sequence) and not isinstance(found, str):
@@ -85,16 +89,26 @@ class About:
     def lines(self) -> list[tuple[str, str]]:
         """Every entry as words, ready to be shown; long lists are cut."""
         return [
-            (key, text if len(text) <= LONGEST else f"{text[:LONGEST]} …") for key, text in _flat(self._shown(), "")
+            (key, text if len(text) <= LONGEST else f"{text[:LONGEST]} …") for key, text in _flat(self.manifest, "")
         ]
 
-    def _shown(self) -> Mapping[str, Any]:
-        """Without the class names, which are long and shown where they are needed."""
-        facts = self._entry("dataset", "data")
-        if not isinstance(facts, Mapping):
-            return self.manifest
-        short = {key: value for key, value in facts.items() if key not in ("class_names", "names", "classes")}
-        return {key: short if value is facts else value for key, value in self.manifest.items()}
+    @property
+    def remarks(self) -> list[str]:
+        """What must be known before the numbers are read: an unfinished run, images left out."""
+        out = []
+        if self.manifest.get("status") == "running":
+            out.append("The run is not finished; what stands here is of the parts that are there.")
+        left_out = self.manifest.get("left_out")
+        for preset, count in left_out.items() if isinstance(left_out, Mapping) else ():
+            if count:
+                out.append(f"{preset}: {count} misclassified images are left out.")
+        return out
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Metrics that were asked for and not measured: name -> why."""
+        found = self.manifest.get("skipped")
+        return {str(name): str(why) for name, why in found.items()} if isinstance(found, Mapping) else {}
 
     def pictures(self, images: Sequence[str]) -> dict[str, Image.Image]:
         """Those of the images whose files are still where they were; of a set that cannot be opened again, none."""
@@ -136,6 +150,8 @@ def _flat(entry: Any, key: str) -> Iterator[tuple[str, str]]:
     """Nested entries as "a / b" -> words."""
     if isinstance(entry, Mapping) and entry:
         for name, value in entry.items():
+            if name in TOLD:
+                continue
             yield from _flat(value, f"{key} / {name}" if key else str(name))
     elif isinstance(entry, list) and any(isinstance(one, Mapping) for one in entry):
         for number, one in enumerate(entry, start=1):

@@ -36,6 +36,7 @@ def page_of(summary: Summary) -> str:
         "is marked †. The best mean is bold; what cannot be told apart from it is underlined.",
         settings_in_words(summary),
     ]
+    lead += about.remarks
     if summary.failed:
         lead.append(f"{summary.failed} rows failed; see What failed.")
     sections = [
@@ -46,6 +47,7 @@ def page_of(summary: Summary) -> str:
         _published(summary),
         _cautions(summary),
         _failures(summary),
+        _skipped(summary),
         _ran(summary),
     ]
     versions = f"vitscope {version('vitscope')}; seed {summary.settings.seed}"
@@ -112,7 +114,8 @@ def _title(full: str, facts: Facts | None) -> str:
     if facts is None:
         return f"{short(full)}: not registered here, direction unknown"
     ways = {True: "higher is better", False: "lower is better", None: "neither way is better"}
-    lower = facts.title[:1].lower() + facts.title[1:] if facts.title[1:2].islower() else facts.title
+    word = facts.title.split()[0]
+    lower = facts.title[:1].lower() + facts.title[1:] if word[1:].islower() else facts.title
     return f"{short(full)}: {lower} ({ways[facts.higher_is_better]})"
 
 
@@ -332,6 +335,13 @@ def _failures(summary: Summary) -> Section | None:
     ]
     words = f"{summary.failed} of {summary.rows} rows have no value; they are left out of every mean, and counted."
     return Section("What failed", [words], [Table(["method", "rows", "first image", "why"], body, sortable=True)])
+
+
+def _skipped(summary: Summary) -> Section | None:
+    if not summary.about.skipped:
+        return None
+    body = [[Cell(name), Cell(why)] for name, why in summary.about.skipped.items()]
+    return Section("Not measured", [], [Table(["value", "why"], body)])
 
 
 def _ran(summary: Summary) -> Section:

@@ -204,12 +204,12 @@ def _batches(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
     """The parts in pieces, their words as dictionaries."""
     for file in files:
         try:
-            part = pq.ParquetFile(file, read_dictionary=[*WORDS, "error"])
-            missing = set(COLUMNS) - set(part.schema_arrow.names)
+            missing = set(COLUMNS) - set(pq.read_schema(file).names)
             if missing:
-                raise VitscopeError(f"{file} has no column {', '.join(sorted(missing))}; it is no part of a benchmark")
-            for batch in part.iter_batches(batch_size=1 << 17, columns=list(COLUMNS)):
-                yield _encoded(batch)
+                raise VitscopeError(f"{file} has no column {', '.join(sorted(missing))}; take it out of parts/")
+            with pq.ParquetFile(file, read_dictionary=[*WORDS, "error"]) as part:
+                for batch in part.iter_batches(batch_size=1 << 17, columns=list(COLUMNS)):
+                    yield _encoded(batch)
         except (pa.ArrowException, OSError) as error:
             raise VitscopeError(f"{file} cannot be read ({error}); delete it and run again with --resume") from error
 

@@ -92,9 +92,9 @@ def set_values(
 def _values_of_draw(
     found: Computation, whole: Result, keys: NDArray[np.int64], chosen: NDArray[np.int64]
 ) -> dict[str, float]:
-    some = torch.from_numpy(chosen)
-    curves = {name: Curve(curve.x, curve.y[some]) for name, curve in whole.curves.items()}
-    parts = {name: part[some] for name, part in whole.parts.items()}
+    # numpy gathers on one thread: for arrays this small, waking others costs more than they do.
+    curves = {name: Curve(curve.x, torch.from_numpy(curve.y.numpy()[chosen])) for name, curve in whole.curves.items()}
+    parts = {name: torch.from_numpy(part.numpy()[chosen]) for name, part in whole.parts.items()}
     try:
         return _of_state(found, Result(curves=curves, parts=parts), keys[chosen])
     except MetricError:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
@@ -136,6 +138,7 @@ def page(
     )
     environment.filters["uri"] = data_uri
     environment.filters["stroke"] = stroke
+    environment.filters["breaks"] = _breaks
     for name, kind in _KINDS.items():
         environment.tests[name] = _is(kind)
     bars = {signed: colour_bar((160, 10), signed) for signed in (False, True)}
@@ -156,6 +159,12 @@ def outline(mask: NDArray[np.bool_], size: tuple[int, int], width: int = 3) -> I
         line = np.asarray(grown).astype(np.int16) - np.asarray(shrunk) > 0
         picture.paste(colour, mask=Image.fromarray(line.astype(np.uint8) * 255))
     return picture
+
+
+def _breaks(text: str) -> Markup:
+    """Where a long name may be broken: after a stroke, an underscore, before a sign."""
+    escaped = str(escape(text))
+    return Markup(re.sub(r"([/_:])|(?=@)", r"\1<wbr>", escaped))
 
 
 def _is(kind: type[Any]) -> Callable[[Any], bool]:
