@@ -85,7 +85,7 @@ def markdown(grid: Grid, summary: Summary) -> str:
 
 def latex(grid: Grid, summary: Summary) -> str:
     """As a LaTeX table for the package booktabs, with its caption; `\\input` it."""
-    up, down = r" $\uparrow$", r" $\downarrow$"
+    up, down = r"$\uparrow$", r"$\downarrow$"
     heads = ["method", *(f"{_tex(head)}{_arrow(grid, k, up, down)}" for k, head in enumerate(grid.heads))]
     body: list[str] = []
     apart = False
