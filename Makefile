@@ -8,7 +8,7 @@ help:
 	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
 	@echo "make test      lint, types, and the test suite with its coverage"
 	@echo "make test-all  the same, with the slow tests"
-	@echo "make test-peers against pytorch-grad-cam itself, which it installs"
+	@echo "make test-peers against pytorch-grad-cam, Captum and Quantus themselves, which it installs"
 	@echo "make cost      what each method costs, in forwards (benchmarks/cost.py)"
 
 install: $(VENV)/.installed
@@ -33,7 +33,7 @@ test-all: lint
 
 test-peers: install
 	$(BIN)/python -m pip install --quiet --editable ".[dev,peers]"
-	$(BIN)/pytest tests/methods/test_cam_library.py
+	$(BIN)/pytest tests/methods/test_cam_library.py tests/metrics
 
 cost: install
 	$(BIN)/python benchmarks/cost.py

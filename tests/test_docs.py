@@ -43,6 +43,31 @@ assert "value_norm" in str(vitscope.describe(model))
     assert done.returncode == 0, done.stderr
 
 
+def test_the_metric_of_the_how_to_page_works(tmp_path):
+    """In a process of its own, since it registers a metric."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "add-a-metric.md").read_text(), flags=re.DOTALL)
+    use = """
+import torch
+from vitscope.metrics import as_metrics
+((name, chosen),) = as_metrics("top@2").items()
+assert name == "top/share@2"
+masks = torch.zeros(1, 8, 8, dtype=torch.bool)
+masks[:, :4, :4] = True
+result = chosen.metric(GridMaps(torch.tensor([[[9.0, 1.0], [5.0, 2.0]]]), (8, 8)), Truth(masks=masks))
+assert result.values["share"].item() == 0.5
+"""
+    (tmp_path / "page.py").write_text(code + use)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "page.py")],
+        cwd=ROOT,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_table_of_models_is_what_the_script_computes():
     script = script_of("make_models")
     assert script.PAGE.read_text() == script.page(), "run python docs/make_models.py"
@@ -146,3 +171,26 @@ def test_the_home_made_model_of_the_how_to_page_is_explained(tmp_path):
     ex = explainer(images, "daam,agcam,cdam,smooth_cdam:samples=3,integrated_cdam:steps=4,attention")
     assert all(attribution.values.shape == (2, 4, 4) for attribution in ex.attributions.values())
     assert explainer.description_error < 1e-5
+
+
+def test_the_data_set_of_the_how_to_page_works(tmp_path):
+    """In a process of its own, since it registers a data set."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "add-a-dataset.md").read_text(), flags=re.DOTALL)
+    use = f"""
+from PIL import Image
+from vitscope.datasets import list_datasets, open_dataset
+Image.new("RGB", (8, 6)).save({str(tmp_path / "one.png")!r})
+(item,) = open_dataset("one-class:label=207", {str(tmp_path)!r}, limit=100, seed=1)
+assert item.label == 207 and item.open().picture.size == (8, 6)
+assert "one-class" in [info.name for info in list_datasets()]
+"""
+    (tmp_path / "page.py").write_text(code + use)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "page.py")],
+        cwd=ROOT,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -4,11 +4,22 @@ from importlib.metadata import version
 
 from vitscope import methods, targets
 from vitscope.attribution import Attribution, Explanation
+from vitscope.datasets import list_datasets, open_dataset
 from vitscope.description import Description, describe
-from vitscope.errors import FlatMapError, ImageError, MethodError, ModelError, TargetError, VitscopeError
+from vitscope.errors import (
+    DatasetError,
+    FlatMapError,
+    ImageError,
+    MethodError,
+    MetricError,
+    ModelError,
+    TargetError,
+    VitscopeError,
+)
 from vitscope.explainer import Explainer, explain
 from vitscope.images import Preprocessing
 from vitscope.methods import list_methods
+from vitscope.metrics import list_metrics
 from vitscope.models import Layout, adapt, list_models
 from vitscope.targets import ClassNames
 
@@ -17,6 +28,7 @@ __version__ = version("vitscope")
 __all__ = [
     "Attribution",
     "ClassNames",
+    "DatasetError",
     "Description",
     "Explainer",
     "Explanation",
@@ -24,6 +36,7 @@ __all__ = [
     "ImageError",
     "Layout",
     "MethodError",
+    "MetricError",
     "ModelError",
     "Preprocessing",
     "TargetError",
@@ -31,8 +44,11 @@ __all__ = [
     "adapt",
     "describe",
     "explain",
+    "list_datasets",
     "list_methods",
+    "list_metrics",
     "list_models",
     "methods",
+    "open_dataset",
     "targets",
 ]

@@ -14,12 +14,20 @@ class ImageError(VitscopeError):
     """An input picture cannot be read, or has a form that is not understood."""
 
 
+class DatasetError(VitscopeError):
+    """A data set is unknown, its folder is laid out otherwise, or a file of it is damaged."""
+
+
 class ModelError(VitscopeError):
     """A model or its weights cannot be loaded, understood or traced."""
 
 
 class MethodError(VitscopeError):
     """A method is unknown, wrongly configured, or not defined for this model."""
+
+
+class MetricError(VitscopeError):
+    """A metric is unknown, wrongly configured, or lacks what it needs."""
 
 
 class TargetError(VitscopeError):

@@ -2,5 +2,6 @@
 
 from vitscope.bench.scenes import ClassSensitivity, Localization, class_sensitivity, localization
 from vitscope.bench.statistics import Estimate
+from vitscope.bench.summary import Summary, summarise
 
-__all__ = ["ClassSensitivity", "Estimate", "Localization", "class_sensitivity", "localization"]
+__all__ = ["ClassSensitivity", "Estimate", "Localization", "Summary", "class_sensitivity", "localization", "summarise"]

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from vitscope.datasets.files import PICTURES as PICTURES
 from vitscope.datasets.scenes import CLASSES, Scenes
 from vitscope.errors import ImageError, VitscopeError, nearest
-
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-"""The endings of files that are taken for pictures."""
 
 
 @dataclass(frozen=True)

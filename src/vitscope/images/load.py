@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from vitscope.errors import ImageError
 Source = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
 
 
-def load_image(source: Source) -> Image.Image:
+def load_image(source: Source, *, upright: bool = True) -> Image.Image:
     """Read a picture as upright RGB of 8 bits.
 
     EXIF orientation is applied; transparency is laid over white; 16-bit greys are scaled to 8 bits, not clipped; CMYK,
@@ -23,17 +24,32 @@ def load_image(source: Source) -> Image.Image:
 
     Args:
         source: a path, a PIL image, or a uint8 array (H W), (H W 1), (H W 3) or (H W 4).
+        upright: False leaves the pixels as they are stored, and drops the tag that would turn them later: for truth
+            that was drawn on the stored pixels.
 
     Raises:
         ImageError: no such file, not a picture, truncated, too large to be safe, or another kind of array.
     """
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "the picture")
+        return _to_rgb(source, "the picture", upright)
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if not isinstance(source, str | os.PathLike):
         raise ImageError(f"{type(source).__name__} is no picture; give a path, a PIL image, a uint8 array or a tensor")
     path = Path(source)
+    return _read(path, lambda image: _to_rgb(image, str(path), upright))
+
+
+def load_levels(path: Path) -> Image.Image:
+    """Read a file's values as they are stored: its own mode, palette indices included, not turned.
+
+    Raises:
+        ImageError: no such file, not a picture, truncated, or too large to be safe.
+    """
+    return _read(path, Image.Image.copy)
+
+
+def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if path.is_dir():
         raise ImageError(f"{path}: a folder with no pictures in it; name a picture")
     if not path.is_file():
@@ -45,7 +61,7 @@ def load_image(source: Source) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 image.load()
-                return _to_rgb(image, str(path))
+                return take(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{path}: too many pixels to open safely; scale it down first") from error
     except UnidentifiedImageError as error:
@@ -68,8 +84,15 @@ def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
     return _to_rgb(Image.fromarray(array), "the array")
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+def _to_rgb(image: Image.Image, name: str, upright: bool = True) -> Image.Image:
+    if upright:
+        return _converted(ImageOps.exif_transpose(image), name)
+    picture = _converted(image, name)
+    picture.info.clear()
+    return picture
+
+
+def _converted(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _from_deep(image, name)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

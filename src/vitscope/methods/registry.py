@@ -85,7 +85,7 @@ def options_of(name: str) -> dict[str, tuple[str, Any]]:
     """A method's options: name -> (what it may be, its default)."""
     method = _METHODS[name]
     hints = get_type_hints(method)
-    return {f.name: (_choices(hints[f.name]), f.default) for f in dataclasses.fields(method)}  # type: ignore[arg-type]
+    return {f.name: (choices_of(hints[f.name]), f.default) for f in dataclasses.fields(method)}  # type: ignore[arg-type]
 
 
 def family_of(label: str) -> str:
@@ -176,7 +176,7 @@ def as_method(text: str) -> Method:
         if key not in fields:
             offer = f"it takes {', '.join(sorted(fields))}" if fields else "it takes no options"
             raise MethodError(f"{name} has no option '{key}'; {offer}")
-        values[key] = _read(value, hints[key], f"{name}:{key}")
+        values[key] = read_option(value, hints[key], f"{name}:{key}")
     built: Method = method(**values)
     return built
 
@@ -188,7 +188,7 @@ def _label(method: Method) -> str:
     return method.facts.name + (":" + ",".join(changed) if changed else "")
 
 
-def _read(text: str, hint: Any, option: str) -> Any:
+def read_option(text: str, hint: Any, option: str) -> Any:
     """Read an option's value by its type: a Literal, int, float, bool, or one of these or None."""
     kinds = get_args(hint) if get_origin(hint) is types.UnionType else (hint,)
     for kind in kinds:
@@ -203,12 +203,13 @@ def _read(text: str, hint: Any, option: str) -> Any:
                 return kind(text)
             except ValueError:
                 continue
-    raise MethodError(f"{option}={text} is not understood; it takes {_choices(hint)}")
+    raise MethodError(f"{option}={text} is not understood; it takes {choices_of(hint)}")
 
 
-def _choices(hint: Any) -> str:
+def choices_of(hint: Any) -> str:
+    """What an option of this type may be, in words."""
     if get_origin(hint) is types.UnionType:
-        return " or ".join(_choices(kind) for kind in get_args(hint))
+        return " or ".join(choices_of(kind) for kind in get_args(hint))
     if get_origin(hint) is Literal:
         return " | ".join(get_args(hint))
     return {bool: "true | false", int: "a whole number", float: "a number", type(None): "none"}.get(hint, str(hint))

@@ -1,5 +1,155 @@
-"""How good a map is: pure functions of maps and truth."""
+"""How good a map is: pure functions of maps and truth, and of what the model says to altered pictures."""
 
-from vitscope.metrics.localization import THRESHOLDS, energy_in_mask, iou_curve
+from vitscope.metrics.base import (
+    Asked,
+    Curve,
+    Facts,
+    GridMaps,
+    MapMetric,
+    Metric,
+    PairMetric,
+    Pictures,
+    Result,
+    State,
+    Truth,
+)
+from vitscope.metrics.boxes import AGCAMLocalization, DAAMLocalization, MaxBoxAccuracy
+from vitscope.metrics.classes import ClassSensitivity, TwoObjects, asked_class
+from vitscope.metrics.compactness import Compactness, compactness
+from vitscope.metrics.flipping import ABPC, MIFLIF, SRG, CheferPerturbation, InsertionDeletion
+from vitscope.metrics.forwards import ForwardMetric, Forwards, ModelScorer, Plan, Scorer, evaluate
+from vitscope.metrics.localization import (
+    THRESHOLDS,
+    average_precision,
+    best_on_others,
+    energy_in_mask,
+    iou_curve,
+    overlap,
+    pointing,
+)
+from vitscope.metrics.masses import (
+    EnergyPointing,
+    GridPointing,
+    ImageNetSegmentation,
+    Mosaics,
+    PointingGame,
+    RelevanceMass,
+    ThresholdCurve,
+    mosaics,
+)
+from vitscope.metrics.presets import PRESETS, Preset, as_presets, possible
+from vitscope.metrics.published import PUBLISHED, Published, published
+from vitscope.metrics.regions import boxes_on_input, min_max, painted
+from vitscope.metrics.registry import (
+    Chosen,
+    as_metrics,
+    computations,
+    default_names,
+    list_metrics,
+    name_of,
+    options_of,
+    register_metric,
+    result_of,
+    rows_of,
+)
+from vitscope.metrics.sanity import Randomisation, Step, layers_of, randomised
+from vitscope.metrics.similarity import pearson, spearman, ssim
+from vitscope.metrics.squares import AverageDrop, BoxSensitivity, Infidelity
+from vitscope.metrics.stability import (
+    Alteration,
+    Equivariance,
+    Explains,
+    NoiseStability,
+    SensitivityMax,
+    StabilityMetric,
+    over_alterations,
+)
+from vitscope.metrics.states import BestOnOthers, MaxOverThresholds, MeanIoU
 
-__all__ = ["THRESHOLDS", "energy_in_mask", "iou_curve"]
+__all__ = [
+    "ABPC",
+    "MIFLIF",
+    "PRESETS",
+    "PUBLISHED",
+    "SRG",
+    "THRESHOLDS",
+    "AGCAMLocalization",
+    "Alteration",
+    "Asked",
+    "AverageDrop",
+    "BestOnOthers",
+    "BoxSensitivity",
+    "CheferPerturbation",
+    "Chosen",
+    "ClassSensitivity",
+    "Compactness",
+    "Curve",
+    "DAAMLocalization",
+    "EnergyPointing",
+    "Equivariance",
+    "Explains",
+    "Facts",
+    "ForwardMetric",
+    "Forwards",
+    "GridMaps",
+    "GridPointing",
+    "ImageNetSegmentation",
+    "Infidelity",
+    "InsertionDeletion",
+    "MapMetric",
+    "MaxBoxAccuracy",
+    "MaxOverThresholds",
+    "MeanIoU",
+    "Metric",
+    "ModelScorer",
+    "Mosaics",
+    "NoiseStability",
+    "PairMetric",
+    "Pictures",
+    "Plan",
+    "PointingGame",
+    "Preset",
+    "Published",
+    "Randomisation",
+    "RelevanceMass",
+    "Result",
+    "Scorer",
+    "SensitivityMax",
+    "StabilityMetric",
+    "State",
+    "Step",
+    "ThresholdCurve",
+    "Truth",
+    "TwoObjects",
+    "as_metrics",
+    "as_presets",
+    "asked_class",
+    "average_precision",
+    "best_on_others",
+    "boxes_on_input",
+    "compactness",
+    "computations",
+    "default_names",
+    "energy_in_mask",
+    "evaluate",
+    "iou_curve",
+    "layers_of",
+    "list_metrics",
+    "min_max",
+    "mosaics",
+    "name_of",
+    "options_of",
+    "over_alterations",
+    "overlap",
+    "painted",
+    "pearson",
+    "pointing",
+    "possible",
+    "published",
+    "randomised",
+    "register_metric",
+    "result_of",
+    "rows_of",
+    "spearman",
+    "ssim",
+]

@@ -6,10 +6,13 @@ count as no evidence.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from vitscope.errors import VitscopeError
+from vitscope.metrics.regions import checked, min_max
 
 THRESHOLDS = torch.linspace(0, 1, 101)
 """The thresholds of every curve: hundredths, both ends included."""
@@ -33,10 +36,8 @@ def iou_curve(values: Tensor, masks: Tensor, thresholds: Tensor = THRESHOLDS) ->
     Raises:
         VitscopeError: the shapes differ, a mask is empty, or a value is infinite.
     """
-    flat, truth = _flat(values, masks)
-    low = flat.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True)
-    high = flat.nan_to_num(nan=-torch.inf).amax(dim=1, keepdim=True)
-    scaled = ((flat - low) / (high - low).clamp(min=torch.finfo(flat.dtype).tiny)).nan_to_num(nan=0.0)
+    flat, truth = checked(values, masks)
+    scaled = min_max(values).flatten(1)
     # Histograms of threshold bins instead of a mask a threshold: every pixel is placed once.
     bins = torch.searchsorted(thresholds.to(scaled), scaled, right=True)  # how many thresholds it reaches
     count = scaled.new_zeros(2, len(flat), len(thresholds) + 1)
@@ -62,20 +63,103 @@ def energy_in_mask(values: Tensor, masks: Tensor) -> Tensor:
 
     Source: Score-CAM (Wang et al. 2020, 1910.01279), section 4.3, there with boxes.
     """
-    flat, truth = _flat(values, masks)
+    flat, truth = checked(values, masks)
     positive = flat.nan_to_num(nan=0.0).clamp(min=0)
     return ((positive * truth).sum(dim=1) / positive.sum(dim=1).clamp(min=torch.finfo(flat.dtype).tiny)).float()
 
 
-def _flat(values: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    if values.shape != masks.shape or values.ndim != 3:
-        raise VitscopeError(
-            f"maps {tuple(values.shape)} and masks {tuple(masks.shape)} differ; give both as (b, H, W), the maps "
-            "through Attribution.to_pixels()"
-        )
-    flat, truth = values.flatten(1).double(), masks.flatten(1)
-    if bool(flat.isinf().any()):
-        raise VitscopeError("a map holds infinite values; compute it in float32 instead of half precision")
-    if not bool(truth.any(dim=1).all()):
-        raise VitscopeError("a mask is empty; leave out the pictures in which there is nothing to find")
-    return flat, truth
+def overlap(predicted: Tensor, truth: Tensor, eps: float = 1e-5) -> dict[str, Tensor]:
+    """Pixel accuracy, IoU, Dice, precision and recall of masks.
+
+    Args:
+        predicted, truth: (b H W) bool.
+        eps: added to every denominator but the pixel accuracy's (where it stands in the official code is unknown; a
+            mean over images is not changed in its fourth digit).
+
+    Returns:
+        name -> (b) float64 in [0, 1].
+
+    Source: AG-CAM (2402.04563), table 1.
+    """
+    p, t = predicted.flatten(1), truth.flatten(1)
+    hit = (p & t).sum(dim=1).double()
+    pixels, positives = p.sum(dim=1).double(), t.sum(dim=1).double()
+    return {
+        "pixel_accuracy": (p == t).double().mean(dim=1),
+        "iou": hit / (pixels + positives - hit + eps),
+        "dice": 2 * hit / (pixels + positives + eps),
+        "precision": hit / (pixels + eps),
+        "recall": hit / (positives + eps),
+    }
+
+
+def pointing(values: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
+    """Whether a map's highest pixel lies in the mask, or no further than `tolerance` pixels from it.
+
+    Several highest pixels count as the share of them that hit, so that a constant map is worth the mask's area (our
+    reading; the paper's maps have one).
+
+    Args:
+        values: (b H W) raw maps; NaN is never the highest.
+        masks: (b H W) bool, at least one pixel each.
+        tolerance: Euclidean, in pixels; the paper's is 15.
+
+    Returns:
+        (b) float64 in [0, 1].
+
+    Raises:
+        VitscopeError: as `iou_curve`.
+
+    Source: the pointing game, Zhang et al. 2016 (1608.00507), section 4.1.
+    """
+    flat, truth = checked(values, masks)
+    if tolerance:
+        away = [ndimage.distance_transform_edt(~mask) for mask in masks.cpu().numpy()]
+        truth = torch.from_numpy(np.stack(away) <= tolerance).flatten(1).to(flat.device)
+    flat = flat.nan_to_num(nan=-torch.inf)
+    top = flat == flat.amax(dim=1, keepdim=True)
+    return (top & truth).sum(dim=1).double() / top.sum(dim=1)
+
+
+def best_on_others(curves: Tensor, folds: Tensor) -> tuple[Tensor, Tensor]:
+    """Each picture's value at the threshold that is best on average in the OTHER folds.
+
+    Args:
+        curves: (n t) of pictures over thresholds; higher is better.
+        folds: (n) each picture's fold; at least two of them.
+
+    Returns:
+        the values (n), and the index of the threshold that was taken (n).
+
+    Raises:
+        VitscopeError: there is one fold only.
+    """
+    places = torch.empty(len(curves), dtype=torch.long)
+    for fold in folds.unique():
+        others = folds != fold
+        if not bool(others.any()):
+            raise VitscopeError("a threshold chosen on other images needs two folds; give more images")
+        places[folds == fold] = curves[others].double().mean(dim=0).argmax()
+    return curves.gather(1, places[:, None].to(curves.device))[:, 0], places
+
+
+def average_precision(scores: Tensor, truth: Tensor) -> Tensor:
+    """Area under precision over recall, sum_n (R_n - R_{n-1}) P_n over the distinct scores.
+
+    Args:
+        scores: (b p) higher is more likely true.
+        truth: (b p) bool, at least one true each.
+
+    Returns:
+        (b) float64 in [0, 1].
+    """
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    sorted_scores, sorted_truth = scores.gather(1, order), truth.gather(1, order).double()
+    hits = sorted_truth.cumsum(dim=1)
+    count = torch.arange(1, scores.shape[1] + 1, device=scores.device)
+    # Pixels of equal score enter together: each has the precision of the last of its group.
+    last = torch.ones_like(sorted_truth, dtype=torch.bool)
+    last[:, :-1] = sorted_scores[:, 1:] != sorted_scores[:, :-1]
+    end = torch.where(last, count - 1, scores.shape[1]).flip(1).cummin(dim=1).values.flip(1)
+    precision = (hits / count).gather(1, end)
+    return (precision * sorted_truth).sum(dim=1) / hits[:, -1]
