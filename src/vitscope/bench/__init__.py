@@ -1,6 +1,27 @@
-"""Benchmarks: methods on data sets with known truth, next to trivial baselines."""
+"""Benchmarks: methods on data sets with known truth, next to trivial baselines; and maps of folders of any size."""
 
+from vitscope.bench.plan import Part, Plan, make_plan
+from vitscope.bench.run import Outcome, bench, in_turn, manifest_of, run_parts
 from vitscope.bench.scenes import ClassSensitivity, Localization, class_sensitivity, localization
 from vitscope.bench.statistics import Estimate
+from vitscope.bench.store import Store
+from vitscope.bench.worker import Computed, Worker
 
-__all__ = ["ClassSensitivity", "Estimate", "Localization", "class_sensitivity", "localization"]
+__all__ = [
+    "ClassSensitivity",
+    "Computed",
+    "Estimate",
+    "Localization",
+    "Outcome",
+    "Part",
+    "Plan",
+    "Store",
+    "Worker",
+    "bench",
+    "class_sensitivity",
+    "in_turn",
+    "localization",
+    "make_plan",
+    "manifest_of",
+    "run_parts",
+]
