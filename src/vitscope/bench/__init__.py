@@ -1,5 +1,6 @@
 """Benchmarks: methods on data sets with known truth, next to trivial baselines; and maps of folders of any size."""
 
+from vitscope.bench.maps import MapsPlan, MapsWorker, StoredMap, plan_maps, read_maps, store_maps
 from vitscope.bench.plan import Part, Plan, make_plan
 from vitscope.bench.run import Outcome, bench, in_turn, manifest_of, run_parts
 from vitscope.bench.scenes import ClassSensitivity, Localization, class_sensitivity, localization
@@ -12,10 +13,13 @@ __all__ = [
     "Computed",
     "Estimate",
     "Localization",
+    "MapsPlan",
+    "MapsWorker",
     "Outcome",
     "Part",
     "Plan",
     "Store",
+    "StoredMap",
     "Worker",
     "bench",
     "class_sensitivity",
@@ -23,5 +27,8 @@ __all__ = [
     "localization",
     "make_plan",
     "manifest_of",
+    "plan_maps",
+    "read_maps",
     "run_parts",
+    "store_maps",
 ]
