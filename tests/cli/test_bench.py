@@ -120,7 +120,7 @@ def test_maps_in_parts(run, tmp_path):
         Image.fromarray(scene.image).save(tmp_path / "d" / f"{index}.png")
     (tmp_path / "d" / "bad.png").write_text("no picture")
     words = ["explain", tmp_path / "d", "--model", "scenes", "--methods", "cdam", "--out", tmp_path / "o"]
-    code, out, err = run(*words, "--store", "parquet", "--dtype", "float16")
+    code, _, err = run(*words, "--store", "parquet", "--dtype", "float16")
     assert code == 1
     assert "1 of 4 pictures failed" in err
     assert len(pq.read_table(tmp_path / "o" / "parts")) == 4

@@ -1,7 +1,8 @@
 """Benchmarks: methods on data sets with known truth, next to trivial baselines; and maps of folders of any size."""
 
-from vitscope.bench.maps import MapsPlan, MapsWorker, StoredMap, plan_maps, read_maps, store_maps
+from vitscope.bench.maps import MapsPlan, MapsWorker, plan_maps, store_maps
 from vitscope.bench.plan import Part, Plan, make_plan
+from vitscope.bench.read import StoredMap, read_maps
 from vitscope.bench.run import Outcome, bench, in_turn, manifest_of, run_parts
 from vitscope.bench.scenes import ClassSensitivity, Localization, class_sensitivity, localization
 from vitscope.bench.statistics import Estimate

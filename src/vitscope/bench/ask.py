@@ -110,6 +110,19 @@ class Found:
     maps: list[dict[str, Tensor]]
     why_not: dict[tuple[int, str, int], str] = field(default_factory=dict)
 
+    def only(self, places: Sequence[int]) -> Found:
+        """The same of some of its pictures."""
+        index = torch.tensor(places)
+        return Found(
+            self.logits[index],
+            [{label: values[index] for label, values in one.items()} for one in self.maps],
+            {
+                (place, label, places.index(image)): reason
+                for (place, label, image), reason in self.why_not.items()
+                if image in places
+            },
+        )
+
 
 def maps_of(explainer: Explainer, methods: Mapping[str, Method], batch: Batch, questions: Sequence[Question]) -> Found:
     """One pass for all methods and questions; a method that fails on the batch is asked again picture by picture.

@@ -97,6 +97,8 @@ def bench(
     store = Store.begin(Path(folder), plan.describe(), plan.hash, resume=resume, overwrite=overwrite)
     worker = Worker(plan, explainer=explainer, device=device, batch_size=batch_size, say=say)
     facts = {"device": str(device or "cpu"), "engine": "local", **manifest_of(plan)}
+    if explainer is not None:
+        facts["classes"] = list(explainer.names.names)
     return run_parts(plan, store, in_turn(worker.compute), facts, progress)
 
 

@@ -30,7 +30,7 @@ PARTS = "parts"
 SCHEMA_VERSION = 1
 _HASH = b"vitscope.run"
 _FACTS = b"vitscope.facts"
-_BESIDE = ("summary.csv", "summary.json", "summary.md", "summary.tex", "index.html")
+_BESIDE = ("summary.csv", "summary.json", "pairs.csv", "curves.csv", "page.html")
 
 
 @dataclass(frozen=True)

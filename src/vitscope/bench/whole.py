@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from vitscope.bench.ask import Given, maps_of
-from vitscope.bench.measure import Rows, Traced, batch_of, text_of, with_gaps
+from vitscope.bench.measure import Rows, text_of, with_gaps
 from vitscope.bench.tasks import Group, Task
+from vitscope.bench.traced import Traced, batch_of
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.methods import Method

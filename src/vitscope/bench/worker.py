@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from vitscope.bench.measure import Row, Rows, Shot, Traced, measure, prepared, text_of, trace
+from vitscope.bench.measure import Row, Rows, measure, text_of
 from vitscope.bench.plan import Part, Plan
 from vitscope.bench.tasks import Group, Task
+from vitscope.bench.traced import Shot, Traced, prepared, trace
 from vitscope.bench.whole import measure_whole
 from vitscope.datasets import Dataset
 from vitscope.errors import VitscopeError

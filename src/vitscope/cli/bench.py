@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -77,7 +77,7 @@ def bench(
         common.say(f"{preset}: {count} misclassified images of {outcome.images} are left out, as its paper does")
     if outcome.failed:
         common.say(f"{outcome.failed} of {outcome.images} images failed; the column error says why")
-    common.tell(str(summarised(out) or out))
+    common.tell(str(summarised(out)))
     raise typer.Exit(1 if outcome.failed else 0)
 
 
@@ -90,13 +90,14 @@ def overridden(preset: Preset, target: str | None, images: str | None) -> Preset
     return preset
 
 
-def summarised(folder: Path) -> Any:
-    """Make the summary of a run, where the package has that part; its page."""
+def summarised(folder: Path) -> Path:
+    """Make the summary of a run, where the package has that part; what a person opens then."""
     try:
         from vitscope.bench.summary import summarise  # type: ignore[import-not-found, unused-ignore]
     except ModuleNotFoundError:
-        return None
-    return summarise(folder)
+        return folder
+    summarise(folder)
+    return folder / "page.html"
 
 
 def _with_bar(
