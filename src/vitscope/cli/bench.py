@@ -11,7 +11,6 @@ import typer
 from vitscope.bench import Outcome, Plan, make_plan
 from vitscope.bench import bench as run_bench
 from vitscope.cli import common
-from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.metrics import Preset, as_presets
 
@@ -36,7 +35,7 @@ def bench(
     batch_size: common.BatchSize = 16,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete what another run left in --out.")] = False,
-    engine: Annotated[str, typer.Option("--engine", help="local, or ray.")] = "local",
+    engine: Annotated[str, typer.Option("--engine", help="local.")] = "local",
     target: Annotated[
         str | None, typer.Option("--target", "-t", help="Instead of the presets' own: predicted, or label.")
     ] = None,
@@ -52,9 +51,9 @@ def bench(
     std: common.Std = None,
 ) -> None:
     """Measure methods on data with known truth; an interrupted run goes on with --resume."""
-    _check_choice("--target", target, ("predicted", "label"))
-    _check_choice("--images", images, ("all", "correct"))
-    _check_choice("--engine", engine, ("local",))
+    common.check_choice("--target", target, ("predicted", "label"))
+    common.check_choice("--images", images, ("all", "correct"))
+    common.check_choice("--engine", engine, ("local",))
     presets = [overridden(preset, target, images) for preset in as_presets(metrics)]
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
     explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=device)
@@ -116,8 +115,3 @@ def _with_bar(
             progress=lambda done, total: progress.update(task, completed=done, total=total),
             say=common.say,
         )
-
-
-def _check_choice(option: str, value: str | None, known: tuple[str, ...]) -> None:
-    if value is not None and value not in known:
-        raise VitscopeError(f"{option} {value}: give {' or '.join(known)}")

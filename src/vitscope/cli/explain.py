@@ -37,6 +37,7 @@ def explain(
         str | None, typer.Option("--store", help="parquet: only the raw maps, of any number of pictures, in parts.")
     ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="With --store: float32, or float16.")] = "float32",
+    engine: Annotated[str, typer.Option("--engine", help="With --store: local.")] = "local",
     resume: Annotated[bool, typer.Option("--resume", help="With --store: go on with an interrupted run.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="With --store: delete what another run left in --out.")
@@ -45,6 +46,7 @@ def explain(
     """Explain pictures: for each an overlay a method, DAAM's evolution, a sheet, the raw values and a manifest."""
     if store not in (None, "parquet"):
         raise VitscopeError(f"--store {store}: give parquet, or leave it out for pictures")
+    common.check_choice("--engine", engine, ("local",))
     if store is None and (resume or overwrite):
         raise VitscopeError("--resume and --overwrite are for maps in parts; add --store parquet")
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
