@@ -24,12 +24,13 @@ def attempt(out: Path) -> None:
     """Go on with the run, or begin it."""
     explainer = Explainer("scenes")
     if out.name == "maps":
-        pictures = sorted((out.parent / "pictures").glob("*.png"))
+        desk = next(folder for folder in out.parents if (folder / "pictures").is_dir())
+        pictures = sorted((desk / "pictures").glob("*.png"))
         plan = plan_maps(explainer, pictures, "cdam,attention", Predicted(), part_size=2)
         store_maps(plan, explainer, Predicted(), out, batch_size=2, resume=True)
         return
     plan = make_plan(
-        explainer, "scenes:count=40", methods="cdam,attention,random", metrics="agcam,energy,curve", part_size=2
+        explainer, "scenes:count=60", methods="cdam,attention,random", metrics="agcam,energy,curve", part_size=2
     )
     bench(plan, out, explainer=explainer, batch_size=2, resume=True)
 
@@ -49,15 +50,24 @@ def child(out: Path) -> int:
 
 def main(out: Path, kills: int, seed: int) -> None:
     """See the module."""
+    whole = out.parent / "whole" if out.name != "maps" else out.parent / "w" / "maps"
     began = time.monotonic()
-    _, status = os.waitpid(child(out.parent / "whole" if out.name != "maps" else out.parent / "w" / "maps"), 0)
+    pid, loading, status = child(whole), 0.0, None
+    while status is None:
+        done, code = os.waitpid(pid, os.WNOHANG)
+        status = code if done else None
+        if not loading and any((whole / "parts").glob("part-*")):
+            loading = time.monotonic() - began
+        time.sleep(0.005)
     assert status == 0
-    longest = time.monotonic() - began
+    working = time.monotonic() - began - loading
     chance = random.Random(seed)
     killed, partly = 0, 0
     for _ in range(kills):
         pid = child(out)
-        time.sleep(chance.uniform(0.1, 1.0) * longest)
+        # one in ten while it loads; of the others each does on average the share of the work that is its
+        early = chance.random() < 0.1
+        time.sleep(chance.uniform(0, loading) if early else loading + chance.uniform(0, 1.5 * working / kills))
         done, status = os.waitpid(pid, os.WNOHANG)
         if not done:
             os.kill(pid, signal.SIGKILL)

@@ -209,7 +209,7 @@ class MapsWorker:
         for path in paths:
             try:
                 ready.append((path, prepare(path, self._explainer.preprocessing)))
-            except (VitscopeError, OSError) as error:
+            except Exception as error:  # a picture's file may hold anything
                 failed += self._failed(path, text_of(error))
         return failed, ready
 

@@ -15,6 +15,7 @@ from vitscope.bench.plan import Part, Plan
 from vitscope.bench.store import Store
 from vitscope.bench.worker import Computed, Say, Worker
 from vitscope.explainer import Explainer
+from vitscope.metrics import name_of
 
 Progress = Callable[[int, int], object]
 """Is told how many pictures are done, those of an earlier run among them, and of how many."""
@@ -164,7 +165,7 @@ def manifest_of(plan: Plan) -> dict[str, Any]:
     metrics = []
     for group in plan.groups():
         for task in group.tasks:
-            facts = {name: chosen.facts for name, chosen in _chosen(plan, task.preset).items()}
+            facts = {name_of(task.metric, one.name): one for one in task.metric.facts}
             for name in (*task.names, *task.over_set):
                 one = facts[name]
                 metrics.append(
@@ -183,7 +184,3 @@ def manifest_of(plan: Plan) -> dict[str, Any]:
                     }
                 )
     return {"metrics": metrics, "skipped": plan.skipped()}
-
-
-def _chosen(plan: Plan, preset: str) -> dict[str, Any]:
-    return next(one.chosen() for one in plan.presets if one.name == preset)

@@ -16,7 +16,6 @@ from vitscope.bench.tasks import Group, Task
 from vitscope.bench.traced import Shot, Traced, prepared, trace
 from vitscope.bench.whole import measure_whole
 from vitscope.datasets import Dataset
-from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.methods import Method
 from vitscope.trace.chunks import out_of_memory
@@ -187,7 +186,7 @@ class Worker:
                 opened = self._dataset.read(name).open()
                 if any(task.facts.truth in ("mask", "two masks") for task in self._tasks):
                     _ = opened.masks
-            except (VitscopeError, OSError, MemoryError) as error:
+            except Exception as error:  # a picture's file may hold anything
                 self._fail(rows, name, text_of(error))
                 continue
             yield Shot(name, opened.item.labels or (), opened)
