@@ -1,7 +1,7 @@
 """A run that is killed: `python -m tests.bench.killed OUT KILLS SEED`, in a process of its own.
 
 Each attempt is a forked child, killed at a random moment; this process imports torch and never computes, so that the
-fork is safe. The last attempt is left alone. Prints how many were killed, and how many times parts were there by then.
+fork is safe. The last attempt is left alone. Prints how many were killed, and how many of these left some of the parts.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ def attempt(out: Path) -> None:
     bench(plan, out, explainer=explainer, batch_size=2, resume=True)
 
 
+def parts_of(out: Path) -> list[Path]:
+    """The parts that are there."""
+    return list((out / "parts").glob("part-*.parquet"))
+
+
 def child(out: Path) -> int:
     """A process that makes an attempt."""
     pid = os.fork()
@@ -52,29 +57,29 @@ def main(out: Path, kills: int, seed: int) -> None:
     """See the module."""
     whole = out.parent / "whole" if out.name != "maps" else out.parent / "w" / "maps"
     began = time.monotonic()
-    pid, loading, status = child(whole), 0.0, None
-    while status is None:
-        done, code = os.waitpid(pid, os.WNOHANG)
-        status = code if done else None
-        if not loading and any((whole / "parts").glob("part-*")):
-            loading = time.monotonic() - began
-        time.sleep(0.005)
+    _, status = os.waitpid(child(whole), 0)
     assert status == 0
-    working = time.monotonic() - began - loading
+    longest, total = time.monotonic() - began, len(parts_of(whole))
     chance = random.Random(seed)
     killed, partly = 0, 0
     for _ in range(kills):
-        pid = child(out)
-        # one in ten while it loads; of the others each does on average the share of the work that is its
+        pid, began, status = child(out), time.monotonic(), None
+        # one in ten dies while it loads, the others some time after as many parts as are their share
         early = chance.random() < 0.1
-        time.sleep(chance.uniform(0, loading) if early else loading + chance.uniform(0, 1.5 * working / kills))
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if not done:
+        share = len(parts_of(out)) + chance.randint(1, max(1, round(1.4 * total / kills)))
+        delay = chance.uniform(0, longest if early else longest / total)
+        while status is None and (time.monotonic() - began < delay or (not early and len(parts_of(out)) < share)):
+            if not early and len(parts_of(out)) < share:
+                began = time.monotonic()
+            done, code = os.waitpid(pid, os.WNOHANG)
+            status = code if done else None
+            time.sleep(0.001)
+        if status is None:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             killed += 1
-        parts = list((out / "parts").glob("*.parquet"))
-        partly += bool(parts)
+        parts = parts_of(out)
+        partly += 0 < len(parts) < total
         for part in parts:
             pq.read_table(part)  # whole, whenever the kill came
     _, status = os.waitpid(child(out), 0)

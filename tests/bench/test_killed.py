@@ -34,7 +34,7 @@ def killing(out, kills):
 def test_a_killed_run_ends_as_the_uninterrupted_one(tmp_path, kills):
     killed, partly = killing(tmp_path / "o", kills)
     assert killed >= kills // 2
-    assert partly
+    assert partly >= kills // 3
     tables = [pq.read_table(tmp_path / name / "parts") for name in ("whole", "o")]
     assert tables[0].equals(tables[1])
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("whole", "o")]
