@@ -1,7 +1,38 @@
-"""Benchmarks: methods on data sets with known truth, next to trivial baselines."""
+"""Benchmarks: methods on data sets with known truth, next to trivial baselines; and maps of folders of any size."""
 
+from vitscope.bench.maps import MapsPlan, MapsWorker, plan_maps, store_maps
+from vitscope.bench.plan import Part, Plan, make_plan
+from vitscope.bench.read import StoredMap, read_maps
+from vitscope.bench.run import Outcome, bench, in_turn, manifest_of, run_parts
 from vitscope.bench.scenes import ClassSensitivity, Localization, class_sensitivity, localization
 from vitscope.bench.statistics import Estimate
+from vitscope.bench.store import Store
 from vitscope.bench.summary import Summary, summarise
+from vitscope.bench.worker import Computed, Worker
 
-__all__ = ["ClassSensitivity", "Estimate", "Localization", "Summary", "class_sensitivity", "localization", "summarise"]
+__all__ = [
+    "ClassSensitivity",
+    "Computed",
+    "Estimate",
+    "Localization",
+    "MapsPlan",
+    "MapsWorker",
+    "Outcome",
+    "Part",
+    "Plan",
+    "Store",
+    "StoredMap",
+    "Summary",
+    "Worker",
+    "bench",
+    "class_sensitivity",
+    "in_turn",
+    "localization",
+    "make_plan",
+    "manifest_of",
+    "plan_maps",
+    "read_maps",
+    "run_parts",
+    "store_maps",
+    "summarise",
+]

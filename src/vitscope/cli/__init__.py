@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from vitscope.cli import bank, compare, demo, describe, doctor, explain, flow, methods, models
+from vitscope.cli import bank, bench, compare, datasets, demo, describe, doctor, explain, flow, methods, metrics, models
 from vitscope.cli.common import say
 from vitscope.errors import VitscopeError
 
@@ -29,6 +29,9 @@ app.command("flow")(flow.flow)
 app.add_typer(bank.bank, name="bank")
 app.command("models")(models.models)
 app.command("methods")(methods.methods)
+app.command("bench")(bench.bench)
+app.command("metrics")(metrics.metrics)
+app.command("datasets")(datasets.datasets)
 app.command("doctor")(doctor.doctor)
 
 

@@ -92,6 +92,12 @@ def tell_json(content: Any) -> None:
     tell(json.dumps(content, indent=2, ensure_ascii=False))
 
 
+def check_choice(option: str, value: str | None, known: Sequence[str]) -> None:
+    """Raise VitscopeError where an option has another value than these."""
+    if value is not None and value not in known:
+        raise VitscopeError(f"{option} {value}: give {' or '.join(known)}")
+
+
 def preprocessing_fields(
     size: str | None,
     crop_pct: float | None,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import typer
 
+from vitscope.bench.maps import plan_maps, store_maps
 from vitscope.cli import common
+from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
+from vitscope.targets import Target
 from vitscope.view.save import prepare_folder, save_explanation, write_run_manifest
 
 
@@ -30,11 +33,27 @@ def explain(
     interpolation: common.Interpolation = None,
     mean: common.Mean = None,
     std: common.Std = None,
+    store: Annotated[
+        str | None, typer.Option("--store", help="parquet: only the raw maps, of any number of pictures, in parts.")
+    ] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="With --store: float32, or float16.")] = "float32",
+    engine: Annotated[str, typer.Option("--engine", help="With --store: local.")] = "local",
+    resume: Annotated[bool, typer.Option("--resume", help="With --store: go on with an interrupted run.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --store: delete what another run left in --out.")
+    ] = False,
 ) -> None:
     """Explain pictures: for each an overlay a method, DAAM's evolution, a sheet, the raw values and a manifest."""
+    if store not in (None, "parquet"):
+        raise VitscopeError(f"--store {store}: give parquet, or leave it out for pictures")
+    common.check_choice("--engine", engine, ("local",))
+    if store is None and (resume or overwrite):
+        raise VitscopeError("--resume and --overwrite are for maps in parts; add --store parquet")
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
     explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=device)
     aim = common.check_use(explainer, methods, target, bank, max_forwards)
+    if store is not None:
+        _store(explainer, images, methods, aim, out, batch_size, max_forwards, dtype, resume, overwrite)
     prepare_folder(out)
     failed: dict[str, str] = {}
     written: dict[str, str] = {}
@@ -48,3 +67,38 @@ def explain(
         write_run_manifest(out, written, failed)
     write_run_manifest(out, written, failed)
     raise typer.Exit(1 if failed else 0)
+
+
+def _store(
+    explainer: Explainer,
+    images: list[str],
+    methods: str,
+    aim: Target,
+    out: Path,
+    batch_size: int,
+    max_forwards: int | None,
+    dtype: str,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """The raw maps as Parquet parts; ends the command."""
+    kind = cast('Literal["float32", "float16"]', dtype)
+    found = common.find_pictures(images)
+    plan = plan_maps(explainer, found, methods, aim, dtype=kind, max_forwards=max_forwards)
+    with common.progress_bar() as progress:
+        task = progress.add_task("explaining", total=plan.count)
+        outcome = store_maps(
+            plan,
+            explainer,
+            aim,
+            out,
+            batch_size=batch_size,
+            resume=resume,
+            overwrite=overwrite,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            say=common.say,
+        )
+    if outcome.failed:
+        common.say(f"{outcome.failed} of {outcome.images} pictures failed; the column error says why")
+    common.tell(str(out))
+    raise typer.Exit(1 if outcome.failed else 0)

@@ -1,0 +1,293 @@
+"""Maps at scale: the raw maps of any number of pictures as Parquet parts; `read.py` reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import torch
+
+from vitscope.attribution import Subject
+from vitscope.bench.measure import text_of
+from vitscope.bench.plan import PART, Part, hash_of, parameters_of, parts_of
+from vitscope.bench.run import Outcome, Progress, in_turn, run_parts
+from vitscope.bench.store import Store
+from vitscope.bench.worker import Advance, Computed, Say, halving
+from vitscope.errors import VitscopeError
+from vitscope.explainer import Explainer
+from vitscope.images import Batch, prepare
+from vitscope.methods import Method, as_methods, with_budget
+from vitscope.targets import Target
+
+MOST = 64
+"""Outputs that are all kept; of models with more, the highest ones."""
+TOP = 10
+"""How many these are."""
+
+Kind = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True)
+class MapsPlan:
+    """Which maps are made of which pictures.
+
+    Attributes:
+        model, weights: as they were named.
+        parameters: SHA-256 of all parameters and buffers.
+        images: paths.
+        methods: labels, with their options.
+        asked: the target as it was named, and in words.
+        preprocessing: of the pictures.
+        dtype: of the maps' values.
+        max_forwards: for methods that sample altered pictures.
+        part_size: pictures in a part.
+        versions: of the packages.
+    """
+
+    model: str
+    weights: str | None
+    parameters: str
+    images: tuple[str, ...] = field(repr=False)
+    methods: tuple[str, ...] = ()
+    asked: str = ""
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    dtype: Kind = "float32"
+    max_forwards: int | None = None
+    part_size: int = PART
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """Ready for JSON; of the pictures their number, and the SHA-256 of their paths."""
+        content = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "images"}
+        digest = hashlib.sha256("\n".join(self.images).encode()).hexdigest()
+        plain: dict[str, Any] = json.loads(json.dumps(content | {"images": {"count": self.count, "paths": digest}}))
+        return plain
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON of all that decides the rows; where the weights' file lies does not."""
+        return hash_of({key: value for key, value in self.describe().items() if key != "weights"})
+
+    @property
+    def count(self) -> int:
+        """Of pictures."""
+        return len(self.images)
+
+    def parts(self) -> list[Part]:
+        """The units of work."""
+        return parts_of(self.count, self.part_size)
+
+
+def plan_maps(
+    explainer: Explainer,
+    images: Sequence[str | os.PathLike[str]],
+    methods: str | Sequence[str],
+    target: Target,
+    *,
+    dtype: Kind = "float32",
+    max_forwards: int | None = None,
+    part_size: int = PART,
+) -> MapsPlan:
+    """Hold model and methods against each other, before a picture is read.
+
+    Raises:
+        VitscopeError: no picture, a type that is no dtype, a path twice, or a method that is unknown.
+    """
+    paths = tuple(str(path) for path in images)
+    if not paths:
+        raise VitscopeError("there is no picture to explain; name pictures, or a folder with pictures in it")
+    if len(set(paths)) < len(paths):
+        raise VitscopeError(f"{next(p for p in paths if paths.count(p) > 1)}: is named twice; name each picture once")
+    if dtype not in ("float32", "float16"):
+        raise VitscopeError(f"--dtype {dtype}: give float32 or float16")
+    labels = list(as_methods(methods)) if isinstance(methods, str) else list(methods)
+    source = explainer.source
+    return MapsPlan(
+        model=str(source["model"] or type(explainer.anatomy.model).__name__),
+        weights=None if source["weights"] is None else str(source["weights"]),
+        parameters=parameters_of(explainer.anatomy.model),
+        images=paths,
+        methods=tuple(labels),
+        asked=target.describe(explainer.names),
+        preprocessing=explainer.preprocessing.describe(),
+        dtype=dtype,
+        max_forwards=max_forwards,
+        part_size=part_size,
+        versions={name: version(name) for name in ("vitscope", "torch", "timm")},
+    )
+
+
+def schema_of(dtype: Kind) -> pa.Schema:
+    """Of the parts.
+
+    `classes` and `logits` are all outputs of a model of at most 64, else the 10 highest, in falling order; `values` are
+    rows times cols numbers, row by row. The list has no fixed size, since a row with an error has none.
+    """
+    values = pa.float16() if dtype == "float16" else pa.float32()
+    return pa.schema(
+        [
+            ("image", pa.string()),
+            ("method", pa.string()),
+            ("target", pa.int64()),
+            ("prediction", pa.int64()),
+            ("probability", pa.float64()),
+            ("target_logit", pa.float64()),
+            ("classes", pa.list_(pa.int32())),
+            ("logits", pa.list_(pa.float32())),
+            ("rows", pa.int32()),
+            ("cols", pa.int32()),
+            ("values", pa.list_(values)),
+            ("error", pa.string()),
+        ]
+    )
+
+
+Record = dict[str, Any]
+
+
+class MapsWorker:
+    """Computes the parts of one plan of maps, with the model held once."""
+
+    def __init__(
+        self,
+        plan: MapsPlan,
+        explainer: Explainer,
+        target: Target,
+        *,
+        batch_size: int = 16,
+        say: Say = lambda line: None,
+    ) -> None:
+        """Of one plan.
+
+        Raises:
+            VitscopeError: the model is another than the plan's.
+        """
+        if parameters_of(explainer.anatomy.model) != plan.parameters:
+            raise VitscopeError(f"{plan.model}: has other weights than when the run was planned; give the same file")
+        self.plan, self.batch_size = plan, batch_size
+        self._explainer, self._target, self._say = explainer, target, say
+        self._methods: dict[str, Method] = with_budget(as_methods(list(plan.methods)), plan.max_forwards)
+        self._schema = schema_of(plan.dtype)
+
+    def compute(self, part: Part, advance: Advance = lambda done: None) -> Computed:
+        """The maps of a part; whatever fails is a row with its error."""
+        records: list[Record] = []
+        said: dict[str, Any] = {}
+
+        def compute(paths: Sequence[str], alone: bool) -> None:
+            fresh, ready = self._read(paths)
+            if ready:
+                fresh += self._explain(ready, alone, said)
+            records.extend(fresh)
+
+        paths = self.plan.images[part.start : part.stop]
+        self.batch_size = halving(
+            paths,
+            self.batch_size,
+            compute,
+            lambda path, why: records.extend(self._failed(path, why)),
+            advance,
+            self._say,
+        )
+        records.sort(key=lambda record: (record["image"], record["method"]))
+        provenance = json.dumps(said | {"plan": self.plan.describe()}, ensure_ascii=False)
+        schema = self._schema.with_metadata({"vitscope.provenance": provenance})
+        table = pa.Table.from_pylist(records, schema=schema)
+        return Computed(table, {"failed": len({one["image"] for one in records if one["error"]})})
+
+    def _read(self, paths: Sequence[str]) -> tuple[list[Record], list[tuple[str, Batch]]]:
+        failed: list[Record] = []
+        ready = []
+        for path in paths:
+            try:
+                ready.append((path, prepare(path, self._explainer.preprocessing)))
+            except Exception as error:  # a picture's file may hold anything
+                failed += self._failed(path, text_of(error))
+        return failed, ready
+
+    def _explain(self, ready: Sequence[tuple[str, Batch]], alone: bool, said: dict[str, Any]) -> list[Record]:
+        """The rows of a batch.
+
+        Raises:
+            VitscopeError: it fails as a whole; or in one method, where it is of several pictures.
+        """
+        batch = Batch.join([one for _, one in ready])
+        explanation = self._explainer(batch, self._methods, self._target, strict=False)
+        if explanation.failures and len(ready) > 1:
+            return [record for one in ready for record in self._explain_alone(one, said)]
+        said.update(explanation.subject.provenance)
+        records = []
+        for place, (path, _) in enumerate(ready):
+            head = _head(explanation.subject, place)
+            for label in self._methods:
+                record = {"image": path, "method": label, **head, "error": None}
+                if label in explanation.attributions:
+                    values = explanation.attributions[label].values[place].detach().cpu()
+                    numbers = values.to(getattr(torch, self.plan.dtype)).flatten().numpy()
+                    record |= {"rows": values.shape[0], "cols": values.shape[1], "values": numbers}
+                else:
+                    record["error"] = " ".join(explanation.failures[label].split())
+                records.append(record)
+        return records
+
+    def _explain_alone(self, one: tuple[str, Batch], said: dict[str, Any]) -> list[Record]:
+        try:
+            return self._explain([one], True, said)
+        except VitscopeError as error:
+            return self._failed(one[0], text_of(error))
+
+    def _failed(self, path: str, reason: str) -> list[Record]:
+        return [{"image": path, "method": label, "error": " ".join(reason.split())} for label in self._methods]
+
+
+def store_maps(
+    plan: MapsPlan,
+    explainer: Explainer,
+    target: Target,
+    folder: str | os.PathLike[str],
+    *,
+    batch_size: int = 16,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = lambda done, total: None,
+    say: Say = lambda line: None,
+) -> Outcome:
+    """Write the maps of a plan's pictures into a folder, part by part; `read_maps` reads them.
+
+    Args:
+        plan: from `plan_maps`.
+        explainer: of its model.
+        target: what is explained.
+        folder: for the parts and the manifest.
+        batch_size, resume, overwrite, progress, say: as for `bench`.
+
+    Raises:
+        VitscopeError: the folder holds another run or cannot be written, or the disk is full.
+    """
+    store = Store.begin(Path(folder), plan.describe(), plan.hash, resume=resume, overwrite=overwrite)
+    worker = MapsWorker(plan, explainer, target, batch_size=batch_size, say=say)
+    return run_parts(plan, store, in_turn(worker.compute), {"engine": "local", "kind": "maps"}, progress)
+
+
+def _head(subject: Subject, place: int) -> Record:
+    """What all methods' rows of a picture share."""
+    logits = subject.logits[place].detach().float().cpu()
+    predicted, asked = subject.prediction(place), subject.class_of(place)
+    top = logits.sort(descending=True) if len(logits) <= MOST else logits.topk(TOP)
+    kept = subject.classifier
+    return {
+        "target": None if asked is None else asked["index"],
+        "prediction": None if predicted is None else predicted["index"],
+        "probability": None if asked is None else asked["probability"],
+        "target_logit": None if asked is None else asked["logit"],
+        "classes": top.indices.tolist() if kept else None,
+        "logits": top.values.tolist() if kept else None,
+    }

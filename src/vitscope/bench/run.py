@@ -1,0 +1,186 @@
+"""A plan run on this machine, part by part; an interrupted run goes on where it was."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from vitscope.bench.plan import Part, Plan
+from vitscope.bench.store import Store
+from vitscope.bench.worker import Computed, Say, Worker
+from vitscope.explainer import Explainer
+from vitscope.metrics import name_of
+
+Progress = Callable[[int, int], object]
+"""Is told how many pictures are done, those of an earlier run among them, and of how many."""
+
+
+class Run(Protocol):
+    """What is run: a plan of metrics or of maps."""
+
+    @property
+    def hash(self) -> str:
+        """Of all that decides the rows."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Of pictures."""
+        ...
+
+    def parts(self) -> list[Part]:
+        """The units of work."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        ...
+
+
+Compute = Callable[[Sequence[Part], Callable[[int], object]], Iterable[tuple[Part, Computed]]]
+"""An engine: the parts that are missing, and what is to be told how many pictures are done -> the parts computed, in
+any order."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left.
+
+    Attributes:
+        folder: with its manifest and parts.
+        images: of the plan.
+        failed: pictures with an error.
+        left_out: preset -> misclassified pictures that it leaves out.
+        computed: parts that this call computed; the others were there.
+    """
+
+    folder: Path
+    images: int
+    failed: int
+    left_out: Mapping[str, int]
+    computed: int
+
+
+def bench(
+    plan: Plan,
+    folder: str | os.PathLike[str],
+    *,
+    explainer: Explainer | None = None,
+    device: str | torch.device | None = None,
+    batch_size: int = 16,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = lambda done, total: None,
+    say: Say = lambda line: None,
+) -> Outcome:
+    """Run a plan on this machine.
+
+    Args:
+        plan: from `make_plan`.
+        folder: for the parts and the manifest.
+        explainer: of the plan's model, where it is at hand.
+        device: for a model that is loaded.
+        batch_size: pictures in a pass; the rows do not depend on it, but for the rounding of the model's own numbers.
+        resume: go on with an interrupted run.
+        overwrite: delete what another run left in the folder.
+        progress: is told how far it is.
+        say: is told what a person should know, such as a batch that was halved.
+
+    Raises:
+        VitscopeError: model, data or folder do not go with the plan, or the disk is full.
+    """
+    store = Store.begin(Path(folder), plan.describe(), plan.hash, resume=resume, overwrite=overwrite)
+    worker = Worker(plan, explainer=explainer, device=device, batch_size=batch_size, say=say)
+    facts = {"device": str(device or "cpu"), "engine": "local", **manifest_of(plan)}
+    if explainer is not None:
+        facts["classes"] = list(explainer.names.names)
+    return run_parts(plan, store, in_turn(worker.compute), facts, progress)
+
+
+def in_turn(compute: Callable[[Part, Callable[[int], object]], Computed]) -> Compute:
+    """The engine of one worker on this machine."""
+
+    def engine(parts: Sequence[Part], advance: Callable[[int], object]) -> Iterator[tuple[Part, Computed]]:
+        for part in parts:
+            yield part, compute(part, advance)
+
+    return engine
+
+
+def run_parts(run: Run, store: Store, engine: Compute, facts: Mapping[str, Any], progress: Progress) -> Outcome:
+    """Compute the parts that are missing, write each, and sum them up in the manifest.
+
+    Args:
+        run: what is run.
+        store: its folder.
+        engine: computes parts.
+        facts: for the manifest.
+        progress: is told how far it is.
+
+    Raises:
+        VitscopeError: the disk is full, or the folder cannot be written.
+    """
+    parts = run.parts()
+    missing = store.missing(parts)
+    done = run.count - sum(map(len, missing))
+    head = {"plan": run.describe(), "parts": len(parts), **facts}
+    store.write_manifest({"status": "running", **head})
+    progress(done, run.count)
+    reached = [done]
+
+    def advance(more: int) -> None:
+        reached[0] += more
+        progress(reached[0], run.count)
+
+    began = time.monotonic()
+    for part, computed in engine(missing, advance):
+        store.write(part, computed.table, computed.facts)
+    found = [store.facts(part) or {} for part in parts]
+    left_out: dict[str, int] = {}
+    for one in found:
+        for preset, count in one.get("left_out", {}).items():
+            left_out[preset] = left_out.get(preset, 0) + count
+    failed = sum(one.get("failed", 0) for one in found)
+    store.write_manifest(
+        {
+            "status": "complete",
+            **head,
+            "images": run.count,
+            "failed": failed,
+            "left_out": left_out,
+            "last_session": {"parts": len(missing), "seconds": round(time.monotonic() - began, 1)},
+        }
+    )
+    return Outcome(store.folder, run.count, failed, left_out, len(missing))
+
+
+def manifest_of(plan: Plan) -> dict[str, Any]:
+    """What a reader of the rows should know: each value's facts, settings and preset, and what is not there and why."""
+    metrics = []
+    for group in plan.groups():
+        for task in group.tasks:
+            facts = {name_of(task.metric, one.name): one for one in task.metric.facts}
+            for name in (*task.names, *task.over_set):
+                one = facts[name]
+                metrics.append(
+                    {
+                        "metric": name,
+                        "title": one.title,
+                        "paper": one.paper,
+                        "higher_is_better": one.higher_is_better,
+                        "range": [limit if abs(limit) != float("inf") else None for limit in one.range],
+                        "kind": one.kind,
+                        "over_set": one.over_set,
+                        "preset": task.preset,
+                        "images": "correct" if task.correct else "all",
+                        "target": group.target,
+                        "preprocessing": {**plan.own, **group.preprocessing},
+                    }
+                )
+    return {"metrics": metrics, "skipped": plan.skipped()}

@@ -1,0 +1,134 @@
+"""From presets to what is computed from one trace: metrics that share preprocessing and target share its maps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vitscope.errors import MetricError
+from vitscope.metrics import Asked, Metric, Preset, computations, possible
+from vitscope.metrics.base import Facts
+
+
+@dataclass(frozen=True)
+class Task:
+    """One metric, as one preset asks for it.
+
+    Attributes:
+        metric: with its options.
+        names: full names of its values that are asked for, one a picture.
+        over_set: full names of those that are of the whole set.
+        preset: whose it is.
+        correct: whether misclassified pictures are left out.
+    """
+
+    metric: Metric
+    names: tuple[str, ...]
+    over_set: tuple[str, ...]
+    preset: str
+    correct: bool
+
+    @property
+    def facts(self) -> Facts:
+        """What its values have in common: kind and truth."""
+        return self.metric.facts[0]
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The metrics of which every picture has a row, whatever happens to it."""
+        return self.names or self.over_set
+
+    @property
+    def asks(self) -> tuple[Asked, ...]:
+        """The classes whose maps it takes."""
+        return getattr(self.metric, "asks", ("explained",))
+
+    @property
+    def whole(self) -> str:
+        """What it does with a part as a whole: "sanity", "mosaics", or "" where it goes batch by batch."""
+        if hasattr(self.metric, "steps") and hasattr(self.metric, "compare"):
+            return "sanity"
+        return "mosaics" if self.facts.name.startswith("grid_pointing/") else ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tasks that share a trace.
+
+    Attributes:
+        preprocessing: fields that differ from the model's own.
+        target: the class that is explained.
+        tasks: what is computed.
+    """
+
+    preprocessing: Mapping[str, Any]
+    target: str
+    tasks: tuple[Task, ...]
+
+    @property
+    def batched(self) -> tuple[Task, ...]:
+        """Those that go batch by batch."""
+        return tuple(task for task in self.tasks if not task.whole)
+
+    @property
+    def of_part(self) -> tuple[Task, ...]:
+        """Those that go part by part."""
+        return tuple(task for task in self.tasks if task.whole)
+
+    @property
+    def asks(self) -> tuple[Asked, ...]:
+        """The classes whose maps are taken, each once, the explained one first."""
+        return tuple(dict.fromkeys(("explained", *(which for task in self.batched for which in task.asks))))
+
+
+def groups_of(presets: Sequence[Preset], truth: Sequence[str]) -> tuple[list[Group], dict[str, str]]:
+    """What is to be computed, and what the data set cannot answer: full name -> why.
+
+    Raises:
+        MetricError: nothing is possible, or two presets ask for one value in two ways.
+    """
+    tasks: dict[str, list[Task]] = {}
+    settings: dict[str, Preset] = {}
+    owners: dict[str, Preset] = {}
+    skipped: dict[str, str] = {}
+    for preset in presets:
+        chosen, lacking = possible(preset.chosen(), truth)
+        lacking |= {name: reason for name in chosen if (reason := _unknown_labels(preset, truth))}
+        skipped |= lacking
+        key = json.dumps([preset.preprocessing, preset.target], sort_keys=True)
+        settings.setdefault(key, preset)
+        wanted = {}
+        for name, one in chosen.items():
+            if name in lacking:
+                continue
+            if name not in owners:
+                owners[name], wanted[name] = preset, one
+            elif not _alike(owners[name], preset):
+                raise MetricError(
+                    f"{owners[name].name} and {preset.name} both measure {name}, each on pictures or preprocessing of "
+                    "its own; run them into two folders"
+                )
+        for metric, names in computations(wanted).items():
+            single = tuple(name for name in names if not wanted[name].facts.over_set)
+            rest = tuple(name for name in names if wanted[name].facts.over_set)
+            tasks.setdefault(key, []).append(Task(metric, single, rest, preset.name, preset.images == "correct"))
+    if not tasks:
+        raise MetricError(next(iter(skipped.values()), "no metric is named") + "; name others, or use another dataset")
+    return [
+        Group(settings[key].preprocessing, settings[key].target, tuple(found)) for key, found in tasks.items()
+    ], skipped
+
+
+def _alike(first: Preset, second: Preset) -> bool:
+    return all(getattr(first, part) == getattr(second, part) for part in ("preprocessing", "target", "images"))
+
+
+def _unknown_labels(preset: Preset, truth: Sequence[str]) -> str:
+    if "label" in truth or (preset.images == "all" and preset.target == "predicted"):
+        return ""
+    what = "leaves misclassified pictures out" if preset.images == "correct" else "explains the true class"
+    return f"{preset.name} {what}, and of this dataset no true class among the model's outputs is known; use " + (
+        "--images all" if preset.images == "correct" else "--target predicted"
+    )

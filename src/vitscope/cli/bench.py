@@ -1,0 +1,117 @@
+"""`vitscope bench`: methods on data with known truth, a row an image, method and metric."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import typer
+
+from vitscope.bench import Outcome, Plan, make_plan
+from vitscope.bench import bench as run_bench
+from vitscope.cli import common
+from vitscope.explainer import Explainer
+from vitscope.metrics import Preset, as_presets
+
+
+def bench(
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="A name with options: voc:split=val.")],
+    model: common.Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the rows and the manifest.")],
+    root: Annotated[Path | None, typer.Option("--root", help="The data set's folder.")] = None,
+    weights: common.Weights = None,
+    methods: common.Methods = "daam,agcam,cdam,rollout,random,center,frame",
+    metrics: Annotated[
+        str, typer.Option("--metrics", help="Presets and metrics: agcam,srg,energy; vitscope metrics lists them.")
+    ] = "agcam",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many images.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Of what is drawn at random; with --limit also of the choice of images."),
+    ] = None,
+    labels: common.Labels = None,
+    device: common.Device = "cpu",
+    batch_size: common.BatchSize = 16,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete what another run left in --out.")] = False,
+    engine: Annotated[str, typer.Option("--engine", help="local.")] = "local",
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="Instead of the presets' own: predicted, or label.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", help="Instead of the presets' own: all, or correct.")
+    ] = None,
+    max_forwards: common.MaxForwards = None,
+    size: common.Size = None,
+    crop_pct: common.CropPct = None,
+    crop_mode: common.CropMode = None,
+    interpolation: common.Interpolation = None,
+    mean: common.Mean = None,
+    std: common.Std = None,
+) -> None:
+    """Measure methods on data with known truth; an interrupted run goes on with --resume."""
+    common.check_choice("--target", target, ("predicted", "label"))
+    common.check_choice("--images", images, ("all", "correct"))
+    common.check_choice("--engine", engine, ("local",))
+    presets = [overridden(preset, target, images) for preset in as_presets(metrics)]
+    fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
+    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=device)
+    plan = make_plan(
+        explainer,
+        dataset,
+        root,
+        methods=methods,
+        metrics=presets,
+        limit=limit,
+        seed=seed,
+        asked=fields,
+        max_forwards=max_forwards,
+    )
+    groups: dict[str, str] = {name.split("/")[0]: reason for name, reason in plan.skipped().items()}
+    for reason in dict.fromkeys(groups.values()):
+        common.say(f"left out: {reason}")
+    outcome = _with_bar(plan, explainer, out, device, batch_size, resume, overwrite)
+    for preset, count in outcome.left_out.items():
+        common.say(f"{preset}: {count} misclassified images of {outcome.images} are left out, as its paper does")
+    if outcome.failed:
+        common.say(f"{outcome.failed} of {outcome.images} images failed; the column error says why")
+    common.tell(str(summarised(out)))
+    raise typer.Exit(1 if outcome.failed else 0)
+
+
+def overridden(preset: Preset, target: str | None, images: str | None) -> Preset:
+    """A preset with another target or choice of pictures than its paper's."""
+    if target is not None:
+        preset = dataclasses.replace(preset, target=cast('Literal["predicted", "label"]', target))
+    if images is not None:
+        preset = dataclasses.replace(preset, images=cast('Literal["all", "correct"]', images))
+    return preset
+
+
+def summarised(folder: Path) -> Path:
+    """Make the summary of a run, where the package has that part; what a person opens then."""
+    try:
+        from vitscope.bench.summary import summarise  # type: ignore[import-not-found, unused-ignore]
+    except ModuleNotFoundError:
+        return folder
+    summarise(folder)
+    return folder / "page.html"
+
+
+def _with_bar(
+    plan: Plan, explainer: Explainer, out: Path, device: str, batch_size: int, resume: bool, overwrite: bool
+) -> Outcome:
+    with common.progress_bar() as progress:
+        task = progress.add_task("measuring", total=plan.count)
+        return run_bench(
+            plan,
+            out,
+            explainer=explainer,
+            device=device,
+            batch_size=batch_size,
+            resume=resume,
+            overwrite=overwrite,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            say=common.say,
+        )

@@ -1,0 +1,93 @@
+"""Maps in Parquet parts are the explainer's own, and come back as they were."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from vitscope import Explainer
+from vitscope.bench import plan_maps, read_maps, store_maps
+from vitscope.datasets import Scenes
+from vitscope.errors import VitscopeError
+from vitscope.targets import Class, Predicted
+
+
+@pytest.fixture(scope="module")
+def explainer():
+    return Explainer("scenes")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    (tmp_path / "in").mkdir()
+    for index, scene in enumerate(Scenes(5, seed=int(np.random.default_rng().integers(1000)))):
+        Image.fromarray(scene.image).save(tmp_path / "in" / f"{index}.png")
+    (tmp_path / "in" / "2.png").write_bytes(b"none")
+    return sorted((tmp_path / "in").iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_stored_maps_are_the_explainers(explainer, pictures, tmp_path, dtype):
+    plan = plan_maps(explainer, pictures, "cdam,attention", Predicted(), dtype=dtype, part_size=2)
+    seen = []
+    outcome = store_maps(
+        plan, explainer, Predicted(), tmp_path / "o", progress=lambda done, total: seen.append((done, total))
+    )
+    assert (outcome.images, outcome.failed, outcome.computed) == (5, 1, 3)
+    assert seen[-1] == (5, 5)
+    found = list(read_maps(tmp_path / "o"))
+    assert [(one.image, one.method) for one in found] == [(str(p), m) for p in pictures for m in ("attention", "cdam")]
+    for one in found:
+        if one.image.endswith("2.png"):
+            assert "not a picture" in one.error
+            assert (one.values, one.logits, one.target) == (None, {}, None)
+            continue
+        ex = explainer(one.image, one.method)
+        assert one.values.dtype == dtype
+        expected = ex[one.method].values[0].to(getattr(torch, dtype)).numpy()
+        np.testing.assert_allclose(one.values, expected, rtol=1e-3 if dtype == "float16" else 1e-4, atol=1e-6)
+        top = int(ex.logits.argmax())
+        assert one.target == one.prediction == top
+        assert one.probability == pytest.approx(float(ex.logits[0].softmax(0)[top]), rel=1e-4)
+        assert one.logits == {i: pytest.approx(v, abs=1e-4) for i, v in enumerate(ex.logits[0].tolist())}
+        assert one.target_logit == pytest.approx(float(ex.logits[0, top]), rel=1e-4)
+    assert {one.method for one in read_maps(tmp_path / "o", ["cdam"])} == {"cdam"}
+    kept = json.loads(pq.read_schema(tmp_path / "o" / "parts" / "part-00000.parquet").metadata[b"vitscope.provenance"])
+    assert kept["preprocessing"] == explainer.preprocessing.describe()
+    assert kept["plan"]["asked"] == "the predicted class"
+
+
+def test_a_class_is_asked_of_all_and_deaf_methods_fail_where_it_is_not_predicted(explainer, pictures, tmp_path):
+    plan = plan_maps(explainer, pictures[:2], "cdam,attention", Class(3))
+    outcome = store_maps(plan, explainer, Class(3), tmp_path / "o")
+    found = list(read_maps(tmp_path / "o"))
+    assert [one.target for one in found] == [3] * 4
+    wrong = [one for one in found if one.error]
+    assert all(one.method == "attention" and "class-agnostic" in one.error and one.values is None for one in wrong)
+    assert outcome.failed == sum(one.prediction != 3 for one in found if one.method == "cdam")
+
+
+def test_a_run_of_maps_goes_on_and_refuses_another(explainer, pictures, tmp_path):
+    plan = plan_maps(explainer, pictures, "cdam", Predicted(), part_size=2)
+    store_maps(plan, explainer, Predicted(), tmp_path / "o")
+    before = [one.values for one in read_maps(tmp_path / "o")]
+    (tmp_path / "o" / "parts" / "part-00001.parquet").unlink()
+    with pytest.raises(VitscopeError, match="add --resume"):
+        store_maps(plan, explainer, Predicted(), tmp_path / "o")
+    assert store_maps(plan, explainer, Predicted(), tmp_path / "o", resume=True).computed == 1
+    for a, b in zip(before, (one.values for one in read_maps(tmp_path / "o")), strict=True):
+        np.testing.assert_equal(a, b)
+    other = plan_maps(explainer, pictures[:4], "cdam", Predicted(), part_size=2)
+    with pytest.raises(VitscopeError, match=r"another run \(other images\)"):
+        store_maps(other, explainer, Predicted(), tmp_path / "o", resume=True)
+    with pytest.raises(VitscopeError, match="no picture"):
+        plan_maps(explainer, [], "cdam", Predicted())
+    with pytest.raises(VitscopeError, match="named twice"):
+        plan_maps(explainer, [pictures[0]] * 2, "cdam", Predicted())
+    with pytest.raises(VitscopeError, match="holds no parts"):
+        list(read_maps(tmp_path))

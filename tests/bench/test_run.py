@@ -1,0 +1,398 @@
+"""The runner: one row an image, method and metric, whatever the batch, and whatever fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import pickle
+import subprocess
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import vitscope.bench.measure as measured
+import vitscope.bench.traced as traced
+import vitscope.explainer
+from vitscope import Explainer
+from vitscope.bench import bench, make_plan
+from vitscope.bench.plan import Plan
+from vitscope.datasets import Scenes, open_dataset
+from vitscope.errors import DatasetError, MethodError, MetricError, VitscopeError
+from vitscope.methods import Facts, Maps, registry
+from vitscope.metrics import PRESETS, GridMaps, Truth, as_metrics, boxes_on_input, painted
+from vitscope.trace import Needs
+
+METHODS = "cdam,agcam,attention,random,frame"
+
+
+@pytest.fixture(scope="module")
+def explainer():
+    return Explainer("scenes")
+
+
+@pytest.fixture
+def run(explainer, tmp_path):
+    """Make a plan and run it; the rows and the outcome."""
+
+    def call(source, metrics, root=None, methods=METHODS, out="o", batch_size=4, part_size=4, plan=None, **options):
+        made = plan or make_plan(explainer, source, root, methods=methods, metrics=metrics, part_size=part_size)
+        outcome = bench(made, tmp_path / out, explainer=explainer, batch_size=batch_size, **options)
+        return rows_in(tmp_path / out), outcome
+
+    return call
+
+
+def rows_in(folder):
+    return pq.read_table(folder / "parts").to_pylist()
+
+
+def values(rows):
+    return {(row["image"], row["method"], row["metric"]): row["value"] for row in rows}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with masks: four good pictures, one that is none, one whose mask is missing, one of no such class."""
+    home = tmp_path / "data"
+    (home / "images").mkdir(parents=True)
+    (home / "masks").mkdir()
+    lines = ["image,label"]
+    for index, scene in enumerate(Scenes(6, seed=int(np.random.default_rng().integers(1000)))):
+        Image.fromarray(scene.image).save(home / "images" / f"{index}.png")
+        Image.fromarray(scene.mask().astype(np.uint8) * 255).save(home / "masks" / f"{index}.png")
+        lines.append(f"{index}.png,{scene.labels[0] if index < 5 else 99}")
+    (home / "images" / "1.png").write_bytes(b"no picture")
+    (home / "masks" / "3.png").unlink()
+    (home / "labels.csv").write_text("\n".join(lines))
+    return home
+
+
+def test_one_row_an_image_method_and_metric_with_the_metrics_own_numbers(run, explainer):
+    rows, outcome = run("scenes:count=10,drawing=7", "agcam,energy", part_size=3)
+    found = values(rows)
+    assert len(found) == len(rows)
+    dataset = open_dataset("scenes:count=10,drawing=7")
+    names = [*as_metrics("agcam"), "energy/share"]
+    metric = next(iter(as_metrics("agcam").values())).metric
+    squash = explainer.preprocessing.replaced(**PRESETS["agcam"].preprocessing)
+    right = 0
+    for item in dataset:
+        opened = item.open()
+        picture, geometry = squash(opened.picture)
+        ex = explainer(picture[None], METHODS)
+        correct = int(ex.target) == item.label
+        right += correct
+        mine = {key: value for key, value in found.items() if key[0] == item.id}
+        assert {key[1] for key in mine} == set(METHODS.split(","))
+        assert {key[2] for key in mine} == set(names if correct else ["energy/share"])
+        edges = torch.tensor([box.edges for box in opened.boxes]) - torch.tensor([0, 0, 1, 1])
+        assert boxes_on_input(edges, geometry).shape[1] == 4
+        mask = torch.from_numpy(opened.masks.regions[0].mask)[None]
+        for label in METHODS.split(",") if correct else ():
+            result = metric(GridMaps(ex[label].values, (96, 96)), Truth(masks=mask))
+            assert mine[item.id, label, "agcam/iou@0.5"] == pytest.approx(float(result.values["iou"]), abs=2e-3)
+    assert outcome.left_out.get("agcam", 0) == 10 - right
+    assert outcome.failed == 0
+    assert all(row["error"] is None and row["target"] == row["prediction"] for row in rows)
+    part = [(row["image"], row["method"], row["metric"]) for row in rows if row["image"] in "012"]
+    assert part == sorted(part)
+
+
+def test_boxes_are_painted_where_there_are_no_masks(run, tmp_path, explainer):
+    (tmp_path / "val").mkdir()
+    Image.fromarray(Scenes(1, seed=3)[0].image).resize((150, 75)).save(tmp_path / "val" / "a.JPEG")
+    (tmp_path / "LOC_val_solution.csv").write_text("ImageId,PredictionString\na,n01440764 15 8 74 40 \n")
+    preset = dataclasses.replace(PRESETS["agcam"], images="all")
+    rows, _ = run("imagenet", [preset], tmp_path, methods="frame,cdam")
+    box = boxes_on_input(
+        torch.tensor([[15, 8, 74, 40]]),
+        explainer.preprocessing.replaced(**preset.preprocessing)(Image.new("RGB", (150, 75)))[1],
+    )
+    share = painted(box, (96, 96)).double().mean()
+    assert values(rows)["a", "frame", "agcam/precision@0.5"] == pytest.approx(float(share), rel=1e-6)
+
+
+def test_the_batch_size_changes_no_row(run):
+    metrics = "agcam,pointing,compactness,class_sensitivity@random,mif_lif@zero:steps=3,noise:samples=2,grid_pointing"
+    first, _ = run("scenes:count=7", metrics, methods="cdam,attention,random", out="a", batch_size=1, part_size=6)
+    second, _ = run("scenes:count=7", metrics, methods="cdam,attention,random", out="b", batch_size=4, part_size=6)
+    assert [{**row, "value": None} for row in first] == [{**row, "value": None} for row in second]
+    a, b = (np.array([row["value"] for row in rows]) for rows in (first, second))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    again, _ = run("scenes:count=7", metrics, methods="cdam,attention,random", out="c", batch_size=4, part_size=6)
+    assert repr(again) == repr(second)
+
+
+def test_one_trace_a_batch_for_all_methods_and_metrics_that_share_it(run, monkeypatch):
+    traces, forwards = [], []
+    record, scorer = vitscope.explainer.record, measured.ModelScorer.__call__
+
+    def counting(anatomy, images, *rest):
+        traces.append(len(images))
+        return record(anatomy, images, *rest)
+
+    def scored(self, pictures, index):
+        forwards.append(len(pictures))
+        return scorer(self, pictures, index)
+
+    monkeypatch.setattr(vitscope.explainer, "record", counting)
+    monkeypatch.setattr(measured.ModelScorer, "__call__", scored)
+    run("scenes:count=10", "agcam,daam", part_size=8)
+    assert traces == [4, 4, 2]  # both presets share preprocessing and target
+    traces.clear()
+    run("scenes:count=4", "agcam,abpc:map_of=predicted", out="b", methods="cdam,frame")
+    assert traces == [4, 4]  # one for the whole picture squashed, one for the model's own preprocessing
+    # 2 methods, 9 steps in two orders; untouched pictures are known from the trace, wholly altered ones are shared
+    assert sum(forwards) == 4 * (2 * 2 * 9 + 1)
+    assert max(forwards) == 64
+
+
+def test_what_fails_is_a_row_with_its_error(run, folder):
+    rows, outcome = run("masks", "agcam,compactness", folder, methods="cdam,frame")
+    names = [*as_metrics("agcam"), *as_metrics("compactness")]
+    failed = {(r["image"], r["method"], r["metric"]): r["error"] for r in rows if r["error"]}
+    whole = {(image, method, name) for image in "13" for method in ("cdam", "frame") for name in names}
+    strange = {("5", method, name) for method in ("cdam", "frame") for name in as_metrics("agcam")}
+    assert set(failed) == whole | strange
+    assert "not a picture" in failed["1", "cdam", names[0]]
+    assert "has no mask for 3.png" in failed["3", "cdam", names[0]]
+    assert "class 99 is none of the model's 12 outputs" in failed["5", "frame", names[0]]
+    assert all((row["value"] is None) == (row["error"] is not None) for row in rows)
+    assert outcome.failed == 3
+    assert {row["image"] for row in rows} == set("012345")
+
+
+@dataclass(frozen=True)
+class Blind:
+    """A method that has no map of the pictures whose first logit is high."""
+
+    limit: float = 0.0
+    facts = Facts("blind", "Blind", "attention", "none", 2026, False, True, "1", "a test's")
+
+    @property
+    def needs(self):
+        return Needs()
+
+    def __call__(self, trace):
+        maps = trace.logits[:, :1, None, None] + torch.linspace(0, 1, 144).view(1, 1, *trace.grid)
+        maps = maps.repeat(1, trace.reached.shape[1], 1, 1)
+        maps[trace.logits[:, 0] > self.limit] = 1.0
+        return Maps(maps)
+
+
+def test_a_flat_map_is_its_own_pictures_failure(run, explainer, monkeypatch):
+    monkeypatch.setitem(registry._METHODS, "blind", Blind)
+    logits = explainer([scene.image for scene in Scenes(8)], "attention").logits[:, 0]
+    limit = round(float(logits.sort().values[3:5].mean()), 4)
+    rows, outcome = run("scenes:count=8", "energy,class_sensitivity", methods=f"cdam,blind:limit={limit}", part_size=8)
+    flat = {str(index) for index in (logits > limit).nonzero()[:, 0].tolist()}
+    assert {row["image"] for row in rows if row["error"]} == flat
+    assert all("flat" in row["error"] and row["method"] != "cdam" for row in rows if row["error"])
+    assert outcome.failed == 4
+    assert len(rows) == 8 * 2 * 3
+
+
+def test_a_metric_that_fails_at_one_picture_leaves_the_others(run, monkeypatch):
+    from vitscope.metrics import Compactness
+
+    call = Compactness.__call__
+
+    def failing(self, maps, truth):
+        if bool((truth.labels == label).any()):
+            raise RuntimeError("no such\nnumber")
+        return call(self, maps, truth)
+
+    label = open_dataset("scenes:count=8")[5].label
+    same = {item.id for item in open_dataset("scenes:count=8") if item.label == label}
+    monkeypatch.setattr(Compactness, "__call__", failing)
+    rows, _ = run("scenes:count=8", "energy,compactness", methods="cdam", part_size=8)
+    bad = {(row["image"], row["metric"].split("/")[0]): row["error"] for row in rows if row["error"]}
+    assert bad == {(image, "compactness"): "RuntimeError: no such number" for image in same}
+    assert len(rows) == 16
+
+
+def test_out_of_memory_halves_the_batch_and_says_so(run, monkeypatch):
+    trace, sizes, said = traced.maps_of, [], []
+
+    def narrow(explainer, methods, batch, questions):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return trace(explainer, methods, batch, questions)
+
+    expected, _ = run("scenes:count=8", "compactness", out="a", batch_size=2, part_size=8)
+    monkeypatch.setattr(traced, "maps_of", narrow)
+    rows, outcome = run("scenes:count=8", "compactness", out="b", batch_size=8, part_size=8, say=said.append)
+    assert sizes == [8, 4, 2, 2, 2, 2]
+    assert said == [
+        "out of memory with 8 pictures in a batch; going on with 4",
+        "out of memory with 4 pictures in a batch; going on with 2",
+    ]
+    assert (rows, outcome.failed) == (expected, 0)
+    monkeypatch.setattr(traced, "maps_of", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
+    rows, outcome = run("scenes:count=3", "compactness", out="c")
+    assert outcome.failed == 3
+    assert {row["error"] for row in rows} == {
+        "memory does not hold this one picture; use a smaller model or another device"
+    }
+
+
+def test_the_true_class_can_be_explained_and_a_class_agnostic_method_keeps_its_map(run, explainer):
+    preset = dataclasses.replace(PRESETS["segmentation"], target="label", metrics=("loc", "class_sensitivity"))
+    rows, _ = run("scenes:count=6", [preset], methods="cdam,attention")
+    scenes = open_dataset("scenes:count=6")
+    assert all(row["target"] == scenes[int(row["image"])].label for row in rows if row["metric"] == "loc/mass")
+    for item in scenes:
+        picture, _ = explainer.preprocessing.replaced(**preset.preprocessing)(item.open().picture)
+        attention = explainer(picture[None], "attention")["attention"].values
+        mask = torch.from_numpy(item.open().masks.regions[0].mask)[None]
+        metric = next(iter(as_metrics("loc").values())).metric
+        expected = metric(GridMaps(attention, (96, 96)), Truth(masks=mask)).values["mass"]
+        assert values(rows)[item.id, "attention", "loc/mass"] == pytest.approx(float(expected), abs=1e-4)
+        assert values(rows)[item.id, "attention", "class_sensitivity/pearson@second"] == pytest.approx(1)
+        assert values(rows)[item.id, "cdam", "class_sensitivity/pearson@second"] < 0.9
+
+
+def test_randomised_models_and_mosaics_are_made_a_part(run, explainer):
+    rows, _ = run("scenes:count=6", "sanity,grid_pointing", methods="cdam,frame", part_size=6)
+    found = values(rows)
+    cascading = [row for row in rows if row["metric"].startswith("sanity/spearman@") and ":" not in row["metric"]]
+    depths = [row for row in cascading if row["method"] == "cdam"]
+    assert len(depths) == 6 * 14
+    for image in map(str, range(6)):
+        curve = [row["value"] for row in depths if row["image"] == image]
+        assert found[image, "cdam", "sanity/spearman"] == pytest.approx(np.nanmean(curve))
+    shares = [found[str(image), "frame", "grid_pointing/share"] for image in range(6)]
+    assert sum(not np.isnan(share) for share in shares) in (0, 4)
+    assert all(np.isnan(share) or share == pytest.approx(0.25) for share in shares)
+
+
+def test_two_objects_are_asked_for_each(run):
+    rows, _ = run("scenes:count=5,kind=two", "two_objects", methods="cdam,attention")
+    found = values(rows)
+    for image in map(str, range(5)):
+        assert found[image, "attention", "two_objects/preference"] == pytest.approx(0.5)
+    assert np.mean([found[str(image), "cdam", "two_objects/preference"] for image in range(5)]) > 0.7
+
+
+def test_what_the_data_cannot_answer_is_left_out_or_refused(explainer, folder, tmp_path):
+    (folder / "labels.csv").unlink()
+    plan = make_plan(explainer, "masks", folder, methods="cdam", metrics="energy,abpc")
+    assert [task.metric.facts[0].name for group in plan.groups() for task in group.tasks] == ["energy/share"]
+    assert all("true class" in reason for reason in plan.skipped().values())
+    with pytest.raises(MetricError, match="--images all"):
+        make_plan(explainer, "masks", folder, methods="cdam", metrics="agcam")
+    with pytest.raises(MetricError, match="agcam and all both measure agcam/"):
+        make_plan(explainer, "scenes", methods="cdam", metrics="agcam,all")
+    with pytest.raises(MethodError, match="unknown method"):
+        make_plan(explainer, "scenes", methods="cdamm")
+    with pytest.raises(DatasetError, match="no such folder"):
+        make_plan(explainer, "voc", tmp_path / "nowhere")
+
+
+def test_plans_that_give_other_rows_have_other_hashes(explainer):
+    def plan(source="scenes:count=4", **changes):
+        return make_plan(explainer, source, **{"methods": "cdam", "metrics": "energy", **changes})
+
+    base = plan()
+    others = [
+        plan("scenes:count=5"),
+        plan("scenes:count=4,drawing=1"),
+        plan(methods="cdam,frame"),
+        plan(metrics="pointing"),
+        plan(metrics="pointing@3"),
+        plan(limit=3),
+        plan(limit=3, seed=5),
+        plan(seed=5),
+        plan(asked={"crop_pct": 0.5}),
+        plan(part_size=2),
+        plan(max_forwards=9),
+        dataclasses.replace(base, parameters="0"),
+        dataclasses.replace(base, versions={"torch": "0"}),
+        plan(metrics=[dataclasses.replace(PRESETS["segmentation"], images="correct")]),
+        plan(metrics=[dataclasses.replace(PRESETS["segmentation"], target="label")]),
+        plan(metrics="segmentation"),
+    ]
+    hashes = [one.hash for one in (base, *others)]
+    assert len(set(hashes)) == len(hashes)
+    assert plan().hash == base.hash
+    assert dataclasses.replace(base, weights="elsewhere").hash == base.hash
+    assert pickle.loads(pickle.dumps(others[-1])) == others[-1]
+    parts = dataclasses.replace(base, part_size=3).parts()
+    assert [(part.index, part.start, part.stop) for part in parts] == [(0, 0, 3), (1, 3, 4)]
+
+
+def test_another_run_is_refused_and_the_same_one_goes_on_only_when_asked(run, tmp_path, explainer):
+    rows, _ = run("scenes:count=6", "energy", part_size=2)
+    with pytest.raises(VitscopeError, match=r"holds this run, complete; add --resume"):
+        run("scenes:count=6", "energy", part_size=2)
+    for resume in (False, True):
+        with pytest.raises(VitscopeError, match=r"holds another run \(other presets\)"):
+            run("scenes:count=6", "pointing", part_size=2, resume=resume)
+    (tmp_path / "o" / "parts" / "part-00001.parquet").write_bytes(b"PAR1 cut off")
+    again, outcome = run("scenes:count=6", "energy", part_size=2, resume=True)
+    assert (again, outcome.computed) == (rows, 1)
+    other, outcome = run("scenes:count=4", "pointing", part_size=2, overwrite=True)
+    assert len(other) == 4 * 5
+    assert outcome.computed == 2
+    foreign: Plan = dataclasses.replace(
+        make_plan(explainer, "scenes:count=4", methods="cdam", metrics="energy"), parameters="0"
+    )
+    with pytest.raises(VitscopeError, match="other weights"):
+        foreign.load()
+
+
+def test_a_full_disk_and_a_folder_that_cannot_be_written_are_one_line(run, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VitscopeError, match=r"cannot be written \(Not a directory|File exists"):
+        run("scenes:count=2", "energy", out="file")
+    expected, _ = run("scenes:count=6", "energy", part_size=2, out="whole")
+    fsync, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(VitscopeError, match="the disk is full; free some space and run again with --resume"):
+        run("scenes:count=6", "energy", part_size=2)
+    assert not list((tmp_path / "o" / "parts").glob(".*"))
+    monkeypatch.undo()
+    rows, outcome = run("scenes:count=6", "energy", part_size=2, resume=True)
+    assert rows == expected
+    assert outcome.computed == 2
+
+
+def test_a_full_tmpfs(run, tmp_path):
+    (tmp_path / "small").mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path / "small"], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        (tmp_path / "small" / "filler").write_bytes(b"0" * 40_000)
+        with pytest.raises(VitscopeError, match="the disk is full"):
+            run("scenes:count=30", "curve", out="small", part_size=6)
+        assert not list((tmp_path / "small" / "parts").glob(".*"))
+        for part in (tmp_path / "small" / "parts").glob("*"):
+            assert pq.read_table(part).num_rows == 6 * 5 * 103  # whole
+        (tmp_path / "small" / "filler").unlink()
+        rows, _ = run("scenes:count=3", "energy", out="small", overwrite=True)
+        assert len(rows) == 15
+    finally:
+        subprocess.run(["umount", tmp_path / "small"], check=True)
+
+
+def test_curves_are_kept_point_by_point(run):
+    rows, _ = run("scenes:count=3", "curve", methods="cdam", part_size=4)
+    names = {row["metric"] for row in rows}
+    assert {"curve/area", "curve/oracle", "curve/iou@0", "curve/iou@0.5", "curve/iou@1"} <= names
+    assert len(names) == 2 + 101
