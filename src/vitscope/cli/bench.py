@@ -10,6 +10,7 @@ import typer
 
 from vitscope.bench import Outcome, Plan, make_plan
 from vitscope.bench import bench as run_bench
+from vitscope.bench.summary import summarise
 from vitscope.cli import common
 from vitscope.explainer import Explainer
 from vitscope.metrics import Preset, as_presets
@@ -76,7 +77,8 @@ def bench(
         common.say(f"{preset}: {count} misclassified images of {outcome.images} are left out, as its paper does")
     if outcome.failed:
         common.say(f"{outcome.failed} of {outcome.images} images failed; the column error says why")
-    common.tell(str(summarised(out)))
+    summarise(out)
+    common.tell(str(out / "page.html"))
     raise typer.Exit(1 if outcome.failed else 0)
 
 
@@ -87,16 +89,6 @@ def overridden(preset: Preset, target: str | None, images: str | None) -> Preset
     if images is not None:
         preset = dataclasses.replace(preset, images=cast('Literal["all", "correct"]', images))
     return preset
-
-
-def summarised(folder: Path) -> Path:
-    """Make the summary of a run, where the package has that part; what a person opens then."""
-    try:
-        from vitscope.bench.summary import summarise  # type: ignore[import-not-found, unused-ignore]
-    except ModuleNotFoundError:
-        return folder
-    summarise(folder)
-    return folder / "page.html"
 
 
 def _with_bar(
