@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torchvision.models import VisionTransformer as TorchvisionViT
@@ -326,3 +327,19 @@ def test_progress_is_reported_to_its_end():
         assert done == sorted(done)
         assert done[-1] == steps[-1][1]
         assert len({total for _, total in steps}) == 1
+
+
+def test_a_lone_picture_has_the_gradient_of_a_batch():
+    """Finite differences along a random direction, through LeViT's stem of convolutions and batch norms."""
+    model = perturbed(timm.create_model("levit_128s", num_classes=7), by=0.05).double()
+    explainer = vitscope.Explainer(model)
+    images = torch.randn(2, 3, 224, 224).double()
+    trace = record(explainer.anatomy, images, Needs(pictures=True), [Class(3)])
+    score = trace.pictures().differentiable(0)
+    for index in range(2):
+        leaf, which = images[index : index + 1].clone().requires_grad_(), torch.tensor([index])
+        (gradient,) = torch.autograd.grad(score(leaf, which).sum(), leaf)
+        along = torch.randn(1, 3, 224, 224).double()
+        with torch.no_grad():
+            ahead, behind = (model(images[index : index + 1] + step * along)[0, 3] for step in (1e-6, -1e-6))
+        assert torch.allclose((gradient * along).sum(), (ahead - behind) / 2e-6, rtol=1e-4)

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy, Grid
@@ -69,6 +69,15 @@ class Pictures:
     @cached_property
     def _chunks(self) -> dict[bool, Chunks]:
         return {graph: Chunks(self._device, graph, self.limit) for graph in (False, True)}
+
+    @cached_property
+    def _normed_by_batch(self) -> bool:
+        """Whether a lone picture must go in twice: where the model has batch norms.
+
+        Of ONE picture torch (2.15, on a CPU) gives a wrong gradient through a batch norm in evaluation, where what
+        comes back to it is transposed, as behind a convolution whose pixels become tokens.
+        """
+        return any(isinstance(module, nn.BatchNorm2d) for module in self.anatomy.model.modules())
 
     def reporting(self, report: Report | None) -> Pictures:
         """The same, counting from 0 and telling `report`."""
@@ -204,11 +213,15 @@ class Pictures:
         shape, image = rows.shape[1:], image.to(self._device)
 
         def job(start: int, stop: int) -> Tensor:
+            some, index = rows[start:stop].to(self.images), image[start:stop]
+            if len(some) == 1 and self._normed_by_batch:
+                some, index = some.repeat(2, 1, 1, 1), index.repeat(2)
             with torch.enable_grad(), FrozenWeights(self.anatomy.model):
-                leaf = rows[start:stop].to(self.images).requires_grad_()
-                value = self.held.score(slot, *self._run(leaf), image[start:stop])
+                leaf = some.requires_grad_()
+                value = self.held.score(slot, *self._run(leaf), index)
                 (gradient,) = torch.autograd.grad(value.sum(), leaf)
-            return torch.cat([value.detach()[:, None].to(rows), gradient.flatten(1).to(rows)], dim=1)
+            both = torch.cat([value.detach()[:, None].to(rows), gradient.flatten(1).to(rows)], dim=1)
+            return both[: stop - start]
 
         with left_as_found(self.anatomy.model):
             both = self._chunks[True].over(len(rows), job, self.meter.advance)
