@@ -66,8 +66,8 @@ def main(out: Path, kills: int, seed: int) -> None:
         pid, began, status = child(out), time.monotonic(), None
         # one in ten dies while it loads, the others some time after as many parts as are their share
         early = chance.random() < 0.1
-        share = len(parts_of(out)) + chance.randint(1, max(1, round(1.4 * total / kills)))
-        delay = chance.uniform(0, longest if early else longest / total)
+        share = len(parts_of(out)) + chance.randint(1, max(1, total // kills))
+        delay = chance.uniform(0, longest / 2 if early else 0.05)
         while status is None and (time.monotonic() - began < delay or (not early and len(parts_of(out)) < share)):
             if not early and len(parts_of(out)) < share:
                 began = time.monotonic()
