@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# a process a core, each with one thread: torch's own threads would fight for the cores
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 .PHONY: help install demo lint test test-all test-peers cost clean
 help:
@@ -26,10 +28,10 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -m "not slow" --cov --cov-report=term --cov-fail-under=90
+	$(PYTEST) -m "not slow" --cov --cov-report=term --cov-fail-under=90
 
 test-all: lint
-	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90
+	$(PYTEST) --cov --cov-report=term --cov-fail-under=90
 
 test-peers: install
 	$(BIN)/python -m pip install --quiet --editable ".[dev,peers]"
