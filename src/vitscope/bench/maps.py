@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ import torch
 
 from vitscope.attribution import Subject
 from vitscope.bench.measure import text_of
+from vitscope.bench.on_ray import OnRay, facts_of
 from vitscope.bench.plan import PART, Part, hash_of, parameters_of, parts_of
 from vitscope.bench.run import Outcome, Progress, in_turn, run_parts
 from vitscope.bench.store import Store
@@ -257,6 +258,7 @@ def store_maps(
     batch_size: int = 16,
     resume: bool = False,
     overwrite: bool = False,
+    engine: OnRay | None = None,
     progress: Progress = lambda done, total: None,
     say: Say = lambda line: None,
 ) -> Outcome:
@@ -267,14 +269,23 @@ def store_maps(
         explainer: of its model.
         target: what is explained.
         folder: for the parts and the manifest.
-        batch_size, resume, overwrite, progress, say: as for `bench`.
+        batch_size, resume, overwrite, engine, progress, say: as for `bench`.
 
     Raises:
         VitscopeError: the folder holds another run or cannot be written, or the disk is full.
     """
     store = Store.begin(Path(folder), plan.describe(), plan.hash, resume=resume, overwrite=overwrite)
+    facts = {**facts_of(engine, next(explainer.anatomy.model.parameters()).device), "kind": "maps"}
+    if engine is not None:
+        build = partial(worker_of, plan, target, batch_size)
+        return run_parts(plan, store, engine.over(build, explainer, say), facts, progress)
     worker = MapsWorker(plan, explainer, target, batch_size=batch_size, say=say)
-    return run_parts(plan, store, in_turn(worker.compute), {"engine": "local", "kind": "maps"}, progress)
+    return run_parts(plan, store, in_turn(worker.compute), facts, progress)
+
+
+def worker_of(plan: MapsPlan, target: Target, batch_size: int, explainer: Explainer, say: Say) -> MapsWorker:
+    """A worker of a model that is at hand."""
+    return MapsWorker(plan, explainer, target, batch_size=batch_size, say=say)
 
 
 def _head(subject: Subject, place: int) -> Record:

@@ -1,16 +1,19 @@
-"""A plan run on this machine, part by part; an interrupted run goes on where it was."""
+"""A plan run part by part, in this process or by Ray; an interrupted run goes on where it was."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from vitscope.bench.on_ray import OnRay, facts_of
 from vitscope.bench.plan import Part, Plan
 from vitscope.bench.store import Store
 from vitscope.bench.worker import Computed, Say, Worker
@@ -43,7 +46,7 @@ class Run(Protocol):
         ...
 
 
-Compute = Callable[[Sequence[Part], Callable[[int], object]], Iterable[tuple[Part, Computed]]]
+Compute = Callable[[Sequence[Part], Callable[[int], object]], Generator[tuple[Part, Computed], None, None]]
 """An engine: the parts that are missing, and what is to be told how many pictures are done -> the parts computed, in
 any order."""
 
@@ -76,10 +79,11 @@ def bench(
     batch_size: int = 16,
     resume: bool = False,
     overwrite: bool = False,
+    engine: OnRay | None = None,
     progress: Progress = lambda done, total: None,
     say: Say = lambda line: None,
 ) -> Outcome:
-    """Run a plan on this machine.
+    """Run a plan.
 
     Args:
         plan: from `make_plan`.
@@ -89,24 +93,33 @@ def bench(
         batch_size: pictures in a pass; the rows do not depend on it, but for the rounding of the model's own numbers.
         resume: go on with an interrupted run.
         overwrite: delete what another run left in the folder.
-        progress: is told how far it is.
+        engine: Ray's actors; None computes in this process.
+        progress: is told how far it is: by Ray's actors, after each part.
         say: is told what a person should know, such as a batch that was halved.
 
     Raises:
         VitscopeError: model, data or folder do not go with the plan, or the disk is full.
     """
     store = Store.begin(Path(folder), plan.describe(), plan.hash, resume=resume, overwrite=overwrite)
-    worker = Worker(plan, explainer=explainer, device=device, batch_size=batch_size, say=say)
-    facts = {"device": str(device or "cpu"), "engine": "local", **manifest_of(plan)}
+    facts = {**facts_of(engine, device), **manifest_of(plan)}
     if explainer is not None:
         facts["classes"] = list(explainer.names.names)
+    if engine is not None:
+        build = partial(worker_of, plan, batch_size)
+        return run_parts(plan, store, engine.over(build, explainer or plan.load(), say), facts, progress)
+    worker = Worker(plan, explainer=explainer, device=device, batch_size=batch_size, say=say)
     return run_parts(plan, store, in_turn(worker.compute), facts, progress)
+
+
+def worker_of(plan: Plan, batch_size: int, explainer: Explainer, say: Say) -> Worker:
+    """A worker of a model that is at hand."""
+    return Worker(plan, explainer=explainer, batch_size=batch_size, say=say)
 
 
 def in_turn(compute: Callable[[Part, Callable[[int], object]], Computed]) -> Compute:
     """The engine of one worker on this machine."""
 
-    def engine(parts: Sequence[Part], advance: Callable[[int], object]) -> Iterator[tuple[Part, Computed]]:
+    def engine(parts: Sequence[Part], advance: Callable[[int], object]) -> Generator[tuple[Part, Computed], None, None]:
         for part in parts:
             yield part, compute(part, advance)
 
@@ -139,8 +152,9 @@ def run_parts(run: Run, store: Store, engine: Compute, facts: Mapping[str, Any],
         progress(reached[0], run.count)
 
     began = time.monotonic()
-    for part, computed in engine(missing, advance):
-        store.write(part, computed.table, computed.facts)
+    with closing(engine(missing, advance)) as found_parts:
+        for part, computed in found_parts:
+            store.write(part, computed.table, computed.facts)
     found = [store.facts(part) or {} for part in parts]
     left_out: dict[str, int] = {}
     for one in found:

@@ -8,10 +8,11 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from vitscope.bench import Outcome, Plan, make_plan
+from vitscope.bench import OnRay, Outcome, Plan, make_plan
 from vitscope.bench import bench as run_bench
 from vitscope.bench.summary import summarise
 from vitscope.cli import common
+from vitscope.cli import engine as options
 from vitscope.explainer import Explainer
 from vitscope.metrics import Preset, as_presets
 
@@ -36,7 +37,10 @@ def bench(
     batch_size: common.BatchSize = 16,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete what another run left in --out.")] = False,
-    engine: Annotated[str, typer.Option("--engine", help="local.")] = "local",
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    address: options.Address = None,
     target: Annotated[
         str | None, typer.Option("--target", "-t", help="Instead of the presets' own: predicted, or label.")
     ] = None,
@@ -54,10 +58,10 @@ def bench(
     """Measure methods on data with known truth; an interrupted run goes on with --resume."""
     common.check_choice("--target", target, ("predicted", "label"))
     common.check_choice("--images", images, ("all", "correct"))
-    common.check_choice("--engine", engine, ("local",))
+    on = options.engine_of(engine, workers, gpus_per_worker, address, device)
     presets = [overridden(preset, target, images) for preset in as_presets(metrics)]
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
-    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=device)
+    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device="cpu" if on else device)
     plan = make_plan(
         explainer,
         dataset,
@@ -72,7 +76,7 @@ def bench(
     groups: dict[str, str] = {name.split("/")[0]: reason for name, reason in plan.skipped().items()}
     for reason in dict.fromkeys(groups.values()):
         common.say(f"left out: {reason}")
-    outcome = _with_bar(plan, explainer, out, device, batch_size, resume, overwrite)
+    outcome = _with_bar(plan, explainer, out, device, batch_size, resume, overwrite, on)
     for preset, count in outcome.left_out.items():
         common.say(f"{preset}: {count} misclassified images of {outcome.images} are left out, as its paper does")
     if outcome.failed:
@@ -92,7 +96,14 @@ def overridden(preset: Preset, target: str | None, images: str | None) -> Preset
 
 
 def _with_bar(
-    plan: Plan, explainer: Explainer, out: Path, device: str, batch_size: int, resume: bool, overwrite: bool
+    plan: Plan,
+    explainer: Explainer,
+    out: Path,
+    device: str,
+    batch_size: int,
+    resume: bool,
+    overwrite: bool,
+    on: OnRay | None,
 ) -> Outcome:
     with common.progress_bar() as progress:
         task = progress.add_task("measuring", total=plan.count)
@@ -104,6 +115,7 @@ def _with_bar(
             batch_size=batch_size,
             resume=resume,
             overwrite=overwrite,
+            engine=on,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
             say=common.say,
         )

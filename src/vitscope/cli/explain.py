@@ -7,8 +7,10 @@ from typing import Annotated, Literal, cast
 
 import typer
 
+from vitscope.bench import OnRay
 from vitscope.bench.maps import plan_maps, store_maps
 from vitscope.cli import common
+from vitscope.cli import engine as options
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.targets import Target
@@ -37,7 +39,10 @@ def explain(
         str | None, typer.Option("--store", help="parquet: only the raw maps, of any number of pictures, in parts.")
     ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="With --store: float32, or float16.")] = "float32",
-    engine: Annotated[str, typer.Option("--engine", help="With --store: local.")] = "local",
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    address: options.Address = None,
     resume: Annotated[bool, typer.Option("--resume", help="With --store: go on with an interrupted run.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="With --store: delete what another run left in --out.")
@@ -46,14 +51,16 @@ def explain(
     """Explain pictures: for each an overlay a method, DAAM's evolution, a sheet, the raw values and a manifest."""
     if store not in (None, "parquet"):
         raise VitscopeError(f"--store {store}: give parquet, or leave it out for pictures")
-    common.check_choice("--engine", engine, ("local",))
+    on = options.engine_of(engine, workers, gpus_per_worker, address, device)
+    if store is None and on is not None:
+        raise VitscopeError("--engine ray is for maps in parts; add --store parquet")
     if store is None and (resume or overwrite):
         raise VitscopeError("--resume and --overwrite are for maps in parts; add --store parquet")
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
-    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=device)
+    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device="cpu" if on else device)
     aim = common.check_use(explainer, methods, target, bank, max_forwards)
     if store is not None:
-        _store(explainer, images, methods, aim, out, batch_size, max_forwards, dtype, resume, overwrite)
+        _store(explainer, images, methods, aim, out, batch_size, max_forwards, dtype, resume, overwrite, on)
     prepare_folder(out)
     failed: dict[str, str] = {}
     written: dict[str, str] = {}
@@ -80,6 +87,7 @@ def _store(
     dtype: str,
     resume: bool,
     overwrite: bool,
+    on: OnRay | None,
 ) -> None:
     """The raw maps as Parquet parts; ends the command."""
     kind = cast('Literal["float32", "float16"]', dtype)
@@ -95,6 +103,7 @@ def _store(
             batch_size=batch_size,
             resume=resume,
             overwrite=overwrite,
+            engine=on,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
             say=common.say,
         )

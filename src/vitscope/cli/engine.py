@@ -1,0 +1,36 @@
+"""The options of commands whose parts are computed here, or by Ray."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vitscope.bench import OnRay
+from vitscope.cli import common
+from vitscope.errors import VitscopeError
+
+Engine = Annotated[str, typer.Option("--engine", help="local, or ray: several workers, here or on a cluster.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="With --engine ray: each with the model.")]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option("--gpus-per-worker", min=0, help="With --engine ray: 0.5 for two workers a GPU."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="With --engine ray: a cluster's; auto on its head."),
+]
+
+
+def engine_of(engine: str, workers: int | None, gpus: float | None, address: str | None, device: str) -> OnRay | None:
+    """Ray as it was asked for; None for this process.
+
+    Raises:
+        VitscopeError: an unknown engine, options of the other one, or Ray is not installed.
+    """
+    common.check_choice("--engine", engine, ("local", "ray"))
+    if engine == "ray":
+        return OnRay(workers or 1, gpus, address, device)
+    if (workers, gpus, address) != (None, None, None):
+        raise VitscopeError("--workers, --gpus-per-worker and --address are for Ray; add --engine ray")
+    return None
