@@ -248,6 +248,14 @@ def marked(mark):
     return found
 
 
+def left_after(mark, seconds):
+    """The marked processes that do not end within a time."""
+    until = time.monotonic() + seconds
+    while (left := marked(mark)) and time.monotonic() < until:
+        time.sleep(0.2)
+    return left
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found by /proc")
 def test_a_killed_command_leaves_no_process_and_goes_on(one_thread, tmp_path):
@@ -263,12 +271,9 @@ def test_a_killed_command_leaves_no_process_and_goes_on(one_thread, tmp_path):
         assert servers
         assert all(b"RAY_USAGE_STATS_ENABLED=0" in there for there in servers)
         process.send_signal(signal.SIGKILL)
-    until = time.monotonic() + 180  # the last to see it is the agent of Ray, which looks now and then
-    while (left := marked(mark)) and time.monotonic() < until:
-        time.sleep(0.2)
-    assert not left
+    assert not left_after(mark, 180)  # the last to see it is the agent of Ray, which looks now and then
     subprocess.run(words_of(tmp_path / "ray", *more, "--resume"), env=environment, check=True)
-    assert not marked(mark)
+    assert not left_after(mark, 30)
     subprocess.run(words_of(tmp_path / "local"), env=environment, check=True)
     whole = {name: content for name, content in parts(tmp_path / "ray").items() if not name.startswith(".")}
     assert whole == parts(tmp_path / "local")
