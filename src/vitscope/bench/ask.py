@@ -29,29 +29,21 @@ class Question(Protocol):
         ...
 
 
-class _Classes:
-    """A class a picture, by the output."""
-
-    of_features: ClassVar[bool] = False
-    linear: ClassVar[bool] = True
-
-    def classes(self, output: Tensor) -> Tensor:
-        """The classes (b)."""
-        raise NotImplementedError
-
-    def score(self, output: Tensor) -> Tensor:
-        """The logit of each, (b)."""
-        return output.gather(1, self.classes(output)[:, None])[:, 0]
+def _logits(output: Tensor, classes: Tensor) -> Tensor:
+    """A class's logit of every picture, (b)."""
+    return output.gather(1, classes[:, None])[:, 0]
 
 
 @dataclass(frozen=True)
-class Given(_Classes):
+class Given:
     """These classes; the predicted one where none is known.
 
     Attributes:
         indices: one a picture.
     """
 
+    of_features: ClassVar[bool] = False
+    linear: ClassVar[bool] = True
     indices: tuple[int | None, ...]
 
     def at(self, image: int) -> Given:
@@ -64,13 +56,17 @@ class Given(_Classes):
         found = [top if index is None else index for index, top in zip(self.indices, predicted, strict=True)]
         return torch.tensor(found, device=output.device)
 
+    def score(self, output: Tensor) -> Tensor:
+        """The logit of each, (b)."""
+        return _logits(output, self.classes(output))
+
     def describe(self, names: ClassNames = UNNAMED) -> str:
         """The target in words."""
         return "a class a picture"
 
 
 @dataclass(frozen=True)
-class InOrder(_Classes):
+class InOrder:
     """The class that a metric asks for by the model's output: "predicted", "second", "random".
 
     Attributes:
@@ -78,6 +74,8 @@ class InOrder(_Classes):
         keys: of the pictures.
     """
 
+    of_features: ClassVar[bool] = False
+    linear: ClassVar[bool] = True
     which: Asked
     keys: tuple[int, ...]
 
@@ -90,6 +88,10 @@ class InOrder(_Classes):
         count = len(self.keys)
         known = Pictures(torch.empty(count, 3, 1, 1), (1, 1), (), (), torch.zeros(count), keys=self.keys)
         return asked_class(self.which, output.detach(), known)
+
+    def score(self, output: Tensor) -> Tensor:
+        """The logit of each, (b)."""
+        return _logits(output, self.classes(output))
 
     def describe(self, names: ClassNames = UNNAMED) -> str:
         """The target in words."""

@@ -1,7 +1,7 @@
 """The same forward pass with another backward pass: a function mode that hands each layer to a rule.
 
 Relevance propagation and its relatives change how a gradient passes softmax, activations, norms, products and sums,
-and leave the output as it is. `Rules` says how; `another_backward` makes the model's own call follow it, without a
+and leave the output as it is. `Rules` says how; `AnotherBackward` makes the model's own call follow it, without a
 change of the model, and refuses by name what it has no rule for.
 """
 
@@ -153,7 +153,8 @@ class AnotherBackward(TorchFunctionMode):
         first, second = args[0], args[1]
         both = _carries(first) and _carries(second)
         if func in _QUOTIENTS and _carries(second):
-            raise MethodError(f"its backward pass has no rule for a quotient{self.where and f' in {self.where}'}")
+            where = self.where and f" in {self.where}"
+            raise MethodError(f"its backward pass has no rule for a quotient{where}; use attention, rollout")
         if func in _SUMS:
             return self._rules.plus(first, second) if both and not kwargs else func(*args, **kwargs)
         if both:

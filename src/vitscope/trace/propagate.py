@@ -30,7 +30,7 @@ class Propagated:
         rules: by which it went.
         tokens: of every block its input x_b, (b n D); zeros for prefix tokens that come in beside it.
         at_tokens: what travelled to it, (b m n D): a gradient, or relevance where the rules propagate relevance.
-        at_outputs: what travelled to that as a gradient, (m b h n d); of relevance R it is R / T.
+        at_outputs: what travelled to its attention's output T_b as a gradient, (m b h n d); of relevance R it is R / T.
     """
 
     rules: Rules
