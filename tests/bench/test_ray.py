@@ -26,6 +26,8 @@ from vitscope.datasets import Scenes
 from vitscope.errors import VitscopeError
 from vitscope.targets import Predicted
 
+pytestmark = pytest.mark.xdist_group("ray")  # one Ray for all of them
+
 METHODS = "cdam,agcam,random"
 
 

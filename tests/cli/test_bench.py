@@ -30,9 +30,11 @@ def run(capsys, monkeypatch):
 
 def test_bench_writes_rows_and_goes_on(run, tmp_path):
     words = ["bench", "--dataset", "scenes:count=6", "--model", "scenes", "--methods", "cdam,frame"]
-    code, out, err = run(*words, "--metrics", "agcam,energy", "--out", tmp_path / "o", "--batch-size", "4")
+    code, out, err = run(*words, "--metrics", "agcam,energy", "--out", tmp_path / "o", "--batch-size", "4", "--part-size", "4")
     assert code == 0, err
     assert str(tmp_path / "o") in out
+    assert len(list((tmp_path / "o" / "parts").iterdir())) == 2
+    words += ["--part-size", "4"]
     rows = pq.read_table(tmp_path / "o" / "parts").to_pylist()
     assert list(rows[0]) == ["image", "method", "metric", "value", "target", "prediction", "error"]
     assert len([row for row in rows if row["metric"] == "energy/share"]) == 12
@@ -129,6 +131,7 @@ def test_maps_in_parts(run, tmp_path):
     for wrong, says in (
         (["--store", "zarr"], "--store zarr"),
         (["--resume"], "add --store parquet"),
+        (["--part-size", "2"], "add --store parquet"),
         (["--store", "parquet", "--dtype", "int8"], "--dtype int8"),
         (["--store", "parquet"], "another run"),
     ):

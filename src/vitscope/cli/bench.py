@@ -10,6 +10,7 @@ import typer
 
 from vitscope.bench import OnRay, Outcome, Plan, make_plan
 from vitscope.bench import bench as run_bench
+from vitscope.bench.plan import PART
 from vitscope.bench.summary import summarise
 from vitscope.cli import common
 from vitscope.cli import engine as options
@@ -41,6 +42,7 @@ def bench(
     workers: options.Workers = None,
     gpus_per_worker: options.GpusPerWorker = None,
     address: options.Address = None,
+    part_size: options.PartSize = PART,
     target: Annotated[
         str | None, typer.Option("--target", "-t", help="Instead of the presets' own: predicted, or label.")
     ] = None,
@@ -72,6 +74,7 @@ def bench(
         seed=seed,
         asked=fields,
         max_forwards=max_forwards,
+        part_size=part_size,
     )
     groups: dict[str, str] = {name.split("/")[0]: reason for name, reason in plan.skipped().items()}
     for reason in dict.fromkeys(groups.values()):

@@ -21,6 +21,11 @@ Address = Annotated[
     typer.Option("--address", help="With --engine ray: a cluster's; auto on its head."),
 ]
 
+PartSize = Annotated[
+    int,
+    typer.Option("--part-size", min=1, help="Images in a part, which is written at once: what an interruption costs."),
+]
+
 
 def engine_of(engine: str, workers: int | None, gpus: float | None, address: str | None, device: str) -> OnRay | None:
     """Ray as it was asked for; None for this process.

@@ -9,6 +9,7 @@ import typer
 
 from vitscope.bench import OnRay
 from vitscope.bench.maps import plan_maps, store_maps
+from vitscope.bench.plan import PART
 from vitscope.cli import common
 from vitscope.cli import engine as options
 from vitscope.errors import VitscopeError
@@ -43,6 +44,7 @@ def explain(
     workers: options.Workers = None,
     gpus_per_worker: options.GpusPerWorker = None,
     address: options.Address = None,
+    part_size: options.PartSize = PART,
     resume: Annotated[bool, typer.Option("--resume", help="With --store: go on with an interrupted run.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="With --store: delete what another run left in --out.")
@@ -54,13 +56,13 @@ def explain(
     on = options.engine_of(engine, workers, gpus_per_worker, address, device)
     if store is None and on is not None:
         raise VitscopeError("--engine ray is for maps in parts; add --store parquet")
-    if store is None and (resume or overwrite):
-        raise VitscopeError("--resume and --overwrite are for maps in parts; add --store parquet")
+    if store is None and (resume or overwrite or part_size != PART):
+        raise VitscopeError("--resume, --overwrite and --part-size are for maps in parts; add --store parquet")
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
     explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device="cpu" if on else device)
     aim = common.check_use(explainer, methods, target, bank, max_forwards)
     if store is not None:
-        _store(explainer, images, methods, aim, out, batch_size, max_forwards, dtype, resume, overwrite, on)
+        _store(explainer, images, methods, aim, out, batch_size, max_forwards, dtype, resume, overwrite, on, part_size)
     prepare_folder(out)
     failed: dict[str, str] = {}
     written: dict[str, str] = {}
@@ -88,11 +90,12 @@ def _store(
     resume: bool,
     overwrite: bool,
     on: OnRay | None,
+    part_size: int,
 ) -> None:
     """The raw maps as Parquet parts; ends the command."""
     kind = cast('Literal["float32", "float16"]', dtype)
     found = common.find_pictures(images)
-    plan = plan_maps(explainer, found, methods, aim, dtype=kind, max_forwards=max_forwards)
+    plan = plan_maps(explainer, found, methods, aim, dtype=kind, max_forwards=max_forwards, part_size=part_size)
     with common.progress_bar() as progress:
         task = progress.add_task("explaining", total=plan.count)
         outcome = store_maps(
