@@ -88,6 +88,20 @@ def attention_flow(
     return Flow(subject, label, share, agreement, half, drop, correlation, rows)
 
 
+def shares_of(blocks: Tensor) -> Tensor:
+    """Each block's share of the accumulated evidence, (b blocks), of (b blocks rows cols); NaN of zeros."""
+    mass = blocks.flatten(2).abs().sum(dim=2)
+    return mass / mass.sum(dim=1, keepdim=True)
+
+
+def half_of(share: Tensor) -> Tensor:
+    """How many blocks it takes until half of the evidence is there, (b), with fractions; `share`: (b blocks)."""
+    reached = share.cumsum(dim=1)
+    index = (reached < 0.5).sum(dim=1, keepdim=True).clamp(max=share.shape[1] - 1)
+    before = torch.where(index > 0, reached.gather(1, (index - 1).clamp(min=0)), torch.zeros_like(share[:, :1]))
+    return (index + (0.5 - before) / share.gather(1, index))[:, 0]
+
+
 def _value(explainer: Explainer, subject: Subject, aim: Target) -> Tensor:
     trace = record(explainer.anatomy, subject.batch.tensor, Needs(), [aim])
     with torch.no_grad():
@@ -98,16 +112,11 @@ def _reading(attribution: Attribution) -> tuple[Tensor, Tensor, Tensor]:
     """Share and agreement (b blocks), half (b)."""
     assert attribution.blocks is not None
     blocks, total = attribution.blocks.flatten(2).cpu(), attribution.values.flatten(1).cpu()
-    mass = blocks.abs().sum(dim=2)
-    share = mass / mass.sum(dim=1, keepdim=True)
+    share = shares_of(attribution.blocks.cpu())
     agreement = torch.tensor(
         [[_spearman(block, whole) for block in each] for each, whole in zip(blocks, total, strict=True)]
     )
-    reached = share.cumsum(dim=1)
-    index = (reached < 0.5).sum(dim=1, keepdim=True).clamp(max=share.shape[1] - 1)
-    before = torch.where(index > 0, reached.gather(1, (index - 1).clamp(min=0)), torch.zeros_like(share[:, :1]))
-    half = index + (0.5 - before) / share.gather(1, index)
-    return share, agreement, half[:, 0]
+    return share, agreement, half_of(share)
 
 
 def _spearman(one: Tensor, other: Tensor) -> float:

@@ -67,6 +67,18 @@ class Facts:
         return self.family == "trivial"
 
     @property
+    def cautions(self) -> list[str]:
+        """What a reader of its map must know, in short sentences, the gravest first."""
+        if self.trivial:
+            return ["Knows nothing of the model: a baseline.", self.caution]
+        kinds = []
+        if not self.class_specific:
+            kinds.append("The same map for every class.")
+        if not self.signed:
+            kinds.append("Unsigned: shows no evidence against the target.")
+        return [*kinds, self.caution]
+
+    @property
     def forwards(self) -> float:
         """`cost` as a number, the largest one in it; infinite where it holds none."""
         numbers = re.findall(r"\d+(?:[ _,]\d{3})*(?:\.\d+)?", self.cost)

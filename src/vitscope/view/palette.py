@@ -41,14 +41,14 @@ def colour(values: Tensor | NDArray[np.floating], signed: bool, palette: str | N
     plain = torch.as_tensor(values).detach().to("cpu", torch.float32)
     share = (plain + 1) / 2 if signed else plain
     index = (share.nan_to_num(0.0).clamp(0, 1) * (_STEPS - 1)).round().to(torch.int16)
-    table = _table(palette or (DIVERGING if signed else SEQUENTIAL))
+    table = table_of(palette or (DIVERGING if signed else SEQUENTIAL))
     picture: NDArray[np.uint8] = table[index.numpy()]
     picture[plain.isnan().numpy()] = OUTSIDE
     return picture
 
 
 @lru_cache(maxsize=16)
-def _table(name: str) -> NDArray[np.uint8]:
+def table_of(name: str) -> NDArray[np.uint8]:
     """The 257 colours of a palette, (257, 3) uint8."""
     if name not in matplotlib.colormaps:
         known = list(matplotlib.colormaps)

@@ -1,0 +1,10 @@
+"""One self-contained page of an explanation: maps to wipe and compare, evolution, the class lens.
+
+`record` says what the page holds, `lens` the evidence of every class, `packing` how numbers travel, `page` sets it; the
+page's own style and scripts are in `front/`, plain modules that are joined into one.
+"""
+
+from vitscope.report.lens import Lens, lens_of
+from vitscope.report.record import records_of, shared_of
+
+__all__ = ["Lens", "lens_of", "records_of", "shared_of"]

@@ -1,0 +1,120 @@
+"""The class lens: the evidence of every class, in whichever form takes less room on a page.
+
+- "factors": S_c[n] = <W_c, U[n]>, the effects U of each picture's patches on the features and the classifier W, which
+  all pictures share (`Evidence`).
+- "maps": the maps themselves, of all classes, or of those with the highest logits where all would take too much.
+
+Both in 16 bits. Where the model's evidence has no closed form, CDAM is asked for the classes with the highest logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitscope.errors import VitscopeError
+from vitscope.evidence import Evidence
+from vitscope.explainer import Explainer
+from vitscope.images import Batch
+from vitscope.report.packing import rounded, size_of
+from vitscope.targets import Class
+
+MOST = 1_500_000
+"""Characters that one picture's lens may take."""
+
+ASKED = 10
+"""Classes that CDAM is asked for one by one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lens:
+    """The evidence of a batch, for pages.
+
+    Attributes:
+        evidence: of every class, where it has a closed form.
+        classes: (b k), and
+        maps: (b k rows cols), of the classes with the highest logits, where it has not.
+        reason: why there is none of either.
+    """
+
+    evidence: Evidence | None = None
+    classes: Tensor | None = None
+    maps: Tensor | None = None
+    reason: str = ""
+
+    def record(self, image: int, pictures: int = 1) -> dict[str, Any]:
+        """One picture's, ready for JSON: `form` "factors", "maps" or "none", and what belongs to it.
+
+        Args:
+            image: which of the batch.
+            pictures: how many share one page, and so one classifier.
+        """
+        if self.evidence is None:
+            return self._top(image)
+        effects = self.evidence.effects[image].flatten(0, 1)  # n F
+        grid, classes = list(self.evidence.effects.shape[1:3]), self.evidence.classes
+        patches, width = effects.shape
+        factors = size_of((patches, width)) + -(-self._shared() // pictures)
+        every = size_of((classes, patches))
+        if min(factors, every) > MOST:
+            count = max(1, MOST // (size_of((patches, 1)) + 6))
+            chosen, maps = self.evidence.top(count)
+            return _maps(chosen[image], maps[image].flatten(1), grid)
+        if factors < every:
+            return {"form": "factors", "grid": grid, "effects": rounded(effects)}
+        return {"form": "maps", "grid": grid, "classes": None, "maps": rounded(self.evidence.all()[image].flatten(1))}
+
+    def weight(self, pictures: int = 1) -> dict[str, Any] | None:
+        """The classifier, (c F), for a page whose pictures are in the form "factors"; None where none is."""
+        if self.evidence is None or self.evidence.weight is None:
+            return None
+        form = self.record(0, pictures)["form"]
+        return rounded(self.evidence.weight) if form == "factors" else None
+
+    def _shared(self) -> int:
+        assert self.evidence is not None
+        return 0 if self.evidence.weight is None else size_of(tuple(self.evidence.weight.shape))
+
+    def _top(self, image: int) -> dict[str, Any]:
+        if self.classes is None or self.maps is None:
+            return {"form": "none", "reason": self.reason}
+        maps = self.maps[image]
+        return _maps(self.classes[image], maps.flatten(1), list(maps.shape[1:]))
+
+
+def lens_of(explainer: Explainer, images: Any) -> Lens:
+    """The evidence of `images` for every class, or of the few that the model thinks most of; never fails.
+
+    Args:
+        explainer: of the model.
+        images: as for a call of the explainer.
+    """
+    if not explainer.anatomy.outputs:
+        return Lens(reason="the model has no classifier")
+    try:
+        return Lens(evidence=explainer.evidence(images))
+    except VitscopeError as error:
+        reason = str(error)
+    try:
+        return _asked(explainer, images)
+    except VitscopeError:
+        return Lens(reason=reason)
+
+
+def _asked(explainer: Explainer, images: Any) -> Lens:
+    """CDAM of the classes with the highest logits, in one pass after the one that finds them."""
+    batch = images if isinstance(images, Batch) else None
+    first = explainer(images, "cdam")
+    batch = first.subject.batch
+    chosen = first.logits.topk(min(ASKED, first.logits.shape[1]), dim=1).indices.cpu()  # b k
+    targets = [Class(tuple(column.tolist())) for column in chosen.T]
+    maps: Sequence[Tensor] = [one["cdam"].values for one in explainer.each(batch, "cdam", targets)]
+    return Lens(classes=chosen, maps=torch.stack([one.cpu() for one in maps], dim=1))
+
+
+def _maps(classes: Tensor, maps: Tensor, grid: list[int]) -> dict[str, Any]:
+    return {"form": "maps", "grid": grid, "classes": classes.tolist(), "maps": rounded(maps)}

@@ -1,0 +1,139 @@
+"""What the viewer shows of one picture, as plain data: maps, evolution, lens, and what was explained."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vitscope.attribution import Attribution, Explanation, by_reason
+from vitscope.flow import half_of, shares_of
+from vitscope.images import Geometry
+from vitscope.report.lens import Lens
+from vitscope.report.packing import exact
+from vitscope.targets import ClassNames
+from vitscope.view.overlay import picture_size
+from vitscope.view.palette import table_of
+from vitscope.view.scale import COLOURS_END
+
+SCHEMA_VERSION = 1
+LONGEST = 896
+"""Longest side of the photograph on a page, in pixels."""
+
+SEQUENTIAL = ("inferno", "viridis", "cividis", "gray")
+DIVERGING = ("RdBu_r", "PuOr_r", "BrBG_r")
+"""Palettes of the viewer, the house's own first; all can be told apart by colour-blind eyes."""
+
+
+def records_of(explanation: Explanation, lens: Lens | None = None, pictures: int | None = None) -> list[dict[str, Any]]:
+    """One record a picture, ready for JSON.
+
+    Args:
+        explanation: what is shown.
+        lens: of the same pictures; None leaves the class lens out.
+        pictures: how many share the page; None takes the explanation's.
+    """
+    lens = lens or Lens(reason="it was not asked for; the evidence of every class is needed")
+    return [
+        _record(explanation, image, lens.record(image, pictures or len(explanation)))
+        for image in range(len(explanation))
+    ]
+
+
+def shared_of(names: ClassNames, outputs: int, weight: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What all pictures of a page have in common.
+
+    Args:
+        names: of the model's outputs.
+        outputs: how many there are; 0 without a classifier.
+        weight: the classifier, from `Lens.weight`.
+    """
+    return {
+        "classes": [names[index] for index in range(outputs)],
+        "weight": weight,
+    }
+
+
+def palettes() -> dict[str, Any]:
+    """The colours of the viewer: 257 RGB triples each, from the lowest value to the highest."""
+
+    def packed(names: tuple[str, ...]) -> dict[str, str]:
+        return {name: base64.b64encode(table_of(name).tobytes()).decode() for name in names}
+
+    return {"sequential": packed(SEQUENTIAL), "diverging": packed(DIVERGING), "end": COLOURS_END}
+
+
+def window_of(geometry: Geometry) -> list[float]:
+    """Top, left, height and width of the model's window, in shares of the original picture; it may reach beyond."""
+    top, left, height, width = geometry.crop
+    rows, cols = geometry.resized
+    return [top / rows, left / cols, height / rows, width / cols]
+
+
+def _record(explanation: Explanation, image: int, lens: dict[str, Any]) -> dict[str, Any]:
+    subject = explanation.subject
+    photo, geometry = subject.batch.originals[image], subject.geometries[image]
+    failures = by_reason(explanation.failures)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": subject.batch.names[image],
+        "title": subject.title(image),
+        "photo": _photo(photo),
+        "size": [photo.height, photo.width],
+        "window": window_of(geometry),
+        "asked": subject.asked,
+        "explained": subject.class_of(image),
+        "prediction": subject.prediction(image),
+        "logits": exact(subject.logits[image]) if subject.classifier else None,
+        "provenance": dict(subject.provenance),
+        "geometry": geometry.describe(),
+        "methods": [_method(attribution, image) for attribution in explanation.attributions.values()],
+        "failures": [{"methods": labels, "reason": reason} for reason, labels in failures.items()],
+        "lens": lens,
+    }
+
+
+def _method(attribution: Attribution, image: int) -> dict[str, Any]:
+    facts = asdict(attribution.facts)
+    kept = ("name", "title", "family", "paper", "year", "signed", "class_specific", "cost", "caution")
+    blocks = None if attribution.blocks is None else attribution.blocks[image]
+    return {
+        "label": attribution.label,
+        **{key: facts[key] for key in kept},
+        "cautions": attribution.facts.cautions,
+        "options": {key: _plain(value) for key, value in attribution.options.items()},
+        "values": exact(attribution.values[image]),
+        "blocks": None if blocks is None else exact(blocks),
+        "flow": None if blocks is None else _flow(blocks),
+    }
+
+
+def _flow(blocks: Tensor) -> dict[str, Any] | None:
+    """Each block's share of the accumulated evidence, and the block at which half of it is there."""
+    share = shares_of(blocks[None])
+    if not bool(torch.isfinite(share).all()):
+        return None
+    return {"share": share[0].tolist(), "half": float(half_of(share)[0])}
+
+
+def _photo(photo: Image.Image) -> str:
+    """As the address of itself, no larger than `LONGEST`."""
+    size = picture_size(photo, LONGEST)
+    small = photo if max(photo.size) <= LONGEST else photo.resize(size, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=88, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _plain(value: Any) -> Any:
+    """An option as JSON has it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
