@@ -134,7 +134,7 @@ def test_saving_again_takes_away_what_is_no_longer_true(explainer, photos, tmp_p
     keep.write_text("mine")
     explainer(photos[:1])["cdam"].save(tmp_path / "out")
     names = {p.name for p in (tmp_path / "out" / "a-b").iterdir()}
-    assert names == {"cdam.png", "sheet.png", "values.npz", "manifest.json", "my notes.txt"}
+    assert names == {"cdam.png", "sheet.png", "values.npz", "view.json", "manifest.json", "my notes.txt"}
 
 
 def test_same_names_get_folders_of_their_own(explainer, photos, tmp_path):

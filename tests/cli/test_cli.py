@@ -383,7 +383,7 @@ def test_a_budget_of_forwards(run, desk, tmp_path):
     words = ["--methods", "rise,token_ablation,tis:max_forwards=3,cdam", "--max-forwards", "5"]
     code, _, err = run("explain", picture, "--out", tmp_path / "o", "--target", "1", *words)
     assert (code, err.strip()) == (0, "")
-    (manifest,) = (tmp_path / "o" / "a").glob("*.json")
+    manifest = tmp_path / "o" / "a" / "manifest.json"
     budgets = re.findall(r'"max_forwards": (\d+)', json.dumps(json.loads(manifest.read_text())))
     assert sorted(budgets) == ["3", "5", "5"]
     words = ["--methods", "token_ablation", "--max-forwards"]

@@ -10,7 +10,21 @@ import sys
 
 import typer
 
-from vitscope.cli import bank, bench, compare, datasets, demo, describe, doctor, explain, flow, methods, metrics, models
+from vitscope.cli import (
+    bank,
+    bench,
+    compare,
+    datasets,
+    demo,
+    describe,
+    doctor,
+    explain,
+    flow,
+    methods,
+    metrics,
+    models,
+    report,
+)
 from vitscope.cli.common import say
 from vitscope.errors import VitscopeError
 
@@ -24,6 +38,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
+app.command("report")(report.report)
 app.command("describe")(describe.describe)
 app.command("flow")(flow.flow)
 app.add_typer(bank.bank, name="bank")

@@ -14,6 +14,8 @@ from vitscope.cli import common
 from vitscope.cli import engine as options
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
+from vitscope.report import lens_of
+from vitscope.report.folder import PER_PAGE, write_report
 from vitscope.targets import Target
 from vitscope.view.save import prepare_folder, save_explanation, write_run_manifest
 
@@ -36,6 +38,9 @@ def explain(
     interpolation: common.Interpolation = None,
     mean: common.Mean = None,
     std: common.Std = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also one page to look at, report.html, with the evidence of every class.")
+    ] = False,
     store: Annotated[
         str | None, typer.Option("--store", help="parquet: only the raw maps, of any number of pictures, in parts.")
     ] = None,
@@ -54,6 +59,8 @@ def explain(
     if store not in (None, "parquet"):
         raise VitscopeError(f"--store {store}: give parquet, or leave it out for pictures")
     on = options.engine_of(engine, workers, gpus_per_worker, address, device)
+    if store is not None and report:
+        raise VitscopeError("--report is for pictures, and --store leaves them out; give one of them")
     if store is None and on is not None:
         raise VitscopeError("--engine ray is for maps in parts; add --store parquet")
     if store is None and (resume or overwrite or part_size != PART):
@@ -66,15 +73,18 @@ def explain(
     prepare_folder(out)
     failed: dict[str, str] = {}
     written: dict[str, str] = {}
-    for paths, explanation in common.run_over(
-        explainer, common.find_pictures(images), methods, aim, batch_size, failed, max_forwards
-    ):
-        folders = save_explanation(explanation, out, taken=set(written.values()))
+    found = common.find_pictures(images)
+    for paths, explanation in common.run_over(explainer, found, methods, aim, batch_size, failed, max_forwards):
+        lens = lens_of(explainer, explanation.subject.batch) if report else None
+        folders = save_explanation(explanation, out, set(written.values()), lens, min(len(found), PER_PAGE))
         for index, (path, folder) in enumerate(zip(paths, folders, strict=True)):
             written[path] = folder.name
             common.tell(f"{path}  {explanation.subject.title(index)}  ->  {folder / 'sheet.png'}")
         write_run_manifest(out, written, failed)
     write_run_manifest(out, written, failed)
+    if report and written:
+        for page in write_report(out, common.say):
+            common.tell(str(page))
     raise typer.Exit(1 if failed else 0)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +21,6 @@ from vitscope.flow import half_of, shares_of
 from vitscope.images import Geometry
 from vitscope.report.lens import Lens
 from vitscope.report.packing import exact
-from vitscope.targets import ClassNames
 from vitscope.view.overlay import picture_size
 from vitscope.view.palette import table_of
 from vitscope.view.scale import COLOURS_END
@@ -32,33 +34,25 @@ DIVERGING = ("RdBu_r", "PuOr_r", "BrBG_r")
 """Palettes of the viewer, the house's own first; all can be told apart by colour-blind eyes."""
 
 
-def records_of(explanation: Explanation, lens: Lens | None = None, pictures: int | None = None) -> list[dict[str, Any]]:
-    """One record a picture, ready for JSON.
+def content_of(explanation: Explanation, lens: Lens | None = None, pictures: int | None = None) -> dict[str, Any]:
+    """All that a page shows of an explanation, ready for JSON.
 
     Args:
         explanation: what is shown.
         lens: of the same pictures; None leaves the class lens out.
-        pictures: how many share the page; None takes the explanation's.
+        pictures: how many share the page, and so one classifier; None takes the explanation's.
+
+    Returns:
+        `pictures`, a record each; and `shared`, what pictures of one model have in common, under the key that their
+        records have as their own `shared`: the names of the classes, and the classifier where the lens needs it.
     """
-    lens = lens or Lens(reason="it was not asked for; the evidence of every class is needed")
-    return [
-        _record(explanation, image, lens.record(image, pictures or len(explanation)))
-        for image in range(len(explanation))
-    ]
-
-
-def shared_of(names: ClassNames, outputs: int, weight: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What all pictures of a page have in common.
-
-    Args:
-        names: of the model's outputs.
-        outputs: how many there are; 0 without a classifier.
-        weight: the classifier, from `Lens.weight`.
-    """
-    return {
-        "classes": [names[index] for index in range(outputs)],
-        "weight": weight,
-    }
+    lens = lens or Lens(reason="it was not asked for; explain with --report, or give evidence of the same pictures")
+    count, subject = pictures or len(explanation), explanation.subject
+    outputs = subject.logits.shape[1] if subject.classifier else 0
+    shared = {"classes": [subject.names[index] for index in range(outputs)], "weight": lens.weight(count)}
+    key = hashlib.sha256(json.dumps(shared).encode()).hexdigest()[:12]
+    records = [_record(explanation, image, key, lens.record(image, count)) for image in range(len(explanation))]
+    return {"pictures": records, "shared": {key: shared}}
 
 
 def palettes() -> dict[str, Any]:
@@ -77,7 +71,7 @@ def window_of(geometry: Geometry) -> list[float]:
     return [top / rows, left / cols, height / rows, width / cols]
 
 
-def _record(explanation: Explanation, image: int, lens: dict[str, Any]) -> dict[str, Any]:
+def _record(explanation: Explanation, image: int, shared: str, lens: dict[str, Any]) -> dict[str, Any]:
     subject = explanation.subject
     photo, geometry = subject.batch.originals[image], subject.geometries[image]
     failures = by_reason(explanation.failures)
@@ -92,10 +86,11 @@ def _record(explanation: Explanation, image: int, lens: dict[str, Any]) -> dict[
         "explained": subject.class_of(image),
         "prediction": subject.prediction(image),
         "logits": exact(subject.logits[image]) if subject.classifier else None,
-        "provenance": dict(subject.provenance),
+        "provenance": _provenance(subject.provenance),
         "geometry": geometry.describe(),
         "methods": [_method(attribution, image) for attribution in explanation.attributions.values()],
         "failures": [{"methods": labels, "reason": reason} for reason, labels in failures.items()],
+        "shared": shared,
         "lens": lens,
     }
 
@@ -113,6 +108,15 @@ def _method(attribution: Attribution, image: int) -> dict[str, Any]:
         "blocks": None if blocks is None else exact(blocks),
         "flow": None if blocks is None else _flow(blocks),
     }
+
+
+def _provenance(known: Mapping[str, Any]) -> dict[str, Any]:
+    """As it is, but of paths the last part alone: a report is passed on to others."""
+    model = dict(known["model"])
+    for key in ("model", "weights"):
+        if model.get(key) and Path(model[key]).is_absolute():
+            model[key] = Path(model[key]).name
+    return {**known, "model": model}
 
 
 def _flow(blocks: Tensor) -> dict[str, Any] | None:

@@ -19,6 +19,8 @@ from torch import Tensor
 from vitscope.attribution import Attribution, Explanation, by_reason
 from vitscope.errors import VitscopeError
 from vitscope.methods import family_of
+from vitscope.report.lens import Lens
+from vitscope.report.record import content_of
 from vitscope.view.evolution import LONGEST, animation, filmstrip
 from vitscope.view.overlay import at_size, overlay
 from vitscope.view.scale import COLOURS_END, clipped, global_max
@@ -27,21 +29,29 @@ from vitscope.view.tiles import Panel
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+VIEW = "view.json"
 
 
 def save_explanation(
-    explanation: Explanation, folder: str | os.PathLike[str], taken: Collection[str] = ()
+    explanation: Explanation,
+    folder: str | os.PathLike[str],
+    taken: Collection[str] = (),
+    lens: Lens | None = None,
+    pictures: int | None = None,
 ) -> list[Path]:
     """Write a folder an image under `folder`, named after the image's file.
 
     In each: METHOD.png, the map over the photograph at its own size; METHOD-evolution.png and .gif, where the method
     has a map a block; METHOD-heads.png, where it has one a head; sheet.png, all methods side by side; values.npz, the
-    raw maps; and manifest.json, written last.
+    raw maps; view.json, what a report shows of the picture; and manifest.json, written last. Under `folder` itself
+    stands what the pictures' reports have in common, shared-KEY.json.
 
     Args:
         explanation: what to write.
         folder: made where it is missing.
         taken: names of folders that other images of the same run have.
+        lens: the evidence of every class, for the report.
+        pictures: how many will share a report; None takes the explanation's.
 
     Returns:
         The images' folders.
@@ -51,13 +61,16 @@ def save_explanation(
     """
     root = prepare_folder(folder)
     names: list[str] = []
+    content = content_of(explanation, lens, pictures)
+    for key, shared in content["shared"].items():
+        _write(root / f"shared-{key}.json", partial(_dump_small, shared))
     for index, name in enumerate(explanation.subject.batch.names):
         stem = re.sub(r"[^\w.=-]+", "-", Path(name).stem).lstrip(".") or "image"
         unique, number = stem, 2
         while unique in names or unique in taken or unique == MANIFEST:
             unique, number = f"{stem}-{number}", number + 1
         names.append(unique)
-        _save_image(explanation, index, prepare_folder(root / unique))
+        _save_image(explanation, index, content["pictures"][index], prepare_folder(root / unique))
     return [root / name for name in names]
 
 
@@ -138,7 +151,7 @@ def save_text(content: str, path: Path) -> None:
     _write(path, lambda passing: passing.write_text(content, encoding="utf-8"))
 
 
-def _save_image(explanation: Explanation, index: int, folder: Path) -> None:
+def _save_image(explanation: Explanation, index: int, record: Mapping[str, Any], folder: Path) -> None:
     subject = explanation.subject
     photo = subject.batch.originals[index]
     animated = min(LONGEST, max(photo.size))
@@ -170,6 +183,7 @@ def _save_image(explanation: Explanation, index: int, folder: Path) -> None:
     write("sheet.png", partial(_png, page))
     numbers = {key: array.cpu().float().numpy() for key, array in arrays.items()}
     write("values.npz", partial(_save_arrays, numbers))
+    write(VIEW, partial(_dump_small, record))
     content = {**_manifest(explanation, index), "files": files}
     _write(folder / MANIFEST, partial(_dump, content))
     for stale in before - set(files):
@@ -237,3 +251,7 @@ def _save_arrays(arrays: dict[str, np.ndarray[Any, Any]], path: Path) -> None:
 
 def _dump(content: Any, path: Path) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _dump_small(content: Any, path: Path) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")), encoding="utf-8")
