@@ -4,10 +4,11 @@ BIN := $(VENV)/bin
 # a process a core, each with one thread: torch's own threads would fight for the cores
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
 
-.PHONY: help install demo lint test test-all test-peers cost clean
+.PHONY: help install demo lint lint-web test test-all test-peers cost clean
 help:
 	@echo "make install   create $(VENV) and install vitscope with its development tools"
 	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
+	@echo "make lint-web  the format of the pages' scripts and styles (needs npx)"
 	@echo "make test      lint, types, and the test suite with its coverage"
 	@echo "make test-all  the same, with the slow tests"
 	@echo "make test-peers against pytorch-grad-cam, Captum and Quantus themselves, which it installs"
@@ -26,6 +27,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the pages' scripts and styles; needs Node's npx
+lint-web:
+	npx --yes prettier@3 --check --print-width 120 "src/vitscope/**/front/*.{js,css}"
 
 test: lint
 	$(PYTEST) -m "not slow" --cov --cov-report=term --cov-fail-under=90

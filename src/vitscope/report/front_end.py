@@ -24,9 +24,14 @@ def script(entry: str, *folders: Traversable) -> str:
         entry: a module's name, without its ending.
         folders: where modules lie, the first that has one; this package's own come last.
     """
+    return f'"use strict";\n(() => {{\n{modules(entry, *folders)}}})();\n'
+
+
+def modules(entry: str, *folders: Traversable) -> str:
+    """The same, open: it leaves what each module exports in `modules[name]`."""
     joined: dict[str, str] = {}
     _join(entry, (*folders, FRONT), joined)
-    return '"use strict";\n(() => {\nconst modules = {};\n' + "\n".join(joined.values()) + "})();\n"
+    return "const modules = {};\n" + "\n".join(joined.values())
 
 
 def style(*others: Traversable) -> str:

@@ -61,7 +61,7 @@ class Lens:
         factors = size_of((patches, width)) + -(-self._shared() // pictures)
         every = size_of((classes, patches))
         if min(factors, every) > MOST:
-            count = max(1, MOST // (size_of((patches, 1)) + 6))
+            count = max(1, MOST // (size_of((1, patches)) + 6))
             chosen, maps = self.evidence.top(count)
             return _maps(chosen[image], maps[image].flatten(1), grid)
         if factors < every:

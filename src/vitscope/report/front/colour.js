@@ -11,7 +11,10 @@ const SIDE = 448;
 export function tablesOf(palettes) {
   const decode = (group) =>
     new Map(
-      Object.entries(group).map(([name, text]) => [name, Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))]),
+      Object.entries(group).map(([name, text]) => [
+        name,
+        Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)),
+      ]),
     );
   return { sequential: decode(palettes.sequential), diverging: decode(palettes.diverging) };
 }

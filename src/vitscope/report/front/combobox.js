@@ -50,8 +50,12 @@ export class Combobox {
   #search(all = false) {
     const words = all ? [] : this.input.value.toLowerCase().split(/\s+/).filter(Boolean);
     const fits = (entry) => words.every((word) => entry.sought.includes(word));
-    const rank = (entry) => (entry.name.toLowerCase() === this.input.value.trim().toLowerCase() ? 0 : 1);
-    this.found = this.entries.filter(fits).sort((a, b) => rank(a) - rank(b)).slice(0, LISTED);
+    const typed = this.input.value.trim().toLowerCase();
+    const rank = (entry) => (entry.name.toLowerCase() === typed || String(entry.index) === typed ? 0 : 1);
+    this.found = this.entries
+      .filter(fits)
+      .sort((a, b) => rank(a) - rank(b))
+      .slice(0, LISTED);
     this.#open(words.length ? 0 : -1);
     if (!all && !words.length) this.#pick(null);
     else if (!all && this.found.length && rank(this.found[0]) === 0) this.#choose(this.found[0], false);
@@ -71,7 +75,9 @@ export class Combobox {
         h("span", {}, entry.name),
         h("small", {}, entry.note),
       );
-    this.list.replaceChildren(...(this.found.length ? this.found.map(option) : [h("li", { class: "none" }, "no class is called so")]));
+    this.list.replaceChildren(
+      ...(this.found.length ? this.found.map(option) : [h("li", { class: "none" }, "no class is called so")]),
+    );
     this.list.hidden = false;
     this.input.setAttribute("aria-expanded", "true");
     this.#point();
@@ -99,7 +105,6 @@ export class Combobox {
   }
 
   #pick(index) {
-    if (index === this.picked) return;
     this.picked = index;
     this.onpick(index);
   }

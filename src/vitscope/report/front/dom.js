@@ -23,15 +23,20 @@ export function svg(tag, attributes = {}, ...children) {
 }
 
 /** A labelled control: the label's words, then the control. */
-export function labelled(words, control, more = {}) {
-  return h("label", { class: "field", ...more }, h("span", {}, words), control);
+export function labelled(words, control) {
+  if (!control.hasAttribute("aria-label")) control.setAttribute("aria-label", words);
+  return h("label", { class: "field" }, h("span", {}, words), control);
 }
 
 /** A select of [value, words] pairs, in groups where a pair's second entry is a list of pairs. */
 export function select(attributes, options, chosen) {
   const option = ([value, words]) => h("option", { value, selected: value === chosen }, words);
   const group = ([label, entries]) => h("optgroup", { label }, entries.map(option));
-  return h("select", attributes, options.map((one) => (Array.isArray(one[1]) ? group(one) : option(one))));
+  return h(
+    "select",
+    attributes,
+    options.map((one) => (Array.isArray(one[1]) ? group(one) : option(one))),
+  );
 }
 
 /** A switch between few things: radio buttons that look like one bar. */

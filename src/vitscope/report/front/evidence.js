@@ -34,7 +34,8 @@ export class Evidence {
 
   /** The signed map of a class. */
   map(index) {
-    const values = this.form === "factors" ? this.#product(this.weight.row(index)) : this.maps.row(this.place.get(index));
+    const values =
+      this.form === "factors" ? this.#product(this.weight.row(index)) : this.maps.row(this.place.get(index));
     return { rows: this.rows, cols: this.cols, values: Float32Array.from(values) };
   }
 

@@ -13,15 +13,34 @@ export class Evolution {
     this.onchange = onchange;
     this.timer = null;
     this.own = false;
-    this.slider = h("input", { type: "range", min: 1, step: 1, "aria-label": "block", oninput: () => this.#go(+this.slider.value) });
-    this.button = h("button", { type: "button", class: "play", onclick: () => (this.timer ? this.stop() : this.#play()) });
+    this.slider = h("input", {
+      type: "range",
+      min: 1,
+      step: 1,
+      "aria-label": "block",
+      oninput: () => this.#go(+this.slider.value),
+    });
+    this.button = h("button", {
+      type: "button",
+      class: "play",
+      onclick: () => (this.timer ? this.stop() : this.#play()),
+    });
     this.output = h("output", {});
     this.chart = svg("svg", { class: "flow", role: "img" });
     this.note = h("p", { class: "faint" });
-    this.kind = choice("evolution-kind", "Map", [["sum", "added up"], ["own", "this block's own"]], "sum", (value) => {
-      this.own = value === "own";
-      this.#tell();
-    });
+    this.kind = choice(
+      "evolution-kind",
+      "Map",
+      [
+        ["sum", "added up"],
+        ["own", "this block's own"],
+      ],
+      "sum",
+      (value) => {
+        this.own = value === "own";
+        this.#tell();
+      },
+    );
     this.element = h(
       "div",
       { class: "evolution" },
@@ -120,13 +139,23 @@ export class Evolution {
         { class: "block", onclick: () => this.#go(i + 1) },
         svg("title", {}, `block ${i + 1}: ${percent(share)}, so far ${percent(sum)}`),
         svg("rect", { class: "hit", x, y: 0, width: step, height }),
-        svg("rect", { class: "share", x: x + step * 0.15, width: step * 0.7, y: y(share), height: height - foot - y(share) }),
+        svg("rect", {
+          class: "share",
+          x: x + step * 0.15,
+          width: step * 0.7,
+          y: y(share),
+          height: height - foot - y(share),
+        }),
         i % every === 0 || i === this.blocks - 1
           ? svg("text", { class: "tick", x: x + step / 2, y: height - 7, "text-anchor": "middle" }, String(i + 1))
           : null,
       );
     });
-    const legend = svg("text", { class: "tick", x: left + 8, y: head + 12 }, "line: evidence so far · bars: each block's share");
+    const legend = svg(
+      "text",
+      { class: "tick", x: left + 8, y: head + 12 },
+      "line: evidence so far · bars: each block's share",
+    );
     const line = svg("polyline", { class: "sum", points: points.join(" ") });
     this.chart.replaceChildren(...lines, ...bars, line, ...(most < 0.9 ? [legend] : []));
   }

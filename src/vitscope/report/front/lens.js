@@ -17,7 +17,11 @@ export class Lens {
       new Combobox({ label, placeholder, onpick: (index) => this.#pick(key, index) });
     this.first = field("class", "type a class", "of");
     this.second = field("rather than", "any other class", "than");
-    this.brush = h("button", { type: "button", "aria-pressed": "false", onclick: () => this.#toggle(onbrush) }, "brush a region");
+    this.brush = h(
+      "button",
+      { type: "button", "aria-pressed": "false", onclick: () => this.#toggle(onbrush) },
+      "brush a region",
+    );
     this.forget = h("button", { type: "button", hidden: true, onclick: onclear }, "clear the region");
     this.patch = h("div", { class: "opinions" });
     this.region = h("div", { class: "opinions" });
@@ -25,8 +29,12 @@ export class Lens {
     this.body = h(
       "div",
       {},
-      h("div", { class: "fields" }, h("label", { class: "field" }, h("span", {}, "class"), this.first.element),
-        h("label", { class: "field" }, h("span", {}, "rather than"), this.second.element)),
+      h(
+        "div",
+        { class: "fields" },
+        h("label", { class: "field" }, h("span", {}, "class"), this.first.element),
+        h("label", { class: "field" }, h("span", {}, "rather than"), this.second.element),
+      ),
       this.patch,
       h("div", { class: "bar" }, this.brush, this.forget),
       this.region,
@@ -79,7 +87,12 @@ export class Lens {
   /** List what a patch (its place on the evidence's grid) speaks for and against; null for none. */
   speak(patch) {
     if (!this.evidence) return;
-    this.#list(this.patch, patch === null ? [] : [patch], "This patch speaks", "Point at a patch to see which classes it speaks for and against.");
+    this.#list(
+      this.patch,
+      patch === null ? [] : [patch],
+      "This patch speaks",
+      "Point at a patch to see which classes it speaks for and against.",
+    );
   }
 
   /** Rank the classes that a set of patches supports. */
@@ -87,12 +100,20 @@ export class Lens {
     if (!this.evidence) return;
     this.forget.hidden = !patches.size;
     const words = patches.size === 1 ? "The brushed patch speaks" : `These ${patches.size} patches together speak`;
-    this.#list(this.region, [...patches], words, "Brush a region, or hold Shift and drag, to rank the classes that it supports.");
+    this.#list(
+      this.region,
+      [...patches],
+      words,
+      "Brush a region, or hold Shift and drag, to rank the classes that it supports.",
+    );
   }
 
   #list(host, patches, words, nothing) {
     if (!patches.length) return host.replaceChildren(h("p", { class: "faint" }, nothing));
-    const sides = [["for", 1], ["against", -1]].map(([side, sign]) => [side, this.evidence.opinions(patches, LISTED, sign)]);
+    const sides = [
+      ["for", 1],
+      ["against", -1],
+    ].map(([side, sign]) => [side, this.evidence.opinions(patches, LISTED, sign)]);
     const most = Math.max(...sides.flatMap(([, found]) => found.map((one) => Math.abs(one.value))), 1e-30);
     const item = (one, side) =>
       h(
@@ -100,14 +121,31 @@ export class Lens {
         {},
         h(
           "button",
-          { type: "button", class: side, style: `--share: ${(100 * Math.abs(one.value)) / most}%`, "data-class": one.index, onclick: () => this.#take(one.index) },
+          {
+            type: "button",
+            class: side,
+            style: `--share: ${(100 * Math.abs(one.value)) / most}%`,
+            "data-class": one.index,
+            onclick: () => this.#take(one.index),
+          },
           h("span", {}, one.name),
           h("small", {}, digits(one.value)),
         ),
       );
     host.replaceChildren(
       ...sides.map(([side, found]) =>
-        h("div", {}, h("h4", {}, `${words} ${side}`), found.length ? h("ol", {}, found.map((one) => item(one, side))) : h("p", { class: "faint" }, "no class")),
+        h(
+          "div",
+          {},
+          h("h4", {}, `${words} ${side}`),
+          found.length
+            ? h(
+                "ol",
+                {},
+                found.map((one) => item(one, side)),
+              )
+            : h("p", { class: "faint" }, "no class"),
+        ),
       ),
     );
   }

@@ -119,14 +119,11 @@ export class Stage {
     });
     this.element.addEventListener("pointermove", (event) => {
       const at = this.#patchAt(event);
-      if (at?.row === this.at?.row && at?.col === this.at?.col) return;
-      if (dragging !== null && at) between(this.at || at, at).forEach((patch) => this.#gather(patch, dragging));
+      if (!at || (at.row === this.at?.row && at.col === this.at?.col)) return; // the last patch stays, to be read
+      if (dragging !== null) between(this.at || at, at).forEach((patch) => this.#gather(patch, dragging));
       this.point(at);
     });
     for (const end of ["pointerup", "pointercancel"]) this.element.addEventListener(end, () => (dragging = null));
-    this.element.addEventListener("pointerleave", (event) => {
-      if (event.pointerType === "mouse" && dragging === null) this.point(null);
-    });
     this.element.addEventListener("keydown", (event) => this.#key(event));
   }
 
@@ -144,6 +141,7 @@ export class Stage {
       this.#gather(this.at, !this.brushed.has(this.at.row * cols + this.at.col));
     } else if (event.key === "Escape") {
       this.clear();
+      this.point(null);
     } else return;
     event.preventDefault();
   }
@@ -169,9 +167,16 @@ export class Stage {
       ? [...this.brushed].map((patch) => cell(Math.floor(patch / this.grid.cols), patch % this.grid.cols, "brushed"))
       : [];
     this.marks.replaceChildren(
-      ...(whole ? [] : [svg("path", { class: "outside", d: outside, "fill-rule": "evenodd" }), svg("rect", { class: "frame", ...box })]),
+      ...(whole
+        ? []
+        : [
+            svg("path", { class: "outside", d: outside, "fill-rule": "evenodd" }),
+            svg("rect", { class: "frame", ...box }),
+          ]),
       ...brushed,
-      ...(this.at && this.grid ? [cell(this.at.row, this.at.col, "pointed back"), cell(this.at.row, this.at.col, "pointed")] : []),
+      ...(this.at && this.grid
+        ? [cell(this.at.row, this.at.col, "pointed back"), cell(this.at.row, this.at.col, "pointed")]
+        : []),
     );
   }
 }

@@ -2,7 +2,11 @@
 
 import { h } from "./dom.js";
 
-const THEMES = [["", "◐ as the system"], ["light", "☀ light"], ["dark", "☾ dark"]];
+const THEMES = [
+  ["", "◐ as the system"],
+  ["light", "☀ light"],
+  ["dark", "☾ dark"],
+];
 
 /** A button that goes round the themes. */
 export function themeButton() {

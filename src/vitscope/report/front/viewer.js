@@ -1,14 +1,15 @@
 /** The view of a run's pictures: maps over the photograph, evolution, class lens, and what was explained. */
 
 import { about, cautions } from "./about.js";
-import { limitsOf, paintBar, tablesOf } from "./colour.js";
-import { choice, h, labelled, select } from "./dom.js";
+import { tablesOf } from "./colour.js";
+import { choice, h, labelled } from "./dom.js";
 import { Evolution } from "./evolution.js";
+import { barOf, layerOf, LENS } from "./layers.js";
 import { Lens } from "./lens.js";
-import { accumulated, digits, mapOf, Packed } from "./numbers.js";
+import { lookOf } from "./look.js";
+import { digits, Packed } from "./numbers.js";
 import { Stage } from "./stage.js";
 
-const LENS = "@lens";
 const FAMILIES = {
   papers: "papers of vitscope",
   attention: "attention",
@@ -39,7 +40,8 @@ export class Viewer {
     this.evolution = new Evolution({ onchange: () => this.#evolved() });
     this.lens = new Lens({
       onchange: () => this.set({ first: LENS }),
-      onbrush: (on) => this.stages.forEach((stage) => (stage.brushing = on, stage.element.classList.toggle("brushing", on))),
+      onbrush: (on) =>
+        this.stages.forEach((stage) => ((stage.brushing = on), stage.element.classList.toggle("brushing", on))),
       onclear: () => this.stages.forEach((stage) => stage.clear()),
     });
     const stage = (place) =>
@@ -62,7 +64,12 @@ export class Viewer {
         h(
           "li",
           {},
-          h("button", { type: "button", title: record.name, onclick: () => this.picture(i) }, h("img", { src: record.photo, alt: "", loading: "lazy" }), h("span", {}, record.name)),
+          h(
+            "button",
+            { type: "button", title: record.name, onclick: () => this.picture(i) },
+            h("img", { src: record.photo, alt: "", loading: "lazy" }),
+            h("span", {}, record.name),
+          ),
         ),
       ),
     );
@@ -76,7 +83,9 @@ export class Viewer {
     record.logits_unpacked ??= record.logits ? new Packed(record.logits).all() : null;
     this.title.textContent = record.name;
     this.said.textContent = record.title;
-    [...this.gallery.querySelectorAll("button")].forEach((button, i) => button.setAttribute("aria-current", String(i === index)));
+    [...this.gallery.querySelectorAll("button")].forEach((button, i) =>
+      button.setAttribute("aria-current", String(i === index)),
+    );
     this.stages.forEach((stage) => stage.show(record));
     this.evolution.stop();
     this.lens.show(record, this.shared[record.shared]);
@@ -90,7 +99,9 @@ export class Viewer {
     this.facts.replaceChildren(about(record));
     if (growing.length) {
       const shown = growing.find((method) => method.label === first) || growing[0];
-      this.growing.replaceChildren(...growing.map((method) => h("option", { value: method.label, selected: method === shown }, method.label)));
+      this.growing.replaceChildren(
+        ...growing.map((method) => h("option", { value: method.label, selected: method === shown }, method.label)),
+      );
       this.growing.parentElement.hidden = growing.length < 2;
       this.evolution.show(shown);
     }
@@ -103,7 +114,7 @@ export class Viewer {
     this.#draw();
   }
 
-  /** What is drawn at a place, 0 or 1: its title, its map's values, rows and cols, whether it is signed, its limits. */
+  /** What is drawn at a place, 0 or 1: its title, its map's values, rows and cols, its limits. */
   shown(place = 0) {
     return this.drawn[place] || null;
   }
@@ -112,30 +123,61 @@ export class Viewer {
     this.gallery = h("ul", { class: "gallery", "aria-label": "pictures" });
     this.title = h("h2", {});
     this.said = h("p", { class: "said" });
-    this.readout = h("output", { class: "readout", "aria-live": "polite" }, "Point at the picture, or move over it with the arrow keys.");
+    this.readout = h(
+      "output",
+      { class: "readout", "aria-live": "polite" },
+      "Point at the picture, or move over it with the arrow keys.",
+    );
     this.bars = h("div", { class: "bars" });
-    this.maps = [0, 1].map((place) => h("select", { "aria-label": ["map", "second map"][place], onchange: (event) => this.#choose(place, event.target.value) }));
+    this.maps = [0, 1].map((place) =>
+      h("select", {
+        "aria-label": ["map", "second map"][place],
+        onchange: (event) => this.#choose(place, event.target.value),
+      }),
+    );
     this.secondField = labelled("with", this.maps[1]);
-    this.wiper = h("input", { type: "range", min: 0, max: 1, step: 0.005, value: this.state.wipe, "aria-label": "wipe between the maps", oninput: () => this.#wipe(+this.wiper.value) });
+    this.wiper = h("input", {
+      type: "range",
+      min: 0,
+      max: 1,
+      step: 0.005,
+      value: this.state.wipe,
+      "aria-label": "wipe between the maps",
+      oninput: () => this.#wipe(+this.wiper.value),
+    });
     this.warnings = h("div", { class: "cautions" });
     this.facts = h("div", { class: "scroll" });
-    this.growing = h("select", { "aria-label": "method whose blocks are shown", onchange: (event) => this.#grow(event.target.value) });
-    this.grown = h("section", {}, h("h3", {}, "Evolution over the blocks"), labelled("method", this.growing), this.evolution.element);
-    const modes = choice("mode", "Compare", [["one", "one map"], ["wipe", "wipe"], ["side", "side by side"]], this.state.mode, (mode) => this.set({ mode }));
-    const range = h("input", { type: "range", min: 0, max: 1, step: 0.01, value: this.state.opacity, oninput: () => this.set({ opacity: +range.value }) });
-    const style = choice("smooth", "Drawn", [["smooth", "smooth"], ["cells", "exact patches"]], "smooth", (value) => this.set({ smooth: value === "smooth" }));
-    const ends = select({ onchange: (event) => this.set({ end: +event.target.value }) }, [[String(this.quantile), `${100 * this.quantile} % quantile`], ["1", "largest value"]], String(this.quantile));
-    const palette = (kind, names) => select({ onchange: (event) => this.set({ [kind]: event.target.value }) }, [...names.keys()].map((name) => [name, name.replace("_r", "")]), this.state[kind]);
-    const look = h(
-      "details",
-      { class: "look" },
-      h("summary", {}, "Colours and scale"),
-      h("div", { class: "fields" }, labelled("opacity", range), labelled("colours end at", ends), labelled("palette", palette("sequential", this.tables.sequential)), labelled("palette of signed maps", palette("diverging", this.tables.diverging)), style),
+    this.growing = h("select", {
+      "aria-label": "method whose blocks are shown",
+      onchange: (event) => this.#grow(event.target.value),
+    });
+    this.grown = h(
+      "section",
+      {},
+      h("h3", {}, "Evolution over the blocks"),
+      labelled("method", this.growing),
+      this.evolution.element,
     );
+    const modes = choice(
+      "mode",
+      "Compare",
+      [
+        ["one", "one map"],
+        ["wipe", "wipe"],
+        ["side", "side by side"],
+      ],
+      this.state.mode,
+      (mode) => this.set({ mode }),
+    );
+    const look = lookOf(this.state, this.tables, this.quantile, (changes) => this.set(changes));
     const pictures = h(
       "div",
       { class: "pictures" },
-      h("div", { class: "stages" }, this.stages.map((stage) => stage.element)),
+      h(
+        "div",
+        { class: "stages" },
+        this.stages.map((stage) => stage.element),
+      ),
       this.wiper,
       this.bars,
       this.readout,
@@ -150,7 +192,11 @@ export class Viewer {
       h("section", {}, h("h3", {}, "Class lens"), this.lens.element),
       h("section", {}, h("h3", {}, "What was explained"), this.facts),
     );
-    this.element.append(this.gallery, h("header", { class: "head" }, this.title, this.said), h("div", { class: "columns" }, pictures, panels));
+    this.element.append(
+      this.gallery,
+      h("header", { class: "head" }, this.title, this.said),
+      h("div", { class: "columns" }, pictures, panels),
+    );
   }
 
   /** Fill the lists of maps: the lens, then the methods by family. */
@@ -160,7 +206,13 @@ export class Viewer {
       const name = FAMILIES[method.family] || method.family;
       families.set(name, [...(families.get(name) || []), [method.label, method.label]]);
     }
-    const groups = [...families].map(([name, entries]) => h("optgroup", { label: name }, entries.map(([value, words]) => h("option", { value }, words))));
+    const groups = [...families].map(([name, entries]) =>
+      h(
+        "optgroup",
+        { label: name },
+        entries.map(([value, words]) => h("option", { value }, words)),
+      ),
+    );
     for (const list of this.maps) {
       const lens = this.lens.evidence ? [h("option", { value: LENS }, "class lens")] : [];
       list.replaceChildren(...groups.map((group) => group.cloneNode(true)), ...lens);
@@ -190,63 +242,22 @@ export class Viewer {
     this.set(there ? {} : { first: label });
   }
 
-  /** Everything that a map's drawing needs. */
-  #layer(label) {
-    const { end, opacity, smooth } = this.state;
-    if (label === LENS) {
-      const map = this.lens.map;
-      return { title: `class lens: ${this.lens.title}`, ...map, map, limits: limitsOf(map, { signed: true, end }), look: this.#look(true, opacity, smooth), signed: true };
-    }
-    const method = this.record.methods.find((one) => one.label === label);
-    const { signed } = method;
-    const total = (method.total ??= mapOf(method.values));
-    let [map, whole, title] = [total, null, label];
-    if (method.blocks) {
-      const blocks = (method.parts ??= new Packed(method.blocks));
-      const { block, own } = this.evolution.method === method ? this.evolution.state : { block: blocks.length, own: false };
-      whole = own ? { values: blocks.all() } : total;
-      if (own) map = { rows: total.rows, cols: total.cols, values: blocks.row(block - 1) };
-      else if (block < blocks.length) map = accumulated(blocks, block - 1);
-      if (own) title = `${label}, block ${block} alone`;
-      else if (block < blocks.length) title = `${label}, blocks 1 to ${block}`;
-    }
-    return { title, method, ...map, map, limits: limitsOf(map, { signed, whole, end }), look: this.#look(signed, opacity, smooth), signed };
-  }
-
-  #look(signed, opacity, smooth) {
-    const table = signed ? this.tables.diverging.get(this.state.diverging) : this.tables.sequential.get(this.state.sequential);
-    return { signed, table, opacity, smooth };
-  }
-
   #draw() {
     if (!this.record) return;
     const { first, second, mode, wipe } = this.state;
     this.maps[0].value = first;
     this.maps[1].value = second;
-    this.drawn = (mode === "one" ? [first] : [first, second]).map((label) => this.#layer(label));
+    this.drawn = (mode === "one" ? [first] : [first, second]).map((label) => layerOf(this, label));
     this.stages[0].draw(mode === "side" ? this.drawn.slice(0, 1) : this.drawn, wipe);
     this.stages[1].element.hidden = mode !== "side";
     this.element.dataset.mode = mode;
     if (mode === "side") this.stages[1].draw(this.drawn.slice(1));
     this.secondField.hidden = mode === "one";
     this.wiper.hidden = mode !== "wipe";
-    this.bars.replaceChildren(...this.drawn.map((one) => this.#bar(one)));
+    this.bars.replaceChildren(...this.drawn.map((one) => barOf(one)));
     const methods = this.drawn.map((one) => one.method).filter((one, i, all) => one && all.indexOf(one) === i);
     this.warnings.replaceChildren(...cautions(methods));
     this.#read(this.stages[0].at);
-  }
-
-  #bar({ title, limits, look }) {
-    const canvas = h("canvas", { role: "img", "aria-label": `colours from ${digits(limits.low)} to ${digits(limits.high)}` });
-    paintBar(canvas, look.signed, look.table);
-    const [low, high] = look.signed ? ["against", "for"] : ["no evidence", "most"];
-    return h(
-      "figure",
-      {},
-      h("figcaption", {}, title),
-      canvas,
-      h("div", { class: "ends" }, h("span", {}, `${low} ${digits(limits.low)}`), h("span", {}, `${digits(limits.high)} ${high}`)),
-    );
   }
 
   #wipe(share) {
@@ -280,7 +291,9 @@ export class Viewer {
 
   #brushed(place, patches) {
     const { grid } = this.stages[place];
-    const on = this.lens.evidence ? [...patches].map((patch) => this.#onLens(grid, Math.floor(patch / grid.cols), patch % grid.cols)) : [];
+    const on = this.lens.evidence
+      ? [...patches].map((patch) => this.#onLens(grid, Math.floor(patch / grid.cols), patch % grid.cols))
+      : [];
     this.lens.rank(new Set(on));
   }
 
