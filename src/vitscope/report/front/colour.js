@@ -3,6 +3,7 @@
 import { enlarged, quantile } from "./numbers.js";
 
 const STEPS = 257;
+const INKS = 2049; // odd, so that zero has an entry of its own in the middle
 const RISE = 0.6;
 const RISE_SIGNED = 0.85;
 const SIDE = 448;
@@ -32,37 +33,43 @@ export function limitsOf(map, { signed, whole = null, end = 1 }) {
   return { low: Math.min(Math.max(low, -high), high), high };
 }
 
-/** A value's share of the colours: 0..1, signed -1..1. */
-export function shareOf(value, { low, high }, signed) {
-  if (!(high > low)) return 0;
-  const share = signed ? value / high : (value - low) / (high - low);
-  return Math.min(Math.max(share, signed ? -1 : 0), 1);
-}
-
-/** The colour of a share as [r, g, b]. */
-export function colourOf(share, signed, table) {
+/** The colour of a share, 0..1 or signed -1..1, as [r, g, b]. */
+function colourOf(share, signed, table) {
   const place = 3 * Math.round((signed ? (share + 1) / 2 : share) * (STEPS - 1));
   return table.subarray(place, place + 3);
+}
+
+/** The colours of all shares, from the lowest to the highest, as a canvas keeps them: RGBA, covering as `overlay` does. */
+function inks({ signed, table, opacity }) {
+  const found = new Uint8ClampedArray(4 * INKS);
+  const rise = signed ? RISE_SIGNED : RISE;
+  for (let i = 0; i < INKS; i++) {
+    const place = i / (INKS - 1);
+    const share = signed ? 2 * place - 1 : place;
+    found.set(colourOf(share, signed, table), 4 * i);
+    found[4 * i + 3] = 255 * opacity * Math.abs(share) ** rise;
+  }
+  return new Uint32Array(found.buffer);
 }
 
 /**
  * Draw a map on a canvas, which takes the size that it needs: the cells, or smooth.
  * The more evidence, the more it covers; no evidence covers nothing.
  */
-export function paint(canvas, map, limits, { signed, table, opacity, smooth }) {
+export function paint(canvas, map, limits, look) {
   const ratio = Math.max(1, Math.floor(SIDE / Math.max(map.rows, map.cols)));
-  const drawn = smooth ? enlarged(map, map.rows * ratio, map.cols * ratio) : map;
+  const drawn = look.smooth ? enlarged(map, map.rows * ratio, map.cols * ratio) : map;
   canvas.width = drawn.cols;
   canvas.height = drawn.rows;
-  canvas.classList.toggle("cells", !smooth);
+  canvas.classList.toggle("cells", !look.smooth);
   const context = canvas.getContext("2d");
   const image = context.createImageData(drawn.cols, drawn.rows);
-  const rise = signed ? RISE_SIGNED : RISE;
-  for (let i = 0; i < drawn.values.length; i++) {
-    const share = shareOf(drawn.values[i], limits, signed);
-    const colour = colourOf(share, signed, table);
-    image.data.set(colour, 4 * i);
-    image.data[4 * i + 3] = 255 * opacity * Math.abs(share) ** rise;
+  const pixels = new Uint32Array(image.data.buffer);
+  const ink = inks(look);
+  const { low, high } = limits;
+  for (let i = 0; i < pixels.length && high > low; i++) {
+    const place = Math.round(((drawn.values[i] - low) / (high - low)) * (INKS - 1));
+    pixels[i] = ink[Math.min(Math.max(place, 0), INKS - 1)];
   }
   context.putImageData(image, 0, 0);
 }

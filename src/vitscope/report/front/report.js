@@ -9,4 +9,6 @@ document.getElementById("view").append(viewer.element);
 document.querySelector(".top").append(themeButton());
 viewer.open(content);
 window.vitscope = viewer;
-document.documentElement.dataset.ready = "true";
+requestAnimationFrame(() => {
+  document.documentElement.dataset.ready = performance.now(); // the first map is there
+});
