@@ -4,22 +4,12 @@ import { about, cautions } from "./about.js";
 import { tablesOf } from "./colour.js";
 import { choice, h, labelled } from "./dom.js";
 import { Evolution } from "./evolution.js";
+import { byFamily } from "./families.js";
 import { barOf, layerOf, LENS } from "./layers.js";
 import { Lens } from "./lens.js";
 import { lookOf } from "./look.js";
 import { digits, Packed } from "./numbers.js";
 import { Stage } from "./stage.js";
-
-const FAMILIES = {
-  papers: "papers of vitscope",
-  attention: "attention",
-  "attention-gradient": "attention × gradient",
-  cam: "class activation maps",
-  relevance: "relevance",
-  "input-gradient": "gradients at the pixels",
-  perturbation: "altered pictures",
-  trivial: "baselines",
-};
 
 export class Viewer {
   /** @param {object} palettes of record.palettes() */
@@ -199,18 +189,13 @@ export class Viewer {
     );
   }
 
-  /** Fill the lists of maps: the lens, then the methods by family. */
+  /** Fill the lists of maps: the methods by family, then the lens. */
   #offer() {
-    const families = new Map();
-    for (const method of this.record.methods) {
-      const name = FAMILIES[method.family] || method.family;
-      families.set(name, [...(families.get(name) || []), [method.label, method.label]]);
-    }
-    const groups = [...families].map(([name, entries]) =>
+    const groups = byFamily(this.record.methods).map(([label, methods]) =>
       h(
         "optgroup",
-        { label: name },
-        entries.map(([value, words]) => h("option", { value }, words)),
+        { label },
+        methods.map((method) => h("option", { value: method.label }, method.label)),
       ),
     );
     for (const list of this.maps) {
