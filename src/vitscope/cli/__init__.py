@@ -10,7 +10,21 @@ import sys
 
 import typer
 
-from vitscope.cli import bank, bench, compare, datasets, demo, describe, doctor, explain, flow, methods, metrics, models
+from vitscope.cli import (
+    bank,
+    bench,
+    compare,
+    datasets,
+    demo,
+    describe,
+    doctor,
+    explain,
+    flow,
+    methods,
+    metrics,
+    models,
+    serve,
+)
 from vitscope.cli.common import say
 from vitscope.errors import VitscopeError
 
@@ -32,6 +46,7 @@ app.command("methods")(methods.methods)
 app.command("bench")(bench.bench)
 app.command("metrics")(metrics.metrics)
 app.command("datasets")(datasets.datasets)
+app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 
 

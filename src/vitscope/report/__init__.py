@@ -5,6 +5,6 @@ page's own style and scripts are in `front/`, plain modules that are joined into
 """
 
 from vitscope.report.lens import Lens, lens_of
-from vitscope.report.record import records_of, shared_of
+from vitscope.report.record import records_of, shared_of, shown
 
-__all__ = ["Lens", "lens_of", "records_of", "shared_of"]
+__all__ = ["Lens", "lens_of", "records_of", "shared_of", "shown"]
