@@ -14,6 +14,14 @@ class ImageError(VitscopeError):
     """An input picture cannot be read, or has a form that is not understood."""
 
 
+class FormatError(ImageError):
+    """What was given for a picture is of no format that is read."""
+
+
+class PixelsError(ImageError):
+    """A picture has more pixels than are read, by its header."""
+
+
 class DatasetError(VitscopeError):
     """A data set is unknown, its folder is laid out otherwise, or a file of it is damaged."""
 

@@ -20,7 +20,7 @@ from vitscope.evidence import Evidence
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
 from vitscope.methods import CDAM, Method, Wanted, as_method, choose
 from vitscope.models import Anatomy, Loaded, anatomy_of, load, of_module
-from vitscope.outcome import Progress, attribute, deaf, maps_of, refusals, undefined
+from vitscope.outcome import Progress, attribute, deaf, maps_of, refuse, undefined
 from vitscope.targets import ClassNames, Concept, Predicted, Target, Text, as_target
 from vitscope.targets.target import TargetLike
 from vitscope.trace import Needs, Trace, effects_on_features, left_as_found, record, verify
@@ -151,11 +151,7 @@ class Explainer:
         aims = [self.target(target) for target in targets]
         if not aims:
             raise TargetError("no target is given; name one, or None for the predicted class")
-        refused = refusals(self.anatomy, chosen.methods, aims)
-        for label, error in refused.items():
-            named = label not in chosen.grouped
-            if len(refused) == len(chosen.methods) or (named and (strict or isinstance(error, TargetError))):
-                raise error
+        refused = refuse(self.anatomy, chosen, aims, strict)
         batch = prepare(images, self.preprocessing)
         running = {label: method for label, method in chosen.methods.items() if label not in refused}
         needs = reduce(Needs.__or__, (method.needs for method in running.values()))
@@ -225,7 +221,7 @@ class Explainer:
             ModelError: the model's tokenizer cannot be read.
         """
         reads = self.anatomy.texts is not None
-        if reads and not self.anatomy.outputs and isinstance(target, str) and not target.strip().isdigit():
+        if reads and not self.anatomy.outputs and isinstance(target, str) and not target.strip().isdecimal():
             target = Text.of_words(target)
         if not reads or not isinstance(target, Text):
             return as_target(target, self.names)

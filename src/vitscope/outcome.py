@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitscope.attribution import Attribution, Subject
 from vitscope.errors import FlatMapError, MethodError, TargetError, VitscopeError
-from vitscope.methods import Maps, Method, why_undefined
+from vitscope.methods import Chosen, Maps, Method, why_undefined
 from vitscope.models import Anatomy
 from vitscope.targets import Predicted, Target
 from vitscope.trace import Trace
@@ -41,6 +41,22 @@ def refusals(
                 f"the model has no classifier head, so no class is predicted; give {other}"
                 + ("" if anatomy.texts else "that is a function of the features")
             )
+    return refused
+
+
+def refuse(
+    anatomy: Anatomy, chosen: Chosen, aims: Sequence[Target], strict: bool
+) -> dict[str, MethodError | TargetError]:
+    """The methods that cannot be run, where others can; see `refusals`.
+
+    Raises:
+        MethodError, TargetError: none can be run, or one that was named must not be left out.
+    """
+    refused = refusals(anatomy, chosen.methods, aims)
+    for label, error in refused.items():
+        named = label not in chosen.grouped
+        if len(refused) == len(chosen.methods) or (named and (strict or isinstance(error, TargetError))):
+            raise error
     return refused
 
 

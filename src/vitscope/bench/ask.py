@@ -175,8 +175,7 @@ def _one_by_one(
 
 def single(batch: Batch, image: int) -> Batch:
     """One picture of a batch as a batch."""
-    cut = slice(image, image + 1)
-    return Batch(batch.tensor[cut], batch.geometries[cut], batch.originals[cut], batch.names[cut])
+    return batch.part(slice(image, image + 1))
 
 
 def _is_top(question: Question) -> bool:

@@ -24,6 +24,7 @@ from vitscope.cli import (
     metrics,
     models,
     report,
+    serve,
 )
 from vitscope.cli.common import say
 from vitscope.errors import VitscopeError
@@ -47,6 +48,7 @@ app.command("methods")(methods.methods)
 app.command("bench")(bench.bench)
 app.command("metrics")(metrics.metrics)
 app.command("datasets")(datasets.datasets)
+app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 
 

@@ -48,6 +48,10 @@ class Batch:
             tuple(name for batch in batches for name in batch.names),
         )
 
+    def part(self, images: slice) -> Batch:
+        """Some of its pictures, as a batch."""
+        return Batch(self.tensor[images], self.geometries[images], self.originals[images], self.names[images])
+
 
 def prepare(images: Any, preprocessing: Preprocessing) -> Batch:
     """Make a batch.

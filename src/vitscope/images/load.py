@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vitscope.errors import ImageError
+from vitscope.errors import FormatError, ImageError, PixelsError
 
 Source = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
 
@@ -49,6 +51,43 @@ def load_levels(path: Path) -> Image.Image:
     return _read(path, Image.Image.copy)
 
 
+def read_image(file: BinaryIO, name: str, formats: tuple[str, ...], most: int) -> Image.Image:
+    """Read a stranger's picture as `load_image` reads a file; its size is known before a pixel of it is decoded.
+
+    Args:
+        file: at its beginning.
+        name: for errors.
+        formats: Pillow's names of those that are read.
+        most: pixels.
+
+    Raises:
+        PixelsError: too many, by its header; nothing was decoded.
+        FormatError: of none of these formats.
+        ImageError: damaged or truncated, or more than memory holds.
+    """
+
+    def take(image: Image.Image) -> Image.Image:
+        _check_pixels(image.width * image.height, most, name)
+        image.load()
+        return _to_rgb(image, name)
+
+    try:
+        with Image.open(file, formats=formats) as image:
+            return take(image)
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # above Pillow's own bounds
+        found = re.search(r"(\d+) pixels", str(error))
+        _check_pixels(int(found[1]) if found else most + 1, most, name)
+        raise PixelsError(f"{name}: too many pixels to open safely; scale it down first") from error
+    except UnidentifiedImageError as error:
+        raise FormatError(f"{name}: not a picture; send {_in_words(formats)}") from error
+    except MemoryError as error:
+        raise ImageError(f"{name}: does not fit into memory; scale it down first") from error
+    except Exception as error:  # what the decoders raise on what was made to break them is not known beforehand
+        raise ImageError(f"{name}: {_damaged(error)}; save it again") from error
+
+
 def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if path.is_dir():
         raise ImageError(f"{path}: a folder with no pictures in it; name a picture")
@@ -67,8 +106,22 @@ def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: not a picture in a format that Pillow reads; save it as PNG or JPEG") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{path}: the file is damaged or truncated ({reason}); copy or download it again") from error
+        raise ImageError(f"{path}: {_damaged(error)}; copy or download it again") from error
+
+
+def _damaged(error: BaseException) -> str:
+    return f"the file is damaged or truncated ({' '.join(str(error).split()) or type(error).__name__})"
+
+
+def _check_pixels(pixels: int, most: int, name: str) -> None:
+    if pixels > most:
+        millions = math.ceil(pixels / 1e5) / 10
+        raise PixelsError(f"{name}: {millions:.12g} megapixels, at most {most / 1e6:g}; scale it down first")
+
+
+def _in_words(formats: tuple[str, ...]) -> str:
+    *others, last = formats
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:

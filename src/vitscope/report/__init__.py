@@ -5,6 +5,6 @@ page's own style and scripts are in `front/`, plain modules that are joined into
 """
 
 from vitscope.report.lens import Lens, lens_of
-from vitscope.report.record import content_of
+from vitscope.report.record import content_of, shown
 
-__all__ = ["Lens", "content_of", "lens_of"]
+__all__ = ["Lens", "content_of", "lens_of", "shown"]

@@ -80,7 +80,7 @@ def _record(explanation: Explanation, image: int, shared: str, lens: dict[str, A
         "name": subject.batch.names[image],
         "title": subject.title(image),
         "photo": _photo(photo),
-        "size": [photo.height, photo.width],
+        "size": list(geometry.original),
         "window": window_of(geometry),
         "asked": subject.asked,
         "explained": subject.class_of(image),
@@ -127,12 +127,17 @@ def _flow(blocks: Tensor) -> dict[str, Any] | None:
     return {"share": share[0].tolist(), "half": float(half_of(share)[0])}
 
 
+def shown(photo: Image.Image) -> Image.Image:
+    """What a page shows of a photograph: no larger than `LONGEST`."""
+    if max(photo.size) <= LONGEST:
+        return photo
+    return photo.resize(picture_size(photo, LONGEST), Image.Resampling.LANCZOS)
+
+
 def _photo(photo: Image.Image) -> str:
-    """As the address of itself, no larger than `LONGEST`."""
-    size = picture_size(photo, LONGEST)
-    small = photo if max(photo.size) <= LONGEST else photo.resize(size, Image.Resampling.LANCZOS)
+    """As the address of itself."""
     buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=88, method=4)
+    shown(photo).save(buffer, "WEBP", quality=88, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
@@ -12,6 +13,9 @@ from torch import Tensor
 from vitscope.errors import TargetError
 from vitscope.targets.names import UNNAMED, ClassNames
 from vitscope.targets.text import Text
+
+_NUMBER = re.compile(r"-?\d{1,18}")
+"""An index in words; "²" is a digit to Python and no number."""
 
 
 @runtime_checkable
@@ -226,7 +230,7 @@ def _in_words(text: str, names: ClassNames) -> Target:
 
 def _class_index(entry: int | str, names: ClassNames) -> int:
     if isinstance(entry, str):
-        return int(entry) if entry.strip().lstrip("-").isdigit() else names.index(entry)
+        return int(entry) if _NUMBER.fullmatch(entry.strip()) else names.index(entry)
     if isinstance(entry, bool) or not hasattr(entry, "__index__"):
         raise TargetError(f"{entry!r} is no target; give a class index, a class name, one an image, or a function")
     return entry.__index__()

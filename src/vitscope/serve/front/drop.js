@@ -12,6 +12,7 @@ export class Drop {
     this.most = most;
     this.onchange = onchange;
     this.files = [];
+    this.answered = false;
     this.input = h("input", {
       type: "file",
       multiple: true,
@@ -27,15 +28,10 @@ export class Drop {
     this.zone.addEventListener("drop", (event) => (this.#over(event, false), this.add(event.dataTransfer.files)));
   }
 
-  /** Take files in; only the last `most` stay. */
+  /** Take files in; only the last `most` stay. After they were answered, new ones take their place. */
   add(files) {
-    this.files = [...this.files, ...files].slice(-this.most);
-    this.#show();
-  }
-
-  /** Forget them all. */
-  clear() {
-    this.files = [];
+    this.files = [...(this.answered ? [] : this.files), ...files].slice(-this.most);
+    this.answered = false;
     this.#show();
   }
 

@@ -39,6 +39,7 @@ async function run(form, ask) {
     const result = await explain(form, waiting, mine.signal);
     viewer.element.hidden = false;
     viewer.open(result);
+    ask.images.answered = true;
     status.textContent = "";
     viewer.element.scrollIntoView({ block: "start", behavior: "smooth" });
   } catch (error) {

@@ -1,0 +1,141 @@
+"""`vitscope serve`: a page and an API over HTTP, on this machine unless told otherwise."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from PIL import Image
+
+from vitscope.cli import common
+from vitscope.errors import VitscopeError
+from vitscope.explainer import Explainer
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+DEFAULT_PORT = 8000
+_GRACE = 3
+"""Seconds that answers under way have when the server stops."""
+
+_CONNECTIONS = 256
+"""At the same time; one more is answered 503."""
+
+Models = Annotated[
+    list[str],
+    typer.Option("--model", "-m", help="A name, e.g. timm/vit_tiny_patch16_224, or a directory; again for another."),
+]
+
+
+def serve(
+    model: Models,
+    weights: common.Weights = None,
+    labels: common.Labels = None,
+    device: common.Device = "cpu",
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = DEFAULT_PORT,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="A further name under which the server is asked; again for another."),
+    ] = None,
+    batch_size: common.BatchSize = 8,
+    max_megabytes: Annotated[float, typer.Option("--max-megabytes", help="MiB of a request.")] = 32,
+    max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Of a picture.")] = 50,
+    max_pictures: Annotated[int, typer.Option("--max-pictures", help="To explain, in a request.")] = 8,
+    max_waiting: Annotated[int, typer.Option("--max-waiting", help="Jobs in the queue.")] = 32,
+    max_seconds: Annotated[float, typer.Option("--max-seconds", help="For a job to wait and run.")] = 120,
+    max_forwards: Annotated[
+        int, typer.Option("--max-forwards", help="Of a picture, for each method that samples altered pictures.")
+    ] = 512,
+) -> None:
+    """Serve a page and an API: a picture in, its maps out, with models that stay loaded."""
+    try:
+        import uvicorn
+
+        from vitscope import serve as web
+    except ImportError as error:
+        raise VitscopeError(f'serve needs {error.name}; pip install "vitscope[web]"') from error
+    limits = web.Limits(
+        body_bytes=int(max_megabytes * 2**20),
+        picture_pixels=int(max_megapixels * 1e6),
+        pictures=max_pictures,
+        jobs_waiting=max_waiting,
+        job_seconds=max_seconds,
+        max_forwards=max_forwards,
+    )
+    listening = _listen(host, port)
+    explainers = _load(model, weights, labels, device)
+    app = web.create_app(explainers, limits, hosts=web.Hosts(host, allow_host or ()), batch_size=batch_size)
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the client is told, in its answer
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=_GRACE,
+    )
+    if host not in web.LOOPBACK:
+        common.say(f"--host {host}: whoever reaches this machine can use the server; it asks for no password")
+    common.tell(f"{_address(listening, host)}  (Ctrl-C ends it)")
+    sys.stdout.flush()
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])
+    common.say("stopped")
+    _leave(app)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        VitscopeError: it cannot.
+    """
+    try:
+        ((family, *_, address), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return socket.create_server(address[:2], family=family, backlog=128)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise VitscopeError(
+            f"cannot listen on {host}, port {port} ({reason.lower()}); give another --port, 0 for a free one"
+        ) from error
+
+
+def _load(models: list[str], weights: Path | None, labels: Path | None, device: str) -> dict[str, Explainer]:
+    """The explainers, by the models' names; a directory's by its last part alone, since clients read it.
+
+    Raises:
+        VitscopeError: a model cannot be loaded, two have one name, or it is unclear whose weights or labels are given.
+    """
+    if len(models) > 1 and (weights or labels):
+        raise VitscopeError("--weights and --labels are of one model; serve several without them, or each by itself")
+    explainers: dict[str, Explainer] = {}
+    for given in models:
+        name = Path(given).resolve().name if Path(given).is_dir() else given
+        if name in explainers:
+            raise VitscopeError(f"two models are called {name}; name each once")
+        common.say(f"loading {given}")
+        explainers[name] = Explainer(given, weights, labels=labels, device=device)
+    return explainers
+
+
+def _address(listening: socket.socket, host: str) -> str:
+    port = listening.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}"
+
+
+def _leave(app: FastAPI) -> None:
+    """End the process also where a pass is under way that cannot be stopped."""
+    if not app.state.server.stopped:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
