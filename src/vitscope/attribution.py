@@ -131,9 +131,9 @@ class Attribution:
         maps = [g.to_original(m, mode=mode) for g, m in zip(self.subject.geometries, self.values, strict=True)]
         return torch.stack(maps) if len({m.shape for m in maps}) == 1 else maps
 
-    def save(self, folder: str | os.PathLike[str]) -> list[str]:
+    def save(self, folder: str | os.PathLike[str], video: str | Iterable[str] = ()) -> list[str]:
         """Write this method's part of `Explanation.save`: values, overlays, evolution, manifest, a folder an image."""
-        return Explanation(self.subject, {self.label: self}, {}).save(folder)
+        return Explanation(self.subject, {self.label: self}, {}).save(folder, video)
 
 
 @dataclass(frozen=True)
@@ -176,15 +176,22 @@ class Explanation:
     def __len__(self) -> int:
         return len(self.subject)
 
-    def save(self, folder: str | os.PathLike[str]) -> list[str]:
+    def save(self, folder: str | os.PathLike[str], video: str | Iterable[str] = ()) -> list[str]:
         """Write a folder an image: an overlay a method, evolution, sheet, `values.npz` and `manifest.json`.
+
+        Args:
+            folder: made where it is missing.
+            video: the evolution also as "mp4" or "webm" (extra `video`).
 
         Returns:
             The folders, one an image.
+
+        Raises:
+            VitscopeError: the folder cannot be written, or a video cannot be made here.
         """
         from vitscope.view.save import save_explanation  # here, since pictures lie behind results
 
-        return [str(path) for path in save_explanation(self, folder)]
+        return [str(path) for path in save_explanation(self, folder, video=video)]
 
 
 def by_reason(failures: Mapping[str, str]) -> dict[str, list[str]]:
