@@ -163,7 +163,10 @@ def test_an_encoder_that_does_not_work_is_told_before_it_is_needed(elsewhere, mo
 STOPS = {
     "at once": "exit 1",
     "after some frames": "head -c 1000000 > /dev/null; exit 1",
-    "silently, in the midst": 'case "$*" in *rawvideo*) head -c 2000000 | "$FFMPEG" "$@";; *) "$FFMPEG" "$@";; esac',
+    "silently, in the midst": """case "$*" in
+        *rawvideo*) head -c 2000000 | "$FFMPEG" "$@"; cat > /dev/null;;
+        *) exec "$FFMPEG" "$@";;
+    esac""",
 }
 
 
