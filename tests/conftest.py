@@ -14,6 +14,8 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from tests.browser import browser  # noqa: F401  a fixture
+
 SHARED = Path(os.environ.get("VITSCOPE_SHARED", Path(__file__).parents[1].parent / "shared"))
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 7}

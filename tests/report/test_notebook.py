@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 import vitscope
-from tests.browser import browser  # noqa: F401
 from tests.conftest import build, pictures
 from vitscope.datasets import Scenes
 from vitscope.errors import ImageError, ModelError
@@ -169,7 +168,7 @@ def test_texts_are_one_line(explanation, explainer):
     assert "tensor(" not in repr([explanation, every, explanation.subject])
 
 
-def opened(browser, text):  # noqa: F811
+def opened(browser, text):
     """A notebook's output cell in a browser: the frame, once its script has run, and the errors of the page."""
     page = browser.new_page(viewport={"width": 1000, "height": 900})
     errors = []
@@ -189,7 +188,7 @@ def drawn(frame):
     )
 
 
-def test_a_framed_explanation_is_interactive(browser, scenes):  # noqa: F811
+def test_a_framed_explanation_is_interactive(browser, scenes):
     explanation, evidence = scenes
     page, frame, errors = opened(browser, explanation.html(evidence)._repr_html_())
     assert frame.locator("h2").inner_text() == "image-0"
@@ -207,7 +206,7 @@ def test_a_framed_explanation_is_interactive(browser, scenes):  # noqa: F811
     page.close()
 
 
-def test_framed_evidence_is_the_class_lens_alone(browser, scenes):  # noqa: F811
+def test_framed_evidence_is_the_class_lens_alone(browser, scenes):
     _, evidence = scenes
     page, frame, errors = opened(browser, evidence._repr_html_())
     assert frame.locator("select[aria-label=map] option").all_inner_texts() == ["class lens"]
@@ -226,7 +225,7 @@ def test_framed_evidence_is_the_class_lens_alone(browser, scenes):  # noqa: F811
     page.close()
 
 
-def test_an_explanation_without_maps_tells_why(browser, explanation):  # noqa: F811
+def test_an_explanation_without_maps_tells_why(browser, explanation):
     nothing = vitscope.Explanation(explanation.subject, {}, {"chefer": "chefer is <b>not</b> defined"})
     assert repr(nothing).startswith("Explanation(no map, without chefer: 2 images")
     page, frame, errors = opened(browser, nothing._repr_html_())
@@ -275,7 +274,7 @@ explanation.html(evidence)
 
 
 @pytest.mark.slow
-def test_a_real_notebook(browser, tmp_path, monkeypatch):  # noqa: F811
+def test_a_real_notebook(browser, tmp_path, monkeypatch):
     """Executed by a kernel; each cell's output is a frame for a reader and one line for a text."""
     nbformat = pytest.importorskip("nbformat", reason="a notebook is written with nbformat")
     nbclient = pytest.importorskip("nbclient", reason="a notebook is executed by nbclient")

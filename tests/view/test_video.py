@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.browser import browser  # noqa: F401
 from tests.view.scenes import cropped, photo, smooth
 from vitscope.errors import ImageError, VitscopeError
 from vitscope.view import animation, global_max, video
@@ -200,7 +199,7 @@ PLAYED = """async (source) => {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_browser_plays_it_in_its_true_colours(browser, tmp_path, kind):  # noqa: F811
+def test_a_browser_plays_it_in_its_true_colours(browser, tmp_path, kind):
     rng = np.random.default_rng()
     patches = rng.choice([10, 90, 170, 245], (3, 3, 4, 3)).astype(np.uint8)
     shown = [Image.fromarray(one).resize((160, 120), Image.Resampling.NEAREST) for one in patches]
