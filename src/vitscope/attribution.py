@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +16,9 @@ from vitscope.errors import MethodError, nearest
 from vitscope.images import Batch, Geometry
 from vitscope.methods import Facts
 from vitscope.targets import ClassNames
+
+if TYPE_CHECKING:
+    from vitscope.evidence import Evidence
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,18 @@ class Subject:
 
     def __len__(self) -> int:
         return len(self.batch)
+
+    def __repr__(self) -> str:
+        return f"Subject({self.line()})"
+
+    def line(self) -> str:
+        """How many images, on what grid, for what target, by which model: without any numbers of theirs."""
+        model = self.provenance["model"]
+        name = Path(model["model"]).name if model["model"] else model["name"]
+        grid = " x ".join(map(str, self.provenance["grid"]))
+        images = f"{len(self)} image" if len(self) == 1 else f"{len(self)} images"
+        asked = shorten(self.asked, 60, placeholder=" ...")
+        return f"{images}, {grid} patches, target: {asked}, model: {name}"
 
     def class_of(self, image: int) -> dict[str, Any] | None:
         """Index, name, logit and softmax probability of the explained class of one image; None for another target."""
@@ -119,6 +136,14 @@ class Attribution:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __repr__(self) -> str:
+        blocks = "" if self.blocks is None else f" in {self.blocks.shape[1]} blocks"
+        return f"Attribution({self.label} {tuple(self.values.shape)}{blocks}, {self.subject.line()})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page of this method alone."""
+        return Explanation(self.subject, {self.label: self}, {})._repr_html_()
+
     def to_pixels(self, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor | list[Tensor]:
         """The maps on the pixels of the ORIGINAL images, NaN where the model's crop cut the image off.
 
@@ -131,9 +156,9 @@ class Attribution:
         maps = [g.to_original(m, mode=mode) for g, m in zip(self.subject.geometries, self.values, strict=True)]
         return torch.stack(maps) if len({m.shape for m in maps}) == 1 else maps
 
-    def save(self, folder: str | os.PathLike[str]) -> list[str]:
+    def save(self, folder: str | os.PathLike[str], video: str | Iterable[str] = ()) -> list[str]:
         """Write this method's part of `Explanation.save`: values, overlays, evolution, manifest, a folder an image."""
-        return Explanation(self.subject, {self.label: self}, {}).save(folder)
+        return Explanation(self.subject, {self.label: self}, {}).save(folder, video)
 
 
 @dataclass(frozen=True)
@@ -176,15 +201,52 @@ class Explanation:
     def __len__(self) -> int:
         return len(self.subject)
 
-    def save(self, folder: str | os.PathLike[str]) -> list[str]:
+    def __repr__(self) -> str:
+        failed = f", without {_some(self.failures)}" if self.failures else ""
+        return f"Explanation({_some(self.attributions) or 'no map'}{failed}: {self.subject.line()})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the report, in a frame."""
+        from vitscope.report.notebook import explanation_frame  # here, since pages lie behind results
+
+        return explanation_frame(self)
+
+    def html(self, evidence: Evidence | None = None) -> str:
+        """The report as one self-contained page; a notebook shows it where it is a cell's last line.
+
+        Args:
+            evidence: `explainer.evidence` of the same images, for the class lens.
+
+        Raises:
+            ImageError: the evidence is of other images.
+            ModelError: the evidence is of another model.
+        """
+        from vitscope.report.notebook import explanation_page
+
+        return explanation_page(self, evidence)
+
+    def save(self, folder: str | os.PathLike[str], video: str | Iterable[str] = ()) -> list[str]:
         """Write a folder an image: an overlay a method, evolution, sheet, `values.npz` and `manifest.json`.
+
+        Args:
+            folder: made where it is missing.
+            video: the evolution also as "mp4" or "webm" (extra `video`).
 
         Returns:
             The folders, one an image.
+
+        Raises:
+            VitscopeError: the folder cannot be written, or a video cannot be made here.
         """
         from vitscope.view.save import save_explanation  # here, since pictures lie behind results
 
-        return [str(path) for path in save_explanation(self, folder)]
+        return [str(path) for path in save_explanation(self, folder, video=video)]
+
+
+def _some(labels: Iterable[str], most: int = 6) -> str:
+    """The first of many labels, and how many more there are."""
+    every = list(labels)
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
 
 
 def by_reason(failures: Mapping[str, str]) -> dict[str, list[str]]:

@@ -51,6 +51,15 @@ class Evidence:
     def __len__(self) -> int:
         return len(self.effects)
 
+    def __repr__(self) -> str:
+        return f"Evidence({self.classes} {'classes' if self.subject.classifier else 'outputs'}, {self.subject.line()})"
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows: the class lens; None of a model without a classifier."""
+        from vitscope.report.notebook import evidence_frame  # here, since pages lie behind results
+
+        return evidence_frame(self)
+
     def __getitem__(self, target: int | str) -> Tensor:
         """The map of a class, by index or name, (b rows cols) float32.
 

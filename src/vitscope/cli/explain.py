@@ -18,6 +18,7 @@ from vitscope.report import lens_of
 from vitscope.report.folder import PER_PAGE, write_report
 from vitscope.targets import Target
 from vitscope.view.save import prepare_folder, save_explanation, write_run_manifest
+from vitscope.view.video import usable
 
 
 def explain(
@@ -41,6 +42,10 @@ def explain(
     report: Annotated[
         bool, typer.Option("--report", help="Also one page to look at, report.html, with the evidence of every class.")
     ] = False,
+    video: Annotated[
+        list[str] | None,
+        typer.Option("--video", help="The evolution also as mp4 or webm, beside the GIF; both with a comma between."),
+    ] = None,
     store: Annotated[
         str | None, typer.Option("--store", help="parquet: only the raw maps, of any number of pictures, in parts.")
     ] = None,
@@ -59,12 +64,14 @@ def explain(
     if store not in (None, "parquet"):
         raise VitscopeError(f"--store {store}: give parquet, or leave it out for pictures")
     on = options.engine_of(engine, workers, gpus_per_worker, address, device)
-    if store is not None and report:
-        raise VitscopeError("--report is for pictures, and --store leaves them out; give one of them")
+    for option, given in (("--report", report), ("--video", video)):
+        if store is not None and given:
+            raise VitscopeError(f"{option} is for pictures, and --store leaves them out; give one of them")
     if store is None and on is not None:
         raise VitscopeError("--engine ray is for maps in parts; add --store parquet")
     if store is None and (resume or overwrite or part_size != PART):
         raise VitscopeError("--resume, --overwrite and --part-size are for maps in parts; add --store parquet")
+    moving = usable(video or ())
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
     explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device="cpu" if on else device)
     aim = common.check_use(explainer, methods, target, bank, max_forwards)
@@ -73,15 +80,21 @@ def explain(
     prepare_folder(out)
     failed: dict[str, str] = {}
     written: dict[str, str] = {}
+    grown = False
     found = common.find_pictures(images)
     for paths, explanation in common.run_over(explainer, found, methods, aim, batch_size, failed, max_forwards):
         lens = lens_of(explainer, explanation.subject.batch) if report else None
-        folders = save_explanation(explanation, out, set(written.values()), lens, min(len(found), PER_PAGE))
+        folders = save_explanation(explanation, out, set(written.values()), lens, min(len(found), PER_PAGE), moving)
+        grown = grown or any(one.blocks is not None for one in explanation.attributions.values())
         for index, (path, folder) in enumerate(zip(paths, folders, strict=True)):
             written[path] = folder.name
             common.tell(f"{path}  {explanation.subject.title(index)}  ->  {folder / 'sheet.png'}")
         write_run_manifest(out, written, failed)
     write_run_manifest(out, written, failed)
+    if moving and written and not grown:
+        common.say(
+            "--video: none of these methods has a map a block, so there is no evolution to show; add daam or agcam"
+        )
     if report and written:
         for page in write_report(out, common.say):
             common.tell(str(page))

@@ -1,4 +1,4 @@
-"""How a map grows: the frames of all blocks (or heads) as a strip, or as an animation."""
+"""How a map grows: the frames of all blocks (or heads) as a strip, or as an animation, GIF or video."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vitscope.errors import ImageError
 from vitscope.view import text
 from vitscope.view.overlay import blend, fit, mismatch, picture_size
 from vitscope.view.tiles import colour_bar
+from vitscope.view.video import KINDS, encode, kind_of, usable
 
 LONGEST = 448
 """The longest side of an animation, in pixels."""
@@ -102,13 +103,14 @@ def animation(
     signed: bool = False,
     palette: str | None = None,
 ) -> Path:
-    """Write the frames as a looping GIF: the label and a progress bar in each, the last one held longer.
+    """Write the frames as an animation: the label and a progress bar in each, the last one held longer.
 
     Args:
         photo: the original picture.
         frames: as for `filmstrip`.
         labels: one a frame.
-        path: the file to write; its folder must exist.
+        path: the file to write, in a folder that exists: a video where it ends in .mp4 or .webm (extra `video`),
+            otherwise a looping GIF.
         milliseconds: how long a frame stays, at least 20; GIF keeps hundredths of a second.
         signed: whether zero is the centre of the scale.
         palette: a matplotlib palette's name; None takes the house palettes.
@@ -118,20 +120,48 @@ def animation(
 
     Raises:
         ImageError: as for `filmstrip`, or the time is too short.
+        VitscopeError: the extra `video` is not installed, or its ffmpeg does not work.
         OSError: the file cannot be written.
     """
-    if milliseconds < 20:
-        raise ImageError(f"{milliseconds} ms a frame is too fast for a GIF; choose at least 20")
+    if (kind := kind_of(path)) in KINDS:
+        usable(kind)
+    return animate(cards(photo, frames, labels, signed, palette), path, milliseconds)
+
+
+def cards(
+    photo: Image.Image, frames: Tensor, labels: Sequence[str], signed: bool = False, palette: str | None = None
+) -> list[Image.Image]:
+    """The pictures of an animation, of one size: each frame over its photograph, with its label and a progress bar.
+
+    Args:
+        photo, frames, labels, signed, palette: as for `animation`.
+
+    Raises:
+        ImageError: as for `filmstrip`.
+    """
     _, height = picture_size(photo, LONGEST)
     longest = LONGEST if height + _FOOT <= LONGEST else LONGEST - _FOOT
     pictures = _pictures(photo, frames, labels, longest, signed, palette)
-    cards = [
+    return [
         _card(picture, label, (number + 1) / len(labels))
         for number, (picture, label) in enumerate(zip(pictures, labels, strict=True))
     ]
-    shared = _shared_palette(cards)
-    coded = [card.quantize(palette=shared, dither=Image.Dither.NONE) for card in cards]
-    times = [milliseconds] * (len(coded) - 1) + [milliseconds * _HOLD]
+
+
+def animate(pictures: Sequence[Image.Image], path: Path | str, milliseconds: int = 400) -> Path:
+    """Write what `cards` gives; as `animation`.
+
+    Raises:
+        ImageError: the time is too short.
+        OSError: the file cannot be written.
+    """
+    if milliseconds < 20:
+        raise ImageError(f"{milliseconds} ms a frame is too fast for an animation; choose at least 20")
+    if kind_of(path) in KINDS:
+        return encode(pictures, path, milliseconds, _HOLD)
+    times = [milliseconds] * (len(pictures) - 1) + [milliseconds * _HOLD]
+    shared = _shared_palette(pictures)
+    coded = [picture.quantize(palette=shared, dither=Image.Dither.NONE) for picture in pictures]
     coded[0].save(path, format="GIF", save_all=True, append_images=coded[1:], duration=times, loop=0, optimize=False)
     return Path(path)
 

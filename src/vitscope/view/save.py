@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,12 @@ from vitscope.errors import VitscopeError
 from vitscope.methods import family_of
 from vitscope.report.lens import Lens
 from vitscope.report.record import content_of
-from vitscope.view.evolution import LONGEST, animation, filmstrip
+from vitscope.view.evolution import LONGEST, animate, cards, filmstrip
 from vitscope.view.overlay import at_size, overlay
 from vitscope.view.scale import COLOURS_END, clipped, global_max
 from vitscope.view.sheet import sheet
 from vitscope.view.tiles import Panel
+from vitscope.view.video import usable
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -38,13 +39,14 @@ def save_explanation(
     taken: Collection[str] = (),
     lens: Lens | None = None,
     pictures: int | None = None,
+    video: str | Iterable[str] = (),
 ) -> list[Path]:
     """Write a folder an image under `folder`, named after the image's file.
 
-    In each: METHOD.png, the map over the photograph at its own size; METHOD-evolution.png and .gif, where the method
-    has a map a block; METHOD-heads.png, where it has one a head; sheet.png, all methods side by side; values.npz, the
-    raw maps; view.json, what a report shows of the picture; and manifest.json, written last. Under `folder` itself
-    stands what the pictures' reports have in common, shared-KEY.json.
+    In each: METHOD.png, the map over the photograph at its own size; METHOD-evolution.png and .gif (.mp4, .webm),
+    where the method has a map a block; METHOD-heads.png, where it has one a head; sheet.png, all methods side by side;
+    values.npz, the raw maps; view.json, what a report shows of the picture; and manifest.json, written last. Under
+    `folder` itself stands what the pictures' reports have in common, shared-KEY.json.
 
     Args:
         explanation: what to write.
@@ -52,13 +54,15 @@ def save_explanation(
         taken: names of folders that other images of the same run have.
         lens: the evidence of every class, for the report.
         pictures: how many will share a report; None takes the explanation's.
+        video: kinds of video beside the GIF, "mp4" or "webm" (extra `video`).
 
     Returns:
         The images' folders.
 
     Raises:
-        VitscopeError: the folder cannot be written.
+        VitscopeError: the folder cannot be written, or a video cannot be made here.
     """
+    moving = ("gif", *usable(video))
     root = prepare_folder(folder)
     names: list[str] = []
     content = content_of(explanation, lens, pictures)
@@ -70,7 +74,7 @@ def save_explanation(
         while unique in names or unique in taken or unique == MANIFEST:
             unique, number = f"{stem}-{number}", number + 1
         names.append(unique)
-        _save_image(explanation, index, content["pictures"][index], prepare_folder(root / unique))
+        _save_image(explanation, index, content["pictures"][index], moving, prepare_folder(root / unique))
     return [root / name for name in names]
 
 
@@ -151,7 +155,9 @@ def save_text(content: str, path: Path) -> None:
     _write(path, lambda passing: passing.write_text(content, encoding="utf-8"))
 
 
-def _save_image(explanation: Explanation, index: int, record: Mapping[str, Any], folder: Path) -> None:
+def _save_image(
+    explanation: Explanation, index: int, record: Mapping[str, Any], moving: Collection[str], folder: Path
+) -> None:
     subject = explanation.subject
     photo = subject.batch.originals[index]
     animated = min(LONGEST, max(photo.size))
@@ -172,7 +178,9 @@ def _save_image(explanation: Explanation, index: int, record: Mapping[str, Any],
             arrays[f"{name}.blocks"] = attribution.blocks[index]
             view, frames, labels = evolution_of(attribution, index, animated)
             write(f"{name}-evolution.png", partial(_png, filmstrip(view, frames, labels, attribution.signed)))
-            write(f"{name}-evolution.gif", partial(animation, view, frames, labels, signed=attribution.signed))
+            shown = cards(view, frames, labels, attribution.signed)
+            for kind in moving:
+                write(f"{name}-evolution.{kind}", partial(animate, shown))
         if attribution.heads is not None:
             arrays[f"{name}.heads"] = attribution.heads[index]
             labels = [f"head {number}" for number in range(attribution.heads.shape[1])]

@@ -232,7 +232,9 @@ export class Viewer {
     const { first, second, mode, wipe } = this.state;
     this.maps[0].value = first;
     this.maps[1].value = second;
-    this.drawn = (mode === "one" ? [first] : [first, second]).map((label) => layerOf(this, label));
+    const there = (label) =>
+      label === LENS ? this.lens.evidence : this.record.methods.some((one) => one.label === label);
+    this.drawn = (mode === "one" ? [first] : [first, second]).filter(there).map((label) => layerOf(this, label));
     this.stages[0].draw(mode === "side" ? this.drawn.slice(0, 1) : this.drawn, wipe);
     this.stages[1].element.hidden = mode !== "side";
     this.element.dataset.mode = mode;
@@ -261,6 +263,10 @@ export class Viewer {
   }
 
   #read(at) {
+    if (!this.drawn.length) {
+      this.readout.textContent = "There is no map of this picture; the table tells why.";
+      return;
+    }
     if (!at) {
       this.readout.textContent = "Point at the picture, or move over it with the arrow keys.";
       return;
