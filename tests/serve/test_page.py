@@ -8,7 +8,6 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-
 from tests.browser import watched
 
 pytestmark = pytest.mark.xdist_group("browser")
