@@ -176,7 +176,7 @@ def opened(browser, text):
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.set_content(f"<body>{text}</body>")
     frame = page.frame_locator("iframe")
-    frame.locator("html[data-ready=true]").wait_for(state="attached", timeout=20_000)
+    frame.locator("html[data-ready]").wait_for(state="attached", timeout=20_000)
     return page, frame, errors
 
 
