@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -131,7 +132,8 @@ def test_the_slider_at_block_k_shows_the_flow_at_k(opened, made, label):
         assert np.allclose(shown(opened)[1], attribution.flow[0, k], rtol=1e-6, atol=1e-7)
         pixels.append(drawn(opened)[2])
         assert f"block {k + 1} of 3" in opened.locator(".evolution output").text_content()
-    assert len(set(pixels)) == 3
+    changes = (attribution.blocks[0, 1:].abs().amax((1, 2)) > 0).tolist()  # a block may say nothing
+    assert [before != after for before, after in itertools.pairwise(pixels)] == changes
     opened.get_by_role("radio", name="this block's own").check()
     for k in (2, 0):
         slider.fill(str(k + 1))
