@@ -30,7 +30,9 @@ def run(capsys, monkeypatch):
 
 def test_bench_writes_rows_and_goes_on(run, tmp_path):
     words = ["bench", "--dataset", "scenes:count=6", "--model", "scenes", "--methods", "cdam,frame"]
-    code, out, err = run(*words, "--metrics", "agcam,energy", "--out", tmp_path / "o", "--batch-size", "4", "--part-size", "4")
+    code, out, err = run(
+        *words, "--metrics", "agcam,energy", "--out", tmp_path / "o", "--batch-size", "4", "--part-size", "4"
+    )
     assert code == 0, err
     assert str(tmp_path / "o") in out
     assert len(list((tmp_path / "o" / "parts").iterdir())) == 2

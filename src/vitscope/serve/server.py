@@ -21,7 +21,8 @@ from vitscope.serve import schemas
 from vitscope.serve.answers import Answerer
 from vitscope.serve.errors import RefusedError
 from vitscope.serve.form import FIELD_BYTES, FILES, TEXTS, order_of, read_form
-from vitscope.serve.jobs import ClosedError, FullError, GoneError, Job, Jobs, Snapshot, UnknownError
+from vitscope.serve.job import ClosedError, FullError, GoneError, Job, Snapshot, UnknownError
+from vitscope.serve.jobs import Jobs
 from vitscope.serve.limits import Limits
 from vitscope.serve.orders import default_methods
 from vitscope.serve.worker import Worker
