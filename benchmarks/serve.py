@@ -38,7 +38,7 @@ from vitscope.targets import Concept
 
 MODEL = "scenes"
 USUAL = "daam,agcam,cdam"
-METHODS = (USUAL, USUAL, USUAL, "", "", "daam,gradcam", "attention", "attention,cdam", "token_ablation,cdam")
+METHODS = (USUAL, USUAL, USUAL, "", "", "daam,gradcam", "attention", "attention,cdam", "cdam,rise:masks=24")
 TOLERANCE = 3e-4
 """Of an array's largest magnitude: rounding, which hangs on the batch's size, and the lens's 16 bits."""
 
@@ -277,7 +277,8 @@ def main() -> None:
     wrong: list[str] = []
     with Live(("--batch-size", str(arguments.batch_size))) as live:
         print(_memory("at the start", live))
-        live.ask_all(cases.mixed(arguments.warm_up, arguments.bad), 8)
+        live.ask_all(cases.mixed(arguments.warm_up, arguments.bad), arguments.concurrent)
+        warm = live.memory().get("VmRSS", 0.0)
         print(_memory("after the warm-up", live))
         for title, count, at_once in (
             ("one after another", arguments.requests, 1),
@@ -298,6 +299,8 @@ def main() -> None:
             passes.subtract(before)
             print(f"  pictures in a pass: {dict(sorted((int(k), v) for k, v in passes.items() if v))}")
             print(f"  {_memory('memory', live)}")
+        if (grown := live.memory().get("VmRSS", 0.0) - warm) > arguments.growth:
+            wrong.append(f"memory grew by {grown:.0f} MiB")
     print(f"\nended with code {live.code}; said: {live.said.strip()!r}")
     for reason in wrong:
         print(f"WRONG {reason}")
@@ -319,7 +322,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--requests", type=int, default=200, help="of each phase")
     parser.add_argument("--concurrent", type=int, default=32, help="at the same time, in the later phases")
-    parser.add_argument("--warm-up", type=int, default=60, help="requests before memory is looked at")
+    parser.add_argument("--warm-up", type=int, default=100, help="requests before memory is looked at")
+    parser.add_argument("--growth", type=float, default=50, help="MiB that memory may grow by afterwards")
     parser.add_argument("--bad", type=float, default=0.3, help="share of requests that must be refused")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)

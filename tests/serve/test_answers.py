@@ -251,6 +251,8 @@ def test_a_model_without_a_classifier_asks_for_a_concept():
         ("rise:masks=0", "", "give at least 1"),
         ("rise:max_forwards=21", "", "rise:max_forwards=21: max_forwards can be 20 here at most"),
         ("smooth_cdam:samples=1000000000", "", "samples can be 50 here at most"),
+        ("smoothgrad:noise=nan", "", "noise=nan is not understood"),
+        ("tis:seed=-1", "", "give 0 or more"),
         ("rise:cells=10000", "", "cells can be 20 here at most"),
         ("rise:seed=99999999999999999999", "", "seed can be 2147483648 here at most"),
         (",".join(f"random:seed={i}" for i in range(65)), "", "65 methods; name 64 at most"),

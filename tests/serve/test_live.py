@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -16,6 +20,7 @@ from tests.serve.test_app import refused, until
 from vitscope.serve.body import BoundedBody
 from vitscope.serve.errors import RefusedError
 
+ROOT = Path(__file__).parents[2]
 MIB = 2**20
 
 
@@ -167,6 +172,17 @@ def test_many_clients_with_good_and_bad_requests(explainer):
     assert "Traceback" not in server.said
     assert status["waiting"] == status["running"] == status["kept"] == 0
     assert after.get("VmRSS", 0) < before.get("VmRSS", 0) + 60
+
+
+def test_the_program_of_the_documentation_works(live, files, tmp_path):
+    pytest.importorskip("requests")
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "cat.jpg").write_bytes(files()[0][1][1])
+    with live() as address:
+        code = code.replace("http://127.0.0.1:8000", address)
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"predicted: .* \(12, 12\)$", done.stdout)
 
 
 def test_results_do_not_pile_up(live, files):

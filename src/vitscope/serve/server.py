@@ -12,6 +12,7 @@ from http import HTTPStatus
 
 import anyio
 from fastapi import FastAPI, Request
+from python_multipart.exceptions import FormParserError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -80,6 +81,8 @@ class Server:
                     explainer = self.explainers[form.model]
                     order = await anyio.to_thread.run_sync(order_of, form, explainer, limits, limiter=self._readers)
                 return submit(order)
+        except FormParserError:  # which older versions of the framework let through
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "Invalid multipart data.") from None
         except FullError:
             raise RefusedError(
                 HTTPStatus.TOO_MANY_REQUESTS,
