@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import sys
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from PIL import Image
 
 from vitscope.cli import common
 from vitscope.errors import VitscopeError
@@ -56,6 +56,7 @@ def serve(
 ) -> None:
     """Serve a page and an API: a picture in, its maps out, with models that stay loaded."""
     try:
+        import python_multipart  # noqa: F401  which the framework looks for when a form comes, not before
         import uvicorn
 
         from vitscope import serve as web
@@ -72,7 +73,7 @@ def serve(
     listening = _listen(host, port)
     explainers = _load(model, weights, labels, device)
     app = web.create_app(explainers, limits, hosts=web.Hosts(host, allow_host or ()), batch_size=batch_size)
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the client is told, in its answer
+    _quieten()
     config = uvicorn.Config(
         app,
         http="h11",
@@ -93,6 +94,12 @@ def serve(
     _leave(app)
 
 
+def _quieten() -> None:
+    """What is wrong with a request is told to its sender, and not to whoever started the server."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+
+
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens.
 
@@ -103,9 +110,10 @@ def _listen(host: str, port: int) -> socket.socket:
         ((family, *_, address), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         return socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
-        reason = error.strerror or str(error)
+        known = error.errno is not None and not isinstance(error, socket.gaierror)
+        reason = os.strerror(error.errno or 0) if known else error.strerror or str(error)
         raise VitscopeError(
-            f"cannot listen on {host}, port {port} ({reason.lower()}); give another --port, 0 for a free one"
+            f"cannot listen on {host}, port {port} ({reason.lower()}); give another --port, 0 for a free one, or --host"
         ) from error
 
 

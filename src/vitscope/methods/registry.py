@@ -200,9 +200,11 @@ def read_option(text: str, hint: Any, option: str) -> Any:
             return text.lower() == "true"
         if kind in (int, float):
             try:
-                return kind(text)
+                value = kind(text)
             except ValueError:
                 continue
+            if value == value:  # nan is no number, and every comparison would let it pass
+                return value
     raise MethodError(f"{option}={text} is not understood; it takes {choices_of(hint)}")
 
 

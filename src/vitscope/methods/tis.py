@@ -64,6 +64,8 @@ class TIS:
         check_samples("tis", self.masks, self.max_forwards, least=2)
         if not 0 < self.keep < 1 or self.rounds < 1:
             raise MethodError(f"tis:keep={self.keep},rounds={self.rounds}: give 0 < keep < 1, and at least 1 round")
+        if self.seed < 0:
+            raise MethodError(f"tis:seed={self.seed}: give 0 or more")
 
     @property
     def needs(self) -> Needs:

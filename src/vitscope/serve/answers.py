@@ -18,7 +18,7 @@ from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.outcome import Progress, refusals
 from vitscope.report import Lens, content_of, lens_of
-from vitscope.serve.jobs import StoppedError
+from vitscope.serve.job import StoppedError
 from vitscope.serve.orders import Order, concept_of, together
 from vitscope.targets import Class
 

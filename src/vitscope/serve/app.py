@@ -16,7 +16,7 @@ from vitscope.serve import schemas
 from vitscope.serve.body import BoundedBody
 from vitscope.serve.errors import RefusedError, answer_errors
 from vitscope.serve.guard import HEADERS, Guard, Hosts
-from vitscope.serve.jobs import Job, Snapshot, State
+from vitscope.serve.job import Job, Snapshot, State
 from vitscope.serve.limits import Limits
 from vitscope.serve.page import server_page
 from vitscope.serve.server import Server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -26,6 +27,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d+)?")
 _READING = ("GET", "HEAD", "OPTIONS")
 
 
@@ -89,11 +91,8 @@ class Guard:
 
 def _name_of(host: str) -> str:
     """The host's name or address without its port; "" where it is none."""
-    try:
-        parts = urlsplit(f"//{host}")
-        return "" if parts.username is not None or parts.path else (parts.hostname or "").rstrip(".")
-    except ValueError:
-        return ""
+    found = _HOST.fullmatch(host.lower())
+    return (found[1] or found[2]).rstrip(".") if found else ""
 
 
 def _is_address(name: str) -> bool:

@@ -7,11 +7,19 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
 
+from vitscope.serve.job import (
+    ClosedError,
+    FullError,
+    GoneError,
+    Job,
+    Progress,
+    Snapshot,
+    State,
+    StoppedError,
+    UnknownError,
+)
 from vitscope.serve.limits import Limits
 from vitscope.serve.orders import Order
 
@@ -20,99 +28,6 @@ REMEMBERED = 1024
 
 IDLE = 15.0
 """Seconds after which an idle worker looks for results that have grown too old."""
-
-
-class State(StrEnum):
-    """Of a job."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-
-    @property
-    def final(self) -> bool:
-        """Whether nothing follows."""
-        return self not in (State.WAITING, State.RUNNING)
-
-
-class FullError(Exception):
-    """As many jobs wait as may."""
-
-
-class ClosedError(Exception):
-    """The server is stopping."""
-
-
-class UnknownError(Exception):
-    """There is no such job, and none is remembered."""
-
-
-class GoneError(Exception):
-    """The job was there, and is not kept any more."""
-
-
-class StoppedError(Exception):
-    """Raised into an explanation that nobody waits for any more."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Of a method that runs the model on altered pictures: its label, forwards done, and of how many."""
-
-    method: str
-    done: int
-    total: int
-
-
-@dataclass(eq=False)
-class Job:
-    """One job; changed by `Jobs` alone, under its lock.
-
-    Attributes:
-        id: a secret of whoever sent it.
-        model: which answers it.
-        pictures: how many.
-        order: until the job has ended.
-        deadline: on the clock of `Jobs`.
-        state: see `State`.
-        progress: while it runs, where a method tells.
-        result: JSON, of a job that is done.
-        error: one line, of a job that is neither waiting, running nor done.
-        fault: whether the failure is the server's own.
-        ended: on the clock, when it came to its last state.
-        finished: is done when the job comes to its last state.
-    """
-
-    id: str
-    model: str
-    pictures: int
-    order: Order | None
-    deadline: float
-    state: State = State.WAITING
-    progress: Progress | None = None
-    result: bytes | None = None
-    error: str = ""
-    fault: bool = False
-    ended: float = 0.0
-    finished: Future[None] = field(default_factory=Future)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A job at one moment: what `Job` says, and how many wait before it."""
-
-    id: str
-    model: str
-    pictures: int
-    state: State
-    ahead: int
-    progress: Progress | None
-    error: str
-    fault: bool
-    result: bytes | None
 
 
 class Jobs:
@@ -242,7 +157,7 @@ class Jobs:
             if self._closed or all(job.state.final for job in jobs):
                 raise StoppedError
             for job in jobs:
-                job.progress = progress
+                job.progress = None if job.state.final else progress
 
     def done(self, job: Job, result: bytes) -> None:
         """Give a job its result, unless it has ended otherwise."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vitscope.serve.jobs import State
+from vitscope.serve.job import State
 from vitscope.serve.limits import Limits
 
 

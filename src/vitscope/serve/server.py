@@ -12,6 +12,7 @@ from http import HTTPStatus
 
 import anyio
 from fastapi import FastAPI, Request
+from python_multipart.exceptions import FormParserError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -21,7 +22,8 @@ from vitscope.serve import schemas
 from vitscope.serve.answers import Answerer
 from vitscope.serve.errors import RefusedError
 from vitscope.serve.form import FIELD_BYTES, FILES, TEXTS, order_of, read_form
-from vitscope.serve.jobs import ClosedError, FullError, GoneError, Job, Jobs, Snapshot, UnknownError
+from vitscope.serve.job import ClosedError, FullError, GoneError, Job, Snapshot, UnknownError
+from vitscope.serve.jobs import Jobs
 from vitscope.serve.limits import Limits
 from vitscope.serve.orders import default_methods
 from vitscope.serve.worker import Worker
@@ -79,6 +81,8 @@ class Server:
                     explainer = self.explainers[form.model]
                     order = await anyio.to_thread.run_sync(order_of, form, explainer, limits, limiter=self._readers)
                 return submit(order)
+        except FormParserError:  # which older versions of the framework let through
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "Invalid multipart data.") from None
         except FullError:
             raise RefusedError(
                 HTTPStatus.TOO_MANY_REQUESTS,

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from vitscope.errors import VitscopeError
 from vitscope.serve.answers import Answerer
-from vitscope.serve.jobs import Job, Jobs, Progress, StoppedError
+from vitscope.serve.job import Job, Progress, StoppedError
+from vitscope.serve.jobs import Jobs
 from vitscope.serve.orders import Order
 
 _log = logging.getLogger(__name__)
