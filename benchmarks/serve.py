@@ -31,7 +31,7 @@ from PIL import Image
 
 from vitscope import Explainer
 from vitscope.datasets import Scenes
-from vitscope.report import lens_of, records_of
+from vitscope.report import content_of, lens_of
 from vitscope.report.packing import unpacked
 from vitscope.serve import Limits
 from vitscope.targets import Concept
@@ -194,7 +194,7 @@ class Judge:
             images = [Image.open(io.BytesIO(content))]
             found = self._explainer(images, methods, target, strict=False, max_forwards=Limits().max_forwards)
             lens = lens_of(self._explainer, images) if case.data.get("lens") != "false" else None
-            (record,) = records_of(found, lens, len(own["images"]))
+            (record,) = content_of(found, lens, len(own["images"]))["pictures"]
             records.append(record | {"name": name})
         return records
 

@@ -13,7 +13,7 @@ from tests.conftest import build
 from vitscope import Explainer
 from vitscope.errors import VitscopeError
 from vitscope.images import Batch, Preprocessing, prepare
-from vitscope.report import lens_of, records_of, shared_of
+from vitscope.report import content_of, lens_of
 from vitscope.serve.answers import Answerer
 from vitscope.serve.job import StoppedError
 from vitscope.serve.limits import Limits
@@ -38,7 +38,7 @@ def answers(explainer, *orders, progress=nothing, go_on=nothing):
 
 def due(explainer, picture, methods="daam,agcam,cdam", target="", lens=True, pictures=1):
     found = explainer(picture, methods, target or None, strict=False, max_forwards=LIMITS.max_forwards)
-    (record,) = records_of(found, lens_of(explainer, picture) if lens else None, pictures)
+    (record,) = content_of(found, lens_of(explainer, picture) if lens else None, pictures)["pictures"]
     return record
 
 
@@ -94,9 +94,9 @@ def test_a_lens_of_factors_and_one_of_single_maps_are_cut_apart_too(scene):
             lens = lens_of(explainer, images)
             content = json.loads(answer)
             assert content["pictures"][0]["lens"]["form"] == form
-            check(answer, *records_of(explainer(images, "cdam", strict=False), lens))
-            shared = shared_of(explainer.names, explainer.anatomy.outputs, lens.weight(2))
-            assert not difference(content["shared"], shared)
+            wanted = content_of(explainer(images, "cdam", strict=False), lens)
+            check(answer, *wanted["pictures"])
+            assert not difference(content["shared"], wanted["shared"])
 
 
 def test_a_concept(explainer, scene):

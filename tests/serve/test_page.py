@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+
 from tests.browser import watched
 
 pytestmark = pytest.mark.xdist_group("browser")
@@ -77,8 +78,8 @@ def test_a_picture_is_explained_and_its_classes_are_at_hand(page, explainer, sce
 
 def test_methods_and_target_are_chosen(page, explainer, scene):
     page.get_by_text("Methods").click()
-    for box in page.locator(".methods input:checked").all():
-        box.uncheck()
+    for name in ("daam", "agcam", "cdam"):
+        page.get_by_role("checkbox", name=name, exact=True).uncheck()
     page.get_by_role("checkbox", name="rise", exact=True).check()
     page.get_by_role("checkbox", name="cdam", exact=True).check()
     page.get_by_label("target").fill(explainer.names[5])
@@ -149,7 +150,7 @@ def test_what_is_refused_is_told_and_the_next_picture_goes_through(page, scene, 
     page.get_by_role("button", name=f"take away {name}").click()
     upload(page, ("good.png", png(scene(7))))
     explained(page)
-    assert page.get_by_role("alert").text_content() == ""
+    assert page.locator(".failure").text_content() == ""
     assert page.get_by_role("heading", level=2).text_content() == "good.png"
 
 
