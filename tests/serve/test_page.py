@@ -85,7 +85,11 @@ def test_methods_and_target_are_chosen(page, explainer, scene):
     page.get_by_label("target").fill(explainer.names[5])
     upload(page, ("a.png", png(scene(1))), ("b.png", png(scene(2))))
     explained(page)
-    assert page.get_by_label("map", exact=True).locator("option").all_text_contents() == ["cdam", "gradcam", "class lens"]
+    assert page.get_by_label("map", exact=True).locator("option").all_text_contents() == [
+        "cdam",
+        "gradcam",
+        "class lens",
+    ]
     page.get_by_label("map", exact=True).select_option("cdam")
     page.locator(".gallery button").nth(1).click()
     expected = explainer([scene(2)], "cdam", 5)["cdam"].values[0]
