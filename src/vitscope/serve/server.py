@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
-import anyio
 from fastapi import FastAPI, Request
 from python_multipart.exceptions import FormParserError
 from starlette.concurrency import run_in_threadpool
@@ -29,7 +29,7 @@ from vitscope.serve.orders import default_methods
 from vitscope.serve.worker import Worker
 
 READERS = 2
-"""Requests whose pictures are decoded at the same time: a picture of 50 megapixels takes up to a gigabyte for that."""
+"""Requests whose pictures are decoded at the same time: a picture of 50 megapixels takes up to 1.3 GB for that."""
 
 LOOK = 0.25
 """Seconds between looks whether a client that waits for its answer is still there."""
@@ -50,19 +50,19 @@ class Server:
         self.jobs = Jobs(limits)
         answerers = {name: Answerer(name, one, limits.max_forwards) for name, one in self.explainers.items()}
         self._worker = Worker(self.jobs, answerers, batch_size)
-        self._readers: anyio.CapacityLimiter | None = None
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="vitscope-serve-reader")
         self.models = schemas.Models(models=[_describe(name, one) for name, one in self.explainers.items()])
         self.stopped = True
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
         """From the start to the end of the application."""
-        self._readers = anyio.CapacityLimiter(READERS)
         self._worker.start()
         try:
             yield
         finally:
             self.jobs.close()
+            self._readers.shutdown(wait=False, cancel_futures=True)
             self.stopped = await run_in_threadpool(self._worker.join, PATIENCE)
 
     async def submit(self, request: Request) -> Job:
@@ -79,7 +79,8 @@ class Server:
                 ) as data:
                     form = read_form(data, self.explainers, limits)
                     explainer = self.explainers[form.model]
-                    order = await anyio.to_thread.run_sync(order_of, form, explainer, limits, limiter=self._readers)
+                    loop = asyncio.get_running_loop()
+                    order = await loop.run_in_executor(self._readers, order_of, form, explainer, limits)
                 return submit(order)
         except FormParserError:  # which older versions of the framework let through
             raise RefusedError(HTTPStatus.BAD_REQUEST, "Invalid multipart data.") from None
