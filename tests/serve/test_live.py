@@ -61,7 +61,9 @@ def test_a_body_too_large_is_not_held():
         raise AssertionError(message)
 
     with pytest.raises(RefusedError, match="larger than 5 MiB") as caught:
-        asyncio.run(BoundedBody(app, 5 * MIB, 60)({"type": "http", "headers": []}, endless, send))
+        serving = BoundedBody(app, 5 * MIB, 60)({"type": "http", "headers": []}, endless, send)
+        with ThreadPoolExecutor(1) as thread:  # Playwright's loop runs in this one, where a browser was opened
+            thread.submit(asyncio.run, serving).result()
     assert caught.value.status == 413
     assert asked == 6
 
