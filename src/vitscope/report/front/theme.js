@@ -8,16 +8,19 @@ const THEMES = [
   ["dark", "☾ dark"],
 ];
 
-/** A button that goes round the themes. */
+/** A button that goes round the themes; the page has the system's until it is pressed. */
 export function themeButton() {
+  const system = matchMedia("(prefers-color-scheme: dark)");
   let now = 0;
   const button = h("button", { type: "button", class: "theme", onclick: () => turn(now + 1) });
   const turn = (next) => {
     now = next % THEMES.length;
-    document.documentElement.dataset.theme = THEMES[now][0];
-    button.textContent = THEMES[now][1];
-    button.setAttribute("aria-label", `colours of the page: ${THEMES[now][1].slice(2)}`);
+    const [theme, words] = THEMES[now];
+    document.documentElement.dataset.theme = theme || (system.matches ? "dark" : "light");
+    button.textContent = words;
+    button.setAttribute("aria-label", `colours of the page: ${words.slice(2)}`);
   };
+  system.addEventListener("change", () => turn(now));
   turn(0);
   return button;
 }
