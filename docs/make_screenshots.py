@@ -8,23 +8,21 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import socket
+import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import uvicorn
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.serve import Live
 
 from vitscope import Explainer
 from vitscope.datasets import Scenes
 from vitscope.report import content_of, lens_of
 from vitscope.report.page import report_page
-from vitscope.serve import create_app
 
 HERE = Path(__file__).parent / "pictures"
 METHODS = "daam,agcam,cdam,attention,rollout,gradcam,center"
@@ -50,22 +48,6 @@ def keep(page: Page, name: str) -> None:
     Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(HERE / f"{name}.webp", quality=82, method=6)
 
 
-@contextmanager
-def served(explainer: Explainer) -> Iterator[str]:
-    """The address of a server in a thread."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app({"scenes": explainer}), log_level="critical"))
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
 def main() -> None:
     explainer, images = Explainer("scenes"), pictures()
     explanation = explainer(images, METHODS)
@@ -73,13 +55,13 @@ def main() -> None:
     for index, record in enumerate(content["pictures"]):
         record["name"] = f"scene {index + 1}"
     program = os.environ.get("VITSCOPE_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder, served(explainer) as address:
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder, Live() as live:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         file = Path(folder) / "report.html"
         file.write_text(report_page(content["pictures"], content["shared"]), encoding="utf-8")
         report(browser.new_page(viewport=WIDE), file.as_uri(), str(explanation.subject.names[other(explanation)]))
         phone(browser.new_page(viewport={"width": 390, "height": 860}, device_scale_factor=1.5), file.as_uri())
-        server(browser.new_page(viewport=WIDE), address, images[0])
+        server(browser.new_page(viewport=WIDE), live.address, images[0])
         browser.close()
 
 

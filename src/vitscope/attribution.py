@@ -238,7 +238,7 @@ class Explanation:
         Raises:
             VitscopeError: the folder cannot be written, or a video cannot be made here.
         """
-        from vitscope.view.save import save_explanation  # here, since pictures lie behind results
+        from vitscope.save import save_explanation  # here, since pictures lie behind results
 
         return [str(path) for path in save_explanation(self, folder, video=video)]
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 import vitscope
 from tests.conftest import build, pictures
-from vitscope import cli
+from vitscope import cli, save, video
 from vitscope.datasets import Scenes
 from vitscope.errors import VitscopeError
-from vitscope.view import save, video
+from vitscope.view import video
 
 iio = pytest.importorskip("imageio.v2", reason="of the extra video")
 pytest.importorskip("imageio_ffmpeg", reason="of the extra video")

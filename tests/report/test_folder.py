@@ -29,7 +29,7 @@ def saved(tmp_path):
     images = [Image.fromarray(random.integers(0, 255, (40, 40, 3), dtype=np.uint8)) for _ in range(5)]
     explainer = Explainer(build())
     explanation = explainer(images, "daam,cdam")
-    from vitscope.view.save import save_explanation
+    from vitscope.save import save_explanation
 
     save_explanation(explanation, tmp_path / "out", lens=lens_of(explainer, explanation.subject.batch))
     return tmp_path / "out", explanation

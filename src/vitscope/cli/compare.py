@@ -16,8 +16,8 @@ from vitscope.cli import common
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.methods import choose
+from vitscope.save import COLOURS, evolution_of, panels_of, save_picture
 from vitscope.view import contact, filmstrip, under_headings
-from vitscope.view.save import COLOURS, evolution_of, panels_of, save_picture
 
 _TILE, _FRAMES = 120, 12
 

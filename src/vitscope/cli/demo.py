@@ -9,7 +9,7 @@ import typer
 
 from vitscope.cli import common
 from vitscope.demo import Size, demo_page
-from vitscope.view.save import prepare_folder, save_text
+from vitscope.save import prepare_folder, save_text
 
 
 def demo(

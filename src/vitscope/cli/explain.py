@@ -16,8 +16,8 @@ from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.report import lens_of
 from vitscope.report.folder import PER_PAGE, write_report
+from vitscope.save import prepare_folder, save_explanation, write_run_manifest
 from vitscope.targets import Target
-from vitscope.view.save import prepare_folder, save_explanation, write_run_manifest
 from vitscope.view.video import usable
 
 

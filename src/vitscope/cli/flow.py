@@ -15,8 +15,8 @@ from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.flow import Flow, attention_flow
 from vitscope.methods import as_method
+from vitscope.save import save_picture
 from vitscope.view.flow import flow_chart
-from vitscope.view.save import save_picture
 
 
 def flow(

@@ -12,7 +12,7 @@ from typing import Any
 from vitscope.errors import VitscopeError
 from vitscope.report.page import report_page
 from vitscope.report.record import SCHEMA_VERSION
-from vitscope.view.save import MANIFEST, VIEW, save_text
+from vitscope.save import MANIFEST, VIEW, save_text
 
 PER_PAGE = 24
 """Pictures in one page; more make several pages that name each other."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from torch import Tensor
 from vitscope.errors import VitscopeError
 from vitscope.evidence import Evidence
 from vitscope.explainer import Explainer
-from vitscope.images import Batch
 from vitscope.report.packing import rounded, size_of
 from vitscope.targets import Class
 
@@ -54,32 +53,38 @@ class Lens:
             pictures: how many share one page, and so one classifier.
         """
         if self.evidence is None:
-            return self._top(image)
-        effects = self.evidence.effects[image].flatten(0, 1)  # n F
-        grid, classes = list(self.evidence.effects.shape[1:3]), self.evidence.classes
-        patches, width = effects.shape
-        factors = size_of((patches, width)) + -(-self._shared() // pictures)
-        every = size_of((classes, patches))
-        if min(factors, every) > MOST:
-            count = max(1, MOST // (size_of((1, patches)) + 6))
-            chosen, maps = self.evidence.top(count)
-            return _maps(chosen[image], maps[image].flatten(1), grid)
-        if factors < every:
-            return {"form": "factors", "grid": grid, "effects": rounded(effects)}
-        return {"form": "maps", "grid": grid, "classes": None, "maps": rounded(self.evidence.all()[image].flatten(1))}
+            return self._asked_for(image)
+        grid, form = list(self.evidence.effects.shape[1:3]), self._form(pictures)
+        if form == "factors":
+            return {"form": form, "grid": grid, "effects": rounded(self.evidence.effects[image].flatten(0, 1))}
+        if form == "every map":
+            every = self.evidence.all()[image].flatten(1)
+            return {"form": "maps", "grid": grid, "classes": None, "maps": rounded(every)}
+        count = max(1, MOST // (size_of((1, grid[0] * grid[1])) + 6))
+        chosen, maps = self.evidence.top(count)
+        return _maps(chosen[image], maps[image].flatten(1), grid)
 
     def weight(self, pictures: int = 1) -> dict[str, Any] | None:
         """The classifier, (c F), for a page whose pictures are in the form "factors"; None where none is."""
-        if self.evidence is None or self.evidence.weight is None:
+        if self.evidence is None or self.evidence.weight is None or self._form(pictures) != "factors":
             return None
-        form = self.record(0, pictures)["form"]
-        return rounded(self.evidence.weight) if form == "factors" else None
+        return rounded(self.evidence.weight)
 
-    def _shared(self) -> int:
+    def _form(self, pictures: int) -> Literal["factors", "every map", "some maps"]:
+        """The smallest that holds every class; maps of some where none of them has room."""
         assert self.evidence is not None
-        return 0 if self.evidence.weight is None else size_of(tuple(self.evidence.weight.shape))
+        _, rows, cols, width = self.evidence.effects.shape
+        weight = self.evidence.weight
+        shared = 0 if weight is None else size_of(tuple(weight.shape))
+        factors, every = (
+            size_of((rows * cols, width)) + -(-shared // pictures),
+            size_of((self.evidence.classes, rows * cols)),
+        )
+        if min(factors, every) > MOST:
+            return "some maps"
+        return "factors" if factors < every else "every map"
 
-    def _top(self, image: int) -> dict[str, Any]:
+    def _asked_for(self, image: int) -> dict[str, Any]:
         if self.classes is None or self.maps is None:
             return {"form": "none", "reason": self.reason}
         maps = self.maps[image]
@@ -107,7 +112,6 @@ def lens_of(explainer: Explainer, images: Any) -> Lens:
 
 def _asked(explainer: Explainer, images: Any) -> Lens:
     """CDAM of the classes with the highest logits, in one pass after the one that finds them."""
-    batch = images if isinstance(images, Batch) else None
     first = explainer(images, "cdam")
     batch = first.subject.batch
     chosen = first.logits.topk(min(ASKED, first.logits.shape[1]), dim=1).indices.cpu()  # b k

@@ -94,19 +94,10 @@ class Flow(BaseModel):
     half: Annotated[float, Field(description="The block at which half of it is there.")]
 
 
-class MethodMap(BaseModel):
+class MethodMap(MethodInfo):
     """What one method says of one picture."""
 
     label: Annotated[str, Field(description="As it was asked for.")]
-    name: str
-    title: str
-    family: str
-    paper: str
-    year: int
-    signed: bool
-    class_specific: bool
-    cost: str
-    caution: str
     cautions: Annotated[list[str], Field(description="What a reader must know, the gravest first.")]
     options: dict[str, Any]
     values: Annotated[Packed, Field(description="The raw map: rows, columns.")]

@@ -143,7 +143,7 @@ export class Viewer {
     });
     this.grown = h(
       "section",
-      {},
+      { class: "card" },
       h("h3", {}, "Evolution over the blocks"),
       labelled("method", this.growing),
       this.evolution.element,
@@ -179,8 +179,8 @@ export class Viewer {
       "div",
       { class: "panels" },
       this.grown,
-      h("section", {}, h("h3", {}, "Class lens"), this.lens.element),
-      h("section", {}, h("h3", {}, "What was explained"), this.facts),
+      h("section", { class: "card" }, h("h3", {}, "Class lens"), this.lens.element),
+      h("section", { class: "card" }, h("h3", {}, "What was explained"), this.facts),
     );
     this.element.append(
       this.gallery,

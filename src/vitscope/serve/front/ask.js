@@ -36,7 +36,7 @@ export class Ask {
     this.button = h("button", { type: "submit", class: "primary" }, "Explain");
     this.element = h(
       "form",
-      { class: "ask", onsubmit: (event) => (event.preventDefault(), this.send()) },
+      { class: "card ask", onsubmit: (event) => (event.preventDefault(), this.send()) },
       this.images.element,
       h(
         "div",
