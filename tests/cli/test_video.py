@@ -11,7 +11,7 @@ from PIL import Image
 
 import vitscope
 from tests.conftest import build, pictures
-from vitscope import cli, save, video
+from vitscope import cli, save
 from vitscope.datasets import Scenes
 from vitscope.errors import VitscopeError
 from vitscope.view import video
