@@ -21,7 +21,7 @@ from vitscope.models import Anatomy, Block, Grid
 from vitscope.trace.aim import Aim, seeds_at
 from vitscope.trace.capture import ForwardCapture
 from vitscope.trace.heads import head_products, merge_heads, split_heads
-from vitscope.trace.jacobian import RowMap, gradients_of, pull_back
+from vitscope.trace.jacobian import RowMap, batchable, gradients_of, pull_back
 from vitscope.trace.watch import BlockCapture
 
 
@@ -46,27 +46,76 @@ def skip_gradients(
         block index -> (m b h r d) (row 0 is the class token's); and the gradient at the last
         block's e_B, (m b r D).
     """
-    gradients = {}
     last = len(anatomy.blocks) - 1
-    flow = pull_back(anatomy.features, capture.final, seeds)
-    for index in reversed(range(len(anatomy.blocks))):
-        block, record = anatomy.blocks[index], capture.blocks[index]
-        assert record.residual is not None
-        assert record.rows is not None
-        through = pull_back(block.feedforward, record.residual, flow)
-        flow = flow + through if beside or index == last else through
-        gradient = pull_back(block.projection, merge_heads(record.rows), flow)
-        gradients[index] = split_heads(gradient, block.heads)
-        if index == last:
-            at_last = flow
-        if last_only:
-            break
-        if not block.residual:
-            for before, recorded in enumerate(capture.blocks[:index]):
-                assert recorded.rows is not None
-                gradients[before] = torch.zeros_like(recorded.rows).expand(len(seeds), *recorded.rows.shape)
-            break
+    alone = last_only or not anatomy.blocks[last].residual
+    reach = [last] if alone else list(range(last + 1))
+    stretches = [reach] if anatomy.rows_read is not None else [[index] for index in reversed(reach)]
+    gradients: dict[int, Tensor] = {}
+    flow, onward = seeds, _to_features(anatomy, capture)
+    for stretch in stretches:
+        found, at_sums = _back_along(anatomy, capture, stretch, onward, flow, beside)
+        gradients |= dict(zip(stretch, found, strict=True))
+        if stretch[-1] == last:
+            at_last = at_sums[-1]
+        flow, onward = at_sums[0], _as_it_is
+    if alone and not last_only:
+        for before, recorded in enumerate(capture.blocks[:last]):
+            assert recorded.rows is not None
+            gradients[before] = torch.zeros_like(recorded.rows).expand(len(seeds), *recorded.rows.shape)
     return gradients, at_last
+
+
+def _back_along(
+    anatomy: Anatomy,
+    capture: ForwardCapture,
+    stretch: Sequence[int],
+    onward: RowMap,
+    cotangents: Tensor,
+    beside: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients along some blocks that follow each other: one small graph, in which every e_b has its recorded value.
+
+    Args:
+        anatomy, capture: as for `skip_gradients`.
+        stretch: the blocks' indices.
+        onward: from the last one's output (b r D) to where the cotangents stand.
+        cotangents: one a target, (m ...).
+        beside: as for `skip_gradients`.
+
+    Returns:
+        At every T_b, (m b h r d), and at every e_b, (m b r D).
+    """
+    leaves, sums = [], []
+    flow: Tensor | None = None
+    with torch.enable_grad(), batchable(len(cotangents) > 1):
+        for index in stretch:
+            block, record = anatomy.blocks[index], capture.blocks[index]
+            assert record.residual is not None
+            assert record.rows is not None
+            leaves.append(merge_heads(record.rows).detach().requires_grad_())
+            added = block.projection(leaves[-1])
+            sums.append(_valued(record.residual, added if flow is None else flow + added))
+            through = block.feedforward(sums[-1])
+            flow = sums[-1] + through if beside or index + 1 == len(anatomy.blocks) else through
+        assert flow is not None
+        found = gradients_of([onward(flow)], [*leaves, *sums], [cotangents])
+    at_leaves = [
+        split_heads(gradient, anatomy.blocks[index].heads) for gradient, index in zip(found, stretch, strict=False)
+    ]
+    return at_leaves, found[len(stretch) :]
+
+
+def _to_features(anatomy: Anatomy, capture: ForwardCapture) -> RowMap:
+    return lambda flow: anatomy.features(_valued(capture.final, flow))
+
+
+def _as_it_is(flow: Tensor) -> Tensor:
+    return flow
+
+
+def _valued(value: Tensor, flow: Tensor) -> Tensor:
+    """`value`, with the graph of `flow`."""
+    return value + (flow - flow.detach())
 
 
 def own_gradients(

@@ -19,7 +19,7 @@ _BACK_IS_CHEAPER = 2  # a direction back costs about half of one forth, benchmar
 
 def pull_back(function: RowMap, at: Tensor, cotangents: Tensor) -> Tensor:
     """J^T products: the gradients of <cotangent_m, function(x)> at x = `at` (...), stacked (m ...)."""
-    with torch.enable_grad(), _batchable(len(cotangents) > 1):
+    with torch.enable_grad(), batchable(len(cotangents) > 1):
         point = at.detach().requires_grad_()
         (gradients,) = gradients_of([function(point)], [point], [cotangents])
     return gradients
@@ -134,7 +134,8 @@ class _Batchable(TorchFunctionMode):
 
 
 @contextmanager
-def _batchable(wanted: bool) -> Iterator[None]:
+def batchable(wanted: bool) -> Iterator[None]:
+    """Within it, where `wanted`, a graph is built whose backward pass takes many cotangents at once."""
     if not wanted:
         yield
         return
