@@ -143,3 +143,30 @@ def test_an_attention_mask_counts(boolean):
     hook.remove()
     found = vitscope.Explainer(model)(images, "cdam", classes.tolist())["cdam"].values.flatten(1)
     assert close(found, (seen[-1] * gradient).sum(-1)[:, 1:], 1e-6)
+
+
+@pytest.mark.parametrize("which", ["vit", "deit3", "scale_norm", "qk_norm"])
+def test_a_last_block_that_alone_is_written_out(which):
+    """Its patch rows are left out all the same, though the block before ran the kernel."""
+    model = build(which, dtype=torch.float64)
+    images, classes = pictures(model, 2, dtype=torch.float64), torch.tensor([1, 4])
+    fused = traced(model, images, classes)
+    model.blocks[-1].attn.fused_attn = False
+    written = traced(model, images, classes)
+    for block, wanted in zip(written.blocks, fused.blocks, strict=True):
+        for name in ("attention", "values", "output", "full_gradient", "skip_gradient"):
+            assert close(getattr(block, name), getattr(wanted, name)), name
+
+
+def test_patch_rows_of_the_last_attention_are_left_out():
+    """The last attention sees one row, and the output is the model's own; with rotated or normed keys it sees all."""
+    for which, rows in (("vit", 1), ("deit3", 1), ("qk_norm", 17), ("distilled", 18)):
+        model = build(which)
+        images, seen = pictures(model), []
+        with torch.no_grad():
+            wanted = model(images)
+        hook = model.blocks[-1].attn.register_forward_hook(lambda *call, seen=seen: seen.append(call[-1].shape[1]))
+        found = record(anatomy_of(model), images, Needs(attention=ALL, full_gradient=ALL), [Class(2)]).logits
+        hook.remove()
+        assert seen == [rows], which
+        torch.testing.assert_close(found, wanted)

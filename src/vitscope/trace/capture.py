@@ -41,6 +41,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
         ModelError: the model's output is not (b c) and finite, or a block's attention was not seen.
     """
     records = [BlockCapture() for _ in anatomy.blocks]
+    grid = anatomy.grid((images.shape[-2], images.shape[-1]))
     measured = needs.feedforward_transform > Blocks.NONE
     lean = not (thorough or measured) and anatomy.rows_read == 1 and anatomy.blocks[-1].plain
     watch = AttentionWatch(anatomy, needs, records, lean)
@@ -73,6 +74,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
         if graph:
             hook.replace_input(anatomy.blocks[1 if second else 0].module, begin)
         if lean:
+            hook.replace_input(anatomy.blocks[-1].attention, partial(watch.narrow, grid))
             hook.replace_input(anatomy.blocks[-1].feedforward_site, lambda x: x[:, :1])
         if anatomy.final_site is not None:
             hook.before(anatomy.final_site, measure.leave)
@@ -157,7 +159,9 @@ class Hooks:
         """Give `module` make(x) in place of its first input x."""
 
         def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            return (make(inputs[0]), *inputs[1:]) if threading.get_ident() == self._thread else None
+            if not inputs or threading.get_ident() != self._thread:
+                return None
+            return (make(inputs[0]), *inputs[1:])
 
         self._stack.callback(module.register_forward_pre_hook(hook).remove)
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import ModelError
-from vitscope.models import Anatomy
+from vitscope.models import Anatomy, Grid
 from vitscope.trace.frozen import Frozen
 from vitscope.trace.heads import head_products, merge_heads, split_heads
 from vitscope.trace.kernel import Attend
@@ -144,6 +144,9 @@ class AttentionWatch(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._lean = lean
+        self._blocks = anatomy.blocks
+        self._fused_before = False
+        self._of_all: tuple[Tensor, Tensor] | None = None
         self._whole = whole
         self.current: int | None = None
         self._records = records
@@ -157,9 +160,23 @@ class AttentionWatch(TorchFunctionMode):
         """The attention of block `index` begins."""
         self.current = index
 
+    def narrow(self, grid: Grid, tokens: Tensor) -> Tensor:
+        """What the last block's attention is given of t_B (b n D): the rows that are read, where the rest is not needed.
+
+        Patch rows of its queries and of its projection lead nowhere; keys and values of all tokens are made as the
+        description makes them, which `verify` holds against the model's own. So it is done where the block before, of
+        the same kind, ran torch's kernel without a mask, and where keys do not depend on a token's place.
+        """
+        last = self._blocks[-1]
+        if not (self._fused_before and last.affine_keys):
+            return tokens
+        if not isinstance(last.attention, nn.MultiheadAttention):  # which is given keys and values by themselves
+            self._of_all = last.keys_values(tokens, grid)
+        return tokens[:, : last.rows]
+
     def leave(self, _: Tensor) -> None:
         """The attention of the present block is done."""
-        self.current = None
+        self.current = self._of_all = None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
@@ -175,10 +192,14 @@ class AttentionWatch(TorchFunctionMode):
             return self._multi_head(*args, **kwargs)
         if self.current is not None and func is torch._native_multi_head_attention:
             return self._native_multi_head(*args, **kwargs)
+        written = self._written
+        if self._of_all is not None and func in _MATMUL and args[0].ndim == 4:  # written out in the last block alone
+            keys, values = self._of_all
+            weighs = written is not None and args[0] is written.attention
+            args = (args[0], values if weighs else keys.transpose(-2, -1))
         result = func(*args, **kwargs)
         if self.current is None or not isinstance(result, Tensor) or not args:
             return result
-        written = self._written
         if written is not None and written.goes_on(func, args, result):
             return result
         if func in _MATMUL and result.ndim == 4:
@@ -195,9 +216,13 @@ class AttentionWatch(TorchFunctionMode):
         In the last block only these rows are computed where `lean` allows it, and the graph ends with them.
         """
         tokens = call.query.shape[-2]
-        if self._lean and self._at_last():
+        if self._of_all is not None:
+            keys, values = self._of_all
+            call = dataclasses.replace(call, key=keys, value=values)
+        elif self._lean and self._at_last():
             rows = self._rows[-1]
             call = dataclasses.replace(call, query=call.query[..., :rows, :], mask=_first_rows(call.mask, rows))
+        self._fused_before = self._before_last() and call.mask is None
         output = call()
         self._keep(call.query, call.key, call.value, call.mask, output, call.scale)
         return self._go_on(output, tokens)
@@ -292,6 +317,13 @@ class AttentionWatch(TorchFunctionMode):
 
     def _at_last(self) -> bool:
         return self.current == len(self._records) - 1
+
+    def _before_last(self) -> bool:
+        """Whether the present block is the last but one, and its attention of the last one's kind."""
+        return (
+            self.current == len(self._records) - 2
+            and type(self._blocks[-2].attention) is type(self._blocks[-1].attention)
+        )
 
     def _keep(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, output: Tensor, scale: float = 1.0
