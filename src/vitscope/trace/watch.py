@@ -161,7 +161,7 @@ class AttentionWatch(TorchFunctionMode):
         self.current = index
 
     def narrow(self, grid: Grid, tokens: Tensor) -> Tensor:
-        """What the last block's attention is given of t_B (b n D): the rows that are read, where the rest is not needed.
+        """What the last block's attention is given of t_B (b n D): the rows that are read, where that can be shown.
 
         Patch rows of its queries and of its projection lead nowhere; keys and values of all tokens are made as the
         description makes them, which `verify` holds against the model's own. So it is done where the block before, of
@@ -320,9 +320,8 @@ class AttentionWatch(TorchFunctionMode):
 
     def _before_last(self) -> bool:
         """Whether the present block is the last but one, and its attention of the last one's kind."""
-        return (
-            self.current == len(self._records) - 2
-            and type(self._blocks[-2].attention) is type(self._blocks[-1].attention)
+        return self.current == len(self._records) - 2 and type(self._blocks[-2].attention) is type(
+            self._blocks[-1].attention
         )
 
     def _keep(
