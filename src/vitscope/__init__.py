@@ -20,7 +20,7 @@ from vitscope.explainer import Explainer, explain
 from vitscope.images import Preprocessing
 from vitscope.methods import list_methods
 from vitscope.metrics import list_metrics
-from vitscope.models import Layout, adapt, list_models
+from vitscope.models import Layout, Running, adapt, list_models
 from vitscope.targets import ClassNames
 
 __version__ = version("vitscope")
@@ -39,6 +39,7 @@ __all__ = [
     "MetricError",
     "ModelError",
     "Preprocessing",
+    "Running",
     "TargetError",
     "VitscopeError",
     "adapt",

@@ -19,7 +19,7 @@ from vitscope.errors import MethodError, ModelError, TargetError, VitscopeError
 from vitscope.evidence import Evidence
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
 from vitscope.methods import CDAM, Method, Wanted, as_method, choose
-from vitscope.models import Anatomy, Loaded, anatomy_of, load, of_module
+from vitscope.models import Anatomy, Loaded, Precision, Running, anatomy_of, load, of_module
 from vitscope.outcome import Progress, attribute, deaf, maps_of, refuse, undefined
 from vitscope.targets import ClassNames, Concept, Predicted, Target, Text, as_target
 from vitscope.targets.target import TargetLike
@@ -52,6 +52,7 @@ class Explainer:
         preprocessing: Preprocessing | Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
         tokenizer: Callable[[Sequence[str]], Any] | None = None,
+        running: Running | Precision = "float32",
     ) -> None:
         """Understand the model, and hold what was understood against one pass over a random picture.
 
@@ -67,9 +68,11 @@ class Explainer:
             device: where a model given by name shall run; an nn.Module stays where it is.
             tokenizer: texts -> what the model's text tower takes, where the model has one and its own tokenizer is not
                 found.
+            running: how the model is run: a precision, "bf16" or "fp16" in place of "float32", or a `Running`. The
+                model and its weights stay as they are, and maps are in float32 all the same.
 
         Raises:
-            ModelError: the model cannot be loaded, or is not understood.
+            ModelError: the model cannot be loaded, or is not understood, or torch has no such precision on its device.
             TargetError: the labels cannot be read, or are not as many as the outputs.
         """
         self.source = {
@@ -87,7 +90,9 @@ class Explainer:
         )
         self.names = _names(labels, loaded.names, self.anatomy.outputs)
         self._tokenizer = tokenizer or loaded.tokenizer
-        self.description_error = verify(self.anatomy, _random_picture(self.preprocessing.size))
+        self.description_error = verify(self.anatomy.exact, _random_picture(self.preprocessing.size))
+        self.anatomy = dataclasses.replace(self.anatomy, running=Running.of(running))
+        self.anatomy.running.check(self.anatomy.model)
 
     def __call__(
         self,
@@ -270,6 +275,7 @@ class Explainer:
             "grid": list(grid),
             "prefix_tokens": list(self.anatomy.prefix),
             "preprocessing": self.preprocessing.describe(),
+            "running": self.anatomy.running.describe(),
         }
         return Subject(batch, covered, logits, self.anatomy.outputs > 0, target, asked, self.names, provenance)
 

@@ -116,7 +116,7 @@ def measure(
         return
     traced = traced if len(left) == len(traced.shots) else traced.only(left)
     truth = truth_of(traced)
-    scorer = ModelScorer(explainer.anatomy.model, explainer.anatomy.forward)
+    scorer = ModelScorer.of(explainer.anatomy)
     forwards = Forwards(scorer, traced.pictures, traced.found.logits.to(traced.pictures.tensor.device), AT_ONCE)
     for task in group.batched:
         compute = {"map": _of_map, "pair": _of_pair, "forward": _of_forward, "explain": _of_stability}[task.facts.kind]

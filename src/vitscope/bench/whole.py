@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,10 +55,11 @@ def _sanity(explainer: Explainer, methods: Mapping[str, Method], task: Task, par
     """Every method's maps at every depth, for the classes that were explained."""
     assert isinstance(task.metric, Randomisation)
     blocks = [block.name for block in explainer.anatomy.blocks]
+    running = replace(explainer.anatomy.running, compiled=False)  # each of these models is met once
     depths: list[_Altered | None] = []
     for step in task.metric.steps(explainer.anatomy.model, blocks):
         try:
-            altered = Explainer(step.model, preprocessing=explainer.preprocessing)
+            altered = Explainer(step.model, preprocessing=explainer.preprocessing, running=running)
             depths.append(_Altered([_again(altered, methods, traced) for traced in part]))
         except VitscopeError:  # a network of random weights may have no finite output: a depth without maps
             depths.append(None)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import MetricError
 from vitscope.metrics.base import Asked, Facts, GridMaps, Pictures, Result
+from vitscope.models import Anatomy
 from vitscope.trace import left_as_found
 from vitscope.trace.guard import fitted
 
@@ -44,15 +45,23 @@ class ModelScorer:
 
     Attributes:
         model: images (b 3 H W) -> output (b c).
-        call: images -> output, where the model's own output is not such a tensor (`Anatomy.forward`); None: the model.
+        call: images -> output, where the model's own output is not such a tensor, or where it is run in another way
+            (`Anatomy.plain`); None: the model.
+        compiled: whether `call` is compiled by torch; what is not asked for is run as it was written.
     """
 
     model: nn.Module
     call: Callable[[Tensor], Tensor] | None = None
+    compiled: bool = False
+
+    @classmethod
+    def of(cls, anatomy: Anatomy) -> ModelScorer:
+        """A model, run as its description says."""
+        return cls(anatomy.model, anatomy.plain, anatomy.running.compiled)
 
     def __call__(self, pictures: Tensor, index: Tensor) -> Tensor:
         """One forward."""
-        with left_as_found(self.model), torch.no_grad():
+        with left_as_found(self.model, watched=not self.compiled), torch.no_grad():
             output: Tensor = (self.call or self.model)(fitted(pictures, self.model))
         return output
 

@@ -16,15 +16,19 @@ from vitscope.models.find import anatomy_of
 from vitscope.models.loaded import Loaded
 from vitscope.models.registry import families, register_adapter
 from vitscope.models.resolve import list_models, load, load_model, of_module
+from vitscope.models.running import PRECISIONS, Precision, Running
 from vitscope.models.t2t import t2t_vit
 
 __all__ = [
+    "PRECISIONS",
     "Anatomy",
     "Block",
     "Classifier",
     "Grid",
     "Layout",
     "Loaded",
+    "Precision",
+    "Running",
     "Window",
     "adapt",
     "anatomy_of",

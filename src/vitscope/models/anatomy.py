@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from vitscope.models.running import Compiled, Running
 
 Grid = tuple[int, int]
 """Patch grid, (rows, cols)."""
@@ -141,6 +145,7 @@ class Anatomy:
             tower.
         call: images (b 3 H W) -> output (b c), where the model's own output is not such a tensor; None: the model.
         whole: whether the patch tokens meet in the attention of `blocks` alone; False where earlier ones are left out.
+        running: in which precision the model is run, and how where nothing watches it.
     """
 
     family: str
@@ -161,11 +166,26 @@ class Anatomy:
     texts: Callable[[Any], Tensor] | None = None
     call: Callable[[Tensor], Tensor] | None = None
     whole: bool = True
+    running: Running = field(default_factory=Running)
 
     def forward(self, images: Tensor) -> Tensor:
         """The model's output (b c) of images (b 3 H W)."""
-        output: Tensor = (self.call or self.model)(images)
-        return output
+        return self.running.run(self.call or self.model, images)
+
+    def plain(self, images: Tensor) -> Tensor:
+        """The same where nothing watches the model: no hook, no function mode, no gradient."""
+        if self.running.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self._compiled(images) if self.running.compiled else self.forward(images)
+
+    @cached_property
+    def _compiled(self) -> Compiled:
+        return Compiled(self.forward)
+
+    @property
+    def exact(self) -> Anatomy:
+        """The same, run as the weights are."""
+        return dataclasses.replace(self, running=Running()) if self.running.lowers else self
 
     @property
     def rows_read(self) -> int | None:

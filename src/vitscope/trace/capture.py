@@ -88,13 +88,17 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
             "switch the model to torch's scaled_dot_product_attention"
         )
     check_output(logits, images)
+    for record in records:
+        record.widen(anatomy.running)
     if not final:
         residual = records[-1].residual
         assert residual is not None
         with torch.no_grad():
             final.append(residual + anatomy.blocks[-1].feedforward(residual))
         measure.leave(final[0])
-    return ForwardCapture(logits.detach(), final[0], start[0] if graph and second else None, records)
+    return ForwardCapture(
+        logits.detach(), anatomy.running.wide(final[0]), start[0] if graph and second else None, records
+    )
 
 
 def check_tokens(anatomy: Anatomy, seen: ForwardCapture, grid: tuple[int, int]) -> None:

@@ -37,6 +37,11 @@ class Chunks:
         self.size = min(_FIRST, self._most)
         self._measured = False
 
+    @property
+    def measured(self) -> bool:
+        """Whether the first chunk has been run, which a function mode watches."""
+        return self._measured
+
     def over(self, count: int, job: Job, done: Callable[[int], None]) -> Tensor:
         """The results of `job` for all pictures, (count ...).
 

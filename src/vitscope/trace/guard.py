@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +18,21 @@ _locks_guard = threading.Lock()
 
 
 @contextmanager
-def left_as_found(model: nn.Module) -> Iterator[None]:
+def left_as_found(model: nn.Module, watched: bool = True) -> Iterator[None]:
     """The model in evaluation mode, for one thread at a time, also where the caller is under inference mode.
 
     Every module's own training flag comes back, also after an exception.
+
+    Args:
+        model: it.
+        watched: run what torch.compile made as it was written, so that hooks and function modes see it.
 
     Raises:
         ModelError: the model's parameters are inference tensors, which no gradient can pass.
     """
     with _locks_guard:
         lock = _locks.setdefault(model, threading.RLock())
-    with lock, uncompiled(), torch.inference_mode(False):
+    with lock, uncompiled() if watched else nullcontext(), torch.inference_mode(False):
         if any(parameter.is_inference() for parameter in model.parameters()):
             raise ModelError("the model was built under torch.inference_mode; build or load it outside of it")
         training = [module for module in model.modules() if module.training]

@@ -60,13 +60,14 @@ def gradients_of(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents
         cotangents: of every output, (m ...).
 
     Returns:
-        Of every input, (m ...).
+        Of every input, (m ...), in the cotangents' dtype.
     """
+    kind = cotangents[0].dtype
     each = [cotangent.to(output.dtype) for cotangent, output in zip(cotangents, outputs, strict=True)]
     if len(each[0]) == 1:  # one target: no batching rule is needed
         found = torch.autograd.grad(outputs, inputs, [cotangent[0] for cotangent in each])
-        return [gradient[None] for gradient in found]
-    return list(torch.autograd.grad(outputs, inputs, each, is_grads_batched=True))
+        return [gradient[None].to(kind) for gradient in found]
+    return [gradient.to(kind) for gradient in torch.autograd.grad(outputs, inputs, each, is_grads_batched=True)]
 
 
 class _Pointwise(torch.autograd.Function):

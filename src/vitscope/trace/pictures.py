@@ -121,13 +121,21 @@ class Pictures:
         held = self.held.probabilities if probability else self.held.scores
         image = image.to(self._device)
 
+        chunks = self._chunks[False]
+        plain = keep is None and not self.held.of_features
+
         def job(start: int, stop: int) -> Tensor:
             rows = self.images[image[start:stop]] if alter is None else alter(start, stop)
-            output, features = self._run(rows, None if keep is None else keep[start:stop].to(self._device))
-            return held(output, features, image[start:stop]).detach().cpu()
+            if plain and chunks.measured:
+                found = held(self._plain(rows), None, image[start:stop])
+            else:
+                shown = None if keep is None else keep[start:stop].to(self._device)
+                found = held(*self._run(rows, shown), image[start:stop])
+            return found.detach().cpu()
 
-        with left_as_found(self.anatomy.model), torch.no_grad():
-            return self._chunks[False].over(len(image), job, self.meter.advance)
+        compiled = plain and self.anatomy.running.compiled
+        with left_as_found(self.anatomy.model, watched=not compiled), torch.no_grad():
+            return chunks.over(len(image), job, self.meter.advance)
 
     def differentiable(self, slot: int) -> Callable[[Tensor, Tensor], Tensor]:
         """Target `slot` as a differentiable function of altered copies (n 3 H W) and `image` (n), which gives (n).
@@ -185,6 +193,13 @@ class Pictures:
     def _device(self) -> torch.device:
         return self.held.logits.device
 
+    def _plain(self, rows: Tensor) -> Tensor:
+        """Output (n c) of pictures (n 3 H W), by a forward that nothing watches."""
+        rows = rows.to(self.images)
+        output = self.anatomy.plain(rows)
+        check_output(output, rows)
+        return output
+
     def _run(self, rows: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Output (n c) and, where a target reads them, features (n F) of pictures (n 3 H W)."""
         anatomy = self.anatomy
@@ -195,7 +210,9 @@ class Pictures:
                 stack.enter_context(hidden(anatomy, keep))
             if (self.held.of_features or pooled) and anatomy.blocks:
                 site = anatomy.final_site or anatomy.blocks[-1].feedforward_site
-                stack.enter_context(hooks()).before(site, lambda x: read.append(x[:, : anatomy.rows_read]))
+                stack.enter_context(hooks()).before(
+                    site, lambda x: read.append(anatomy.running.wide(x[:, : anatomy.rows_read]))
+                )
             rows = rows.to(self.images)
             output = anatomy.forward(rows)
         check_output(output, rows)

@@ -48,7 +48,8 @@ def propagate(anatomy: Anatomy, images: Tensor, rules: Rules, aims: Sequence[Aim
     """Run the model on `images` (b 3 H W) with the backward pass of `rules`; it is left exactly as found.
 
     A gradient starts as the target's at the output; relevance likewise, as one for a class, or as x * gradient where
-    the target is a function of the features x.
+    the target is a function of the features x. A lower precision is not followed: the rules divide by sums that nearly
+    cancel.
 
     Returns:
         The output (b c), and what travelled back.
@@ -102,6 +103,7 @@ class _Run:
 
 
 def _follow(anatomy: Anatomy, images: Tensor, rules: Rules) -> _Run:
+    anatomy = anatomy.exact
     records = [BlockCapture() for _ in anatomy.blocks]
     watch, another = AttentionWatch(anatomy, Needs(), records, whole=True), AnotherBackward(rules, anatomy.model)
     tokens: list[Tensor] = []

@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import ModelError
-from vitscope.models import Anatomy, Grid
+from vitscope.models import Anatomy, Grid, Running
 from vitscope.trace.frozen import Frozen
 from vitscope.trace.heads import head_products, merge_heads, split_heads
 from vitscope.trace.kernel import Attend
@@ -69,6 +69,12 @@ class BlockCapture:
     def keep_tokens(self, tokens: Tensor) -> None:
         """Take t_b."""
         self.tokens = tokens.detach()
+
+    def widen(self, running: Running) -> None:
+        """What was taken of the residual stream, in the precision that methods compute in."""
+        for name in ("residual", "tokens", "input"):
+            if (taken := getattr(self, name)) is not None:
+                setattr(self, name, running.wide(taken))
 
 
 class _Unbind(torch.autograd.Function):
@@ -154,6 +160,7 @@ class AttentionWatch(TorchFunctionMode):
         self._needs = needs
         self.graph = whole or (needs.full_gradient == Blocks.ALL and len(records) > 1)
         self._frozen = Frozen(anatomy.model) if self.graph else None
+        self._running = anatomy.running
         self._written: _WrittenOut | None = None
 
     def enter(self, index: int, _: Tensor) -> None:
@@ -205,7 +212,7 @@ class AttentionWatch(TorchFunctionMode):
         if func in _MATMUL and result.ndim == 4:
             if written is not None and args[0] is written.attention:
                 self._written = None
-                self._keep(written.query, written.key, args[1], written.mask, result, written.scale)
+                self._keep(Attend(written.query, written.key, args[1], written.mask, written.scale), result)
                 return self._go_on(result, result.shape[-2])
             self._written = _WrittenOut(args[0], args[1].transpose(-2, -1), result)
         return result
@@ -224,7 +231,7 @@ class AttentionWatch(TorchFunctionMode):
             call = dataclasses.replace(call, query=call.query[..., :rows, :], mask=_first_rows(call.mask, rows))
         self._fused_before = self._before_last() and call.mask is None
         output = call()
-        self._keep(call.query, call.key, call.value, call.mask, output, call.scale)
+        self._keep(call, output)
         return self._go_on(output, tokens)
 
     def _multi_head(
@@ -324,27 +331,32 @@ class AttentionWatch(TorchFunctionMode):
             self._blocks[-1].attention
         )
 
-    def _keep(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, output: Tensor, scale: float = 1.0
-    ) -> None:
-        """Keep what the methods need of one block: of `query`, times `scale`, and `mask` the first r rows or all."""
+    def _keep(self, call: Attend, output: Tensor) -> None:
+        """Keep what the methods need of one block, outside of any autocast."""
         assert self.current is not None
         record = self._records[self.current]
         if record.rows is not None:
             raise ModelError(f"block {self.current} computed attention more than once; its adapter does not fit it")
-        query, key = query.detach(), key.detach()
+        with self._running.exact(output.device):
+            self._record(record, call, output.detach())
+
+    def _record(self, record: BlockCapture, call: Attend, output: Tensor) -> None:
+        """Of the queries, times their scale, and of the mask the first r rows or all."""
+        assert self.current is not None
+        wide = self._running.wide
+        query, key, mask = call.query.detach(), call.key.detach(), None if call.mask is None else wide(call.mask)
         level = Blocks.LAST if self._at_last() else Blocks.ALL
         rows, asked = self._rows[self.current], max(self._needs.attention, self._needs.sensitivity)
         of_all = max(asked, self._needs.own_gradient)
         if self._needs.every_row >= level or (rows is None and of_all >= level):
             # The last block's other rows have no part in the output.
             whole = query[..., :rows, :] if self._at_last() else query
-            record.attended = whole * scale, key, _first_rows(mask, whole.shape[-2])
-        record.rows = output.detach()[..., :rows, :].clone()  # cloned, so that the whole is not kept
+            record.attended = wide(whole) * call.scale, wide(key), _first_rows(mask, whole.shape[-2])
+        record.rows = wide(output[..., :rows, :]).clone()  # cloned, so that the whole is not kept
         if rows is not None and asked >= level:
-            query, mask = query[..., :rows, :] * scale, _first_rows(mask, rows)
+            query, mask = wide(query[..., :rows, :]) * call.scale, _first_rows(mask, rows)
             record.query = query
-            scores = record.products = head_products(query, key)
+            scores = record.products = head_products(query, wide(key))
             if mask is not None:
                 if mask.dtype == torch.bool:
                     mask = scores.new_zeros(mask.shape).masked_fill(~mask, float("-inf"))
@@ -354,7 +366,7 @@ class AttentionWatch(TorchFunctionMode):
         kept = max(self._needs.values, self._needs.sensitivity, self._needs.value_transform)
         if record.attended is not None or kept >= level:
             # A view would keep queries and keys alive; where there is a graph, it keeps them itself.
-            by_token = value.detach().transpose(1, 2)
+            by_token = wide(call.value.detach()).transpose(1, 2)
             record.values = (by_token if self.graph else by_token.clone()).transpose(1, 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import ModelError
-from vitscope.models import Anatomy
+from vitscope.models import Anatomy, Running
 from vitscope.trace.capture import check_output, hooks
 from vitscope.trace.kernel import Attend, masked
 
@@ -37,8 +38,9 @@ class WindowTrace:
 class _WindowWatch(TorchFunctionMode):
     """Keeps the mean over queries of the first softmax within each watched attention."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, running: Running) -> None:
         super().__init__()
+        self._running = running
         self.current: int | None = None
         self.received: list[Tensor | None] = [None] * count
 
@@ -55,10 +57,15 @@ class _WindowWatch(TorchFunctionMode):
         result = func(*args, **kwargs)
         if self.current is None or self.received[self.current] is not None:
             return result
+        wide = self._running.wide
         if func is F.scaled_dot_product_attention:
-            self.received[self.current] = _of_fused(Attend.of(*args, **kwargs))
+            call = Attend.of(*args, **kwargs)
+            with self._running.exact(result.device):
+                mask = None if call.mask is None else wide(call.mask)
+                call = dataclasses.replace(call, query=wide(call.query), key=wide(call.key), mask=mask)
+                self.received[self.current] = _of_fused(call)
         elif func in _SOFTMAX:
-            self.received[self.current] = result.mean(dim=-2)
+            self.received[self.current] = wide(result).mean(dim=-2)
         return result
 
 
@@ -79,7 +86,7 @@ def watch_windows(anatomy: Anatomy, images: Tensor) -> tuple[Tensor, tuple[Windo
     Raises:
         ModelError: the output is not (b c) and finite, an attention was not seen, or its map does not fit.
     """
-    watch = _WindowWatch(len(anatomy.windows))
+    watch = _WindowWatch(len(anatomy.windows), anatomy.running)
     inputs: dict[int, tuple[Any, ...]] = {}
     with hooks() as hook, watch, torch.no_grad():
         for index, window in enumerate(anatomy.windows):
