@@ -18,7 +18,7 @@ import torch
 from vitscope.attribution import Subject
 from vitscope.bench.measure import text_of
 from vitscope.bench.on_ray import OnRay, facts_of
-from vitscope.bench.plan import PART, Part, hash_of, parameters_of, parts_of
+from vitscope.bench.plan import PART, Part, deciding, hash_of, parameters_of, parts_of
 from vitscope.bench.run import Outcome, Progress, in_turn, run_parts
 from vitscope.bench.store import Store
 from vitscope.bench.worker import Advance, Computed, Say, halving
@@ -26,6 +26,7 @@ from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.images import Batch, prepare
 from vitscope.methods import Method, as_methods, with_budget
+from vitscope.models import Running
 from vitscope.targets import Target
 
 MOST = 64
@@ -51,6 +52,7 @@ class MapsPlan:
         max_forwards: for methods that sample altered pictures.
         part_size: pictures in a part.
         versions: of the packages.
+        running: how the model is run.
     """
 
     model: str
@@ -64,18 +66,20 @@ class MapsPlan:
     max_forwards: int | None = None
     part_size: int = PART
     versions: Mapping[str, str] = field(default_factory=dict)
+    running: Running = field(default_factory=Running)
 
     def describe(self) -> dict[str, Any]:
         """Ready for JSON; of the pictures their number, and the SHA-256 of their paths."""
         content = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "images"}
+        content["running"] = self.running.describe()
         digest = hashlib.sha256("\n".join(self.images).encode()).hexdigest()
         plain: dict[str, Any] = json.loads(json.dumps(content | {"images": {"count": self.count, "paths": digest}}))
         return plain
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the canonical JSON of all that decides the rows; where the weights' file lies does not."""
-        return hash_of({key: value for key, value in self.describe().items() if key != "weights"})
+        """SHA-256 of the canonical JSON of all that decides the rows."""
+        return hash_of(deciding(self.describe()))
 
     @property
     def count(self) -> int:
@@ -123,6 +127,7 @@ def plan_maps(
         max_forwards=max_forwards,
         part_size=part_size,
         versions={name: version(name) for name in ("vitscope", "torch", "timm")},
+        running=explainer.anatomy.running,
     )
 
 

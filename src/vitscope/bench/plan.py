@@ -23,6 +23,7 @@ from vitscope.errors import MethodError, VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.methods import Method, as_methods, with_budget
 from vitscope.metrics import Preset, as_presets
+from vitscope.models import Running
 
 PART = 64
 """Pictures in a part."""
@@ -74,6 +75,7 @@ class Plan:
         max_forwards: for methods that sample altered pictures, or None.
         part_size: pictures in a part; mosaics and randomised models are made a part.
         versions: of the packages that the numbers rest on.
+        running: how the model is run.
     """
 
     model: str
@@ -90,18 +92,20 @@ class Plan:
     max_forwards: int | None = None
     part_size: int = PART
     versions: Mapping[str, str] = field(default_factory=dict)
+    running: Running = field(default_factory=Running)
 
     def describe(self) -> dict[str, Any]:
         """Ready for JSON."""
         content = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
         content["presets"] = [preset.describe() for preset in self.presets]
+        content["running"] = self.running.describe()
         plain: dict[str, Any] = json.loads(json.dumps(content, default=str))
         return plain
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the canonical JSON of all that decides the rows; where the weights' file lies does not."""
-        return hash_of({key: value for key, value in self.describe().items() if key != "weights"})
+        """SHA-256 of the canonical JSON of all that decides the rows."""
+        return hash_of(deciding(self.describe()))
 
     @property
     def count(self) -> int:
@@ -146,7 +150,9 @@ class Plan:
             ModelError: it cannot be loaded.
             VitscopeError: its parameters are others than the plan's.
         """
-        explainer = Explainer(self.model, self.weights, preprocessing=dict(self.asked), device=device)
+        explainer = Explainer(
+            self.model, self.weights, preprocessing=dict(self.asked), device=device, running=self.running
+        )
         if parameters_of(explainer.anatomy.model) != self.parameters:
             raise VitscopeError(f"{self.model}: has other weights than when the run was planned; give the same file")
         return explainer
@@ -215,6 +221,7 @@ def make_plan(
         max_forwards=max_forwards,
         part_size=part_size,
         versions={name: version(name) for name in ("vitscope", "torch", "timm", "numpy", "scipy", "captum", "pillow")},
+        running=anatomy.running,
     )
 
 
@@ -231,6 +238,16 @@ def parameters_of(model: nn.Module) -> str:
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
         digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def deciding(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a plan decides its rows: not where the weights' file lies, nor how forwards are made faster.
+
+    A precision of float32 goes without saying, so that runs from before there was another go on.
+    """
+    precision = content["running"]["precision"]
+    kept = {key: value for key, value in content.items() if key not in ("weights", "running")}
+    return kept if precision == "float32" else kept | {"precision": precision}
 
 
 def hash_of(content: Mapping[str, Any]) -> str:

@@ -35,6 +35,13 @@ def bench(
     ] = None,
     labels: common.Labels = None,
     device: common.Device = "cpu",
+    precision: common.Precision = "float32",
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="The memory layout of the metrics' altered pictures.")
+    ] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile for the forwards of the metrics' altered pictures.")
+    ] = False,
     batch_size: common.BatchSize = 16,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete what another run left in --out.")] = False,
@@ -63,7 +70,14 @@ def bench(
     on = options.engine_of(engine, workers, gpus_per_worker, address, device)
     presets = [overridden(preset, target, images) for preset in as_presets(metrics)]
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
-    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device="cpu" if on else device)
+    explainer = Explainer(
+        model,
+        weights,
+        labels=labels,
+        preprocessing=fields,
+        device="cpu" if on else device,
+        running=common.running_of(precision, channels_last, compiled),
+    )
     plan = make_plan(
         explainer,
         dataset,

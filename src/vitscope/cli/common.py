@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -19,7 +19,7 @@ from vitscope.errors import ImageError, VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.images import Batch, prepare
 from vitscope.methods import GROUPS, as_methods, choose
-from vitscope.models import Anatomy
+from vitscope.models import PRECISIONS, Anatomy, Running
 from vitscope.outcome import refusals
 from vitscope.targets import Class, Contrast, MemoryBank, Neighbours, Predicted, Target, as_target
 
@@ -56,6 +56,12 @@ Labels = Annotated[
     Path | None, typer.Option("--labels", help="Class names: one a line, an ImageNet synset file, or JSON.")
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision", help="Of the model's own passes: float32, bf16 or fp16. Maps are made in float32 all the same."
+    ),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures in one pass.")]
 Size = Annotated[
     str | None,
@@ -96,6 +102,16 @@ def check_choice(option: str, value: str | None, known: Sequence[str]) -> None:
     """Raise VitscopeError where an option has another value than these."""
     if value is not None and value not in known:
         raise VitscopeError(f"{option} {value}: give {' or '.join(known)}")
+
+
+def running_of(precision: str, channels_last: bool = False, compiled: bool = False) -> Running:
+    """How the model is run, by these options.
+
+    Raises:
+        VitscopeError: an unknown precision.
+    """
+    check_choice("--precision", precision, PRECISIONS)
+    return Running(cast("Any", precision), channels_last, compiled)
 
 
 def preprocessing_fields(

@@ -40,6 +40,7 @@ def compare(
     ] = False,
     labels: common.Labels = None,
     device: common.Device = "cpu",
+    precision: common.Precision = "float32",
     batch_size: common.BatchSize = 8,
     max_forwards: common.MaxForwards = None,
     size: common.Size = None,
@@ -55,13 +56,20 @@ def compare(
     if weights is not None and len(model) > 1:
         raise VitscopeError("--weights belongs to one model; give directories or names whose weights are published")
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
+    running = common.running_of(precision)
     pictures = common.find_pictures(images)
     failed: dict[str, str] = {}
     panels, strips = [], []
     for name in model:
         try:
             explainer = Explainer(
-                name, weights, pretrained=not random, labels=labels, preprocessing=fields, device=device
+                name,
+                weights,
+                pretrained=not random,
+                labels=labels,
+                preprocessing=fields,
+                device=device,
+                running=running,
             )
             if random:
                 _stir(explainer.anatomy.model)

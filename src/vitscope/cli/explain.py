@@ -31,6 +31,7 @@ def explain(
     bank: common.Bank = None,
     labels: common.Labels = None,
     device: common.Device = "cpu",
+    precision: common.Precision = "float32",
     batch_size: common.BatchSize = 8,
     max_forwards: common.MaxForwards = None,
     size: common.Size = None,
@@ -73,7 +74,10 @@ def explain(
         raise VitscopeError("--resume, --overwrite and --part-size are for maps in parts; add --store parquet")
     moving = usable(video or ())
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
-    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device="cpu" if on else device)
+    running = common.running_of(precision)
+    explainer = Explainer(
+        model, weights, labels=labels, preprocessing=fields, device="cpu" if on else device, running=running
+    )
     aim = common.check_use(explainer, methods, target, bank, max_forwards)
     if store is not None:
         _store(explainer, images, methods, aim, out, batch_size, max_forwards, dtype, resume, overwrite, on, part_size)

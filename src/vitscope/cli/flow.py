@@ -32,6 +32,7 @@ def flow(
     ] = False,
     labels: common.Labels = None,
     device: common.Device = "cpu",
+    precision: common.Precision = "float32",
     size: common.Size = None,
     json: common.Json = False,
 ) -> None:
@@ -39,7 +40,8 @@ def flow(
     if out is not None and out.suffix.lower() != ".png":
         raise VitscopeError(f"--out {out}: the diagram is written as a .png file; give a name that ends so")
     fields = common.preprocessing_fields(size, None, None, None, None, None)
-    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=device)
+    running = common.running_of(precision)
+    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=device, running=running)
     as_method(method)  # one, not a group
     aim = common.check_use(explainer, method, target, bank)
     flows: list[Flow] = []

@@ -16,6 +16,7 @@ import typer
 from vitscope.cli import common
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
+from vitscope.models import Running
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -38,6 +39,7 @@ def serve(
     weights: common.Weights = None,
     labels: common.Labels = None,
     device: common.Device = "cpu",
+    precision: common.Precision = "float32",
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = DEFAULT_PORT,
     allow_host: Annotated[
@@ -71,7 +73,7 @@ def serve(
         max_forwards=max_forwards,
     )
     listening = _listen(host, port)
-    explainers = _load(model, weights, labels, device)
+    explainers = _load(model, weights, labels, device, common.running_of(precision))
     app = web.create_app(explainers, limits, hosts=web.Hosts(host, allow_host or ()), batch_size=batch_size)
     _quieten()
     config = uvicorn.Config(
@@ -117,7 +119,9 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _load(models: list[str], weights: Path | None, labels: Path | None, device: str) -> dict[str, Explainer]:
+def _load(
+    models: list[str], weights: Path | None, labels: Path | None, device: str, running: Running
+) -> dict[str, Explainer]:
     """The explainers, by the models' names; a directory's by its last part alone, since clients read it.
 
     Raises:
@@ -131,7 +135,7 @@ def _load(models: list[str], weights: Path | None, labels: Path | None, device: 
         if name in explainers:
             raise VitscopeError(f"two models are called {name}; name each once")
         common.say(f"loading {given}")
-        explainers[name] = Explainer(given, weights, labels=labels, device=device)
+        explainers[name] = Explainer(given, weights, labels=labels, device=device, running=running)
     return explainers
 
 
