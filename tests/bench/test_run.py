@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import pickle
 import subprocess
@@ -18,9 +19,9 @@ from PIL import Image
 import vitscope.bench.measure as measured
 import vitscope.bench.traced as traced
 import vitscope.explainer
-from vitscope import Explainer
+from vitscope import Explainer, Running
 from vitscope.bench import bench, make_plan
-from vitscope.bench.plan import Plan
+from vitscope.bench.plan import Plan, deciding
 from vitscope.datasets import Scenes, open_dataset
 from vitscope.errors import DatasetError, MethodError, MetricError, VitscopeError
 from vitscope.methods import Facts, Maps, registry
@@ -313,6 +314,8 @@ def test_plans_that_give_other_rows_have_other_hashes(explainer):
         plan(part_size=2),
         plan(max_forwards=9),
         dataclasses.replace(base, parameters="0"),
+        dataclasses.replace(base, running=Running("bf16")),
+        dataclasses.replace(base, running=Running("fp16")),
         dataclasses.replace(base, versions={"torch": "0"}),
         plan(metrics=[dataclasses.replace(PRESETS["segmentation"], images="correct")]),
         plan(metrics=[dataclasses.replace(PRESETS["segmentation"], target="label")]),
@@ -322,9 +325,28 @@ def test_plans_that_give_other_rows_have_other_hashes(explainer):
     assert len(set(hashes)) == len(hashes)
     assert plan().hash == base.hash
     assert dataclasses.replace(base, weights="elsewhere").hash == base.hash
+    assert dataclasses.replace(base, running=Running(channels_last=True, compiled=True)).hash == base.hash
+    assert "running" not in deciding(base.describe())  # so that runs from before there was a choice go on
     assert pickle.loads(pickle.dumps(others[-1])) == others[-1]
     parts = dataclasses.replace(base, part_size=3).parts()
     assert [(part.index, part.start, part.stop) for part in parts] == [(0, 0, 3), (1, 3, 4)]
+
+
+def test_how_the_model_is_run_stands_in_the_manifest(explainer, tmp_path):
+    low = Explainer("scenes", running=Running("bf16", True))
+    rows = []
+    for name, one in (("float32", explainer), ("bf16", low)):
+        plan = make_plan(one, "scenes:count=4", methods="cdam", metrics="energy,abpc")
+        bench(plan, tmp_path / name, explainer=one)
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        assert manifest["plan"]["running"] == one.anatomy.running.describe()
+        rows.append(values(rows_in(tmp_path / name)))
+    assert plan.load().anatomy.running == low.anatomy.running
+    assert rows[0].keys() == rows[1].keys()
+    assert rows[0] != rows[1]
+    assert max(abs(rows[0][key] - rows[1][key]) for key in rows[0]) < 0.05
+    with pytest.raises(VitscopeError, match=r"holds another run \(other running\)"):
+        bench(plan, tmp_path / "float32", explainer=low)
 
 
 def test_another_run_is_refused_and_the_same_one_goes_on_only_when_asked(run, tmp_path, explainer):

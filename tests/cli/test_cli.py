@@ -68,6 +68,19 @@ def test_explain(run, desk, tmp_path):
         assert (tmp_path / "o" / name / "daam-evolution.gif").is_file()
 
 
+def test_explain_in_another_precision(run, desk, tmp_path):
+    maps = []
+    for precision in ("float32", "bf16"):
+        out = tmp_path / precision
+        words = ["--out", out, "--methods", "cdam", "--precision", precision]
+        assert run("explain", desk / "pics" / "a.png", *words)[0] == 0
+        manifest = json.loads((out / "a" / "manifest.json").read_text())
+        assert manifest["running"]["precision"] == precision
+        maps.append(np.load(out / "a" / "values.npz")["cdam"])
+    assert maps[1].dtype == np.float32
+    assert 0.98 < np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] < 1
+
+
 def test_bad_pictures_are_named_and_the_others_done(run, desk, tmp_path):
     bad = [desk / "text.jpg", desk / "missing.jpg", desk / "cut.jpg"]
     code, out, err = run(
@@ -106,6 +119,7 @@ def test_one_method_that_fails_leaves_the_others(run, desk, tmp_path):
         (["--crop-pct", "3"], "crop_pct 3 is impossible"),
         (["--size", "12a"], "--size 12a"),
         (["--mean", "1,2"], "--mean 1,2"),
+        (["--precision", "half"], "--precision half: give float32 or bf16 or fp16"),
         (["--device", "tpu9"], "device 'tpu9' cannot be used"),
     ],
 )
