@@ -58,7 +58,8 @@ def main() -> None:
         found["speed"], found["forward_s"] = speed(explainers, base.anatomy, arguments.batch, arguments.rounds)
     if not arguments.no_fidelity:
         pictures = pictures_of(arguments.root, arguments.limit)
-        found["fidelity"] = fidelity(base, explainers, pictures, arguments.methods, arguments.batch)
+        metrics = [name for name in METRICS if name in arguments.metrics.split(",")]
+        found["fidelity"] = fidelity(base, explainers, pictures, arguments.methods, metrics, arguments.batch)
     if arguments.json:
         print(json.dumps({"setting": vars(arguments), **found}))
         return
@@ -99,6 +100,8 @@ def speed(
         table[name]["plain forward"] = row
     for label, make in traces().items():
         jobs = {name: make(one.anatomy, images) for name, one in explainers.items() if watched(one)}
+        if not jobs:
+            continue
         found, _ = cost.measure(make(base, images), jobs, rounds, synchronize)
         for name, row in found.items():
             table[name][label] = row
@@ -138,7 +141,9 @@ class Results:
     metrics: Mapping[str, Sequence[float]]
 
 
-def results_of(explainer: Explainer, pictures: Sequence, methods: str, before: Results | None = None) -> Results:
+def results_of(
+    explainer: Explainer, pictures: Sequence, methods: str, measures: Sequence[str], before: Results | None = None
+) -> Results:
     """By the explainer's own passes; for the targets and classes of those `before`, where these are given."""
     target = (explainer(pictures, "attention") if before is None else before.explanation).target.tolist()
     explained = explainer(pictures, methods, target)
@@ -147,7 +152,7 @@ def results_of(explainer: Explainer, pictures: Sequence, methods: str, before: R
     maps = explained[MEASURED].values
     same = before is not None and torch.equal(maps, before.explanation[MEASURED].values)
     metrics = {}
-    for name in METRICS:
+    for name in measures:
         if before is not None:
             metrics[f"{name}, same maps"] = measured(explainer, explained, name, before.explanation[MEASURED].values)
         own = metrics[f"{name}, same maps"] if same else measured(explainer, explained, name, maps)
@@ -156,16 +161,21 @@ def results_of(explainer: Explainer, pictures: Sequence, methods: str, before: R
 
 
 def fidelity(
-    base: Explainer, others: Mapping[str, Explainer], pictures: Sequence, methods: str, size: int
+    base: Explainer,
+    others: Mapping[str, Explainer],
+    pictures: Sequence,
+    methods: str,
+    metrics: Sequence[str],
+    size: int,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Mode -> what is compared -> how near it is."""
     ranks: dict[str, dict[str, list[float]]] = {name: {} for name in others}
     values: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in others}
     for start in range(0, len(pictures), size):
         some = list(pictures[start : start + size])
-        ours = results_of(base, some, methods)
+        ours = results_of(base, some, methods, metrics)
         for name, explainer in others.items():
-            theirs = results_of(explainer, some, methods, ours)
+            theirs = results_of(explainer, some, methods, metrics, ours)
             pairs = {
                 label: (ours.explanation[label].values, theirs.explanation[label].values) for label in ours.explanation
             }
@@ -234,6 +244,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=24, help="how many pictures")
     parser.add_argument("--modes", default=",".join(MODES), help="with commas between")
     parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--metrics", default=",".join(METRICS), help="some of these, or '' for none")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
