@@ -81,6 +81,9 @@ class _FromNumbers(TorchFunctionMode):
         if func in (torch.tensor, torch.as_tensor, torch.asarray) and kwargs.get("device") is not None:
             where = kwargs.pop("device")
             return func(*args, **kwargs).to(where)
+        if func is Tensor.new_tensor and args[0].device == FAR:
+            dtype, numbers = kwargs.get("dtype", args[0].dtype), kwargs.get("data", *args[1:])
+            return torch.tensor(numbers, dtype=dtype).to(FAR)
         return func(*args, **kwargs)
 
 
@@ -98,6 +101,8 @@ def obey(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         RuntimeError: they do not.
     """
     tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+    if any(one.is_meta and not isinstance(one, Far) for one in tensors):
+        raise NotImplementedError(f"{func}: a tensor on {FAR} without numbers; see where it was made")
     asked = kwargs.get("device")
     where = torch.device(asked) if asked is not None else _place(func, args, tensors)
     generator = kwargs.get("generator")
@@ -107,11 +112,27 @@ def obey(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         kwargs = {**kwargs, "device": None if asked is None else torch.device("cpu")}
     if not any(isinstance(one, Far) for one in tensors) and where != FAR:
         return func(*args, **kwargs)
-    out = func(*tree_map_only(Far, _near, args), **tree_map_only(Far, _near, kwargs))
+    args_, kwargs_ = tree_map_only(Far, _near, (args, kwargs))
+    if where == FAR and torch.Tag.nondeterministic_seeded in func.tags:
+        with _own_numbers():
+            out = func(*args_, **kwargs_)
+    else:
+        out = func(*args_, **kwargs_)
     if where != FAR:
         return out
-    out = tree_map_only(Tensor, Far, out)
+    out = tree_map_only(Tensor, lambda one: Far(torch.zeros_like(one) if one._is_zerotensor() else one), out)
     return return_and_correct_aliasing(func, args, kwargs, out) if tensors else out
+
+
+@contextmanager
+def _own_numbers() -> Iterator[None]:
+    """Random numbers of the other device, whose state is another than the CPU's and which no seed has set."""
+    before = torch.get_rng_state()
+    torch.default_generator.seed()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 def _near(tensor: Far) -> Tensor:
