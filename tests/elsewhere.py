@@ -1,8 +1,8 @@
 """A device of pretence: tensors that say that they lie elsewhere, computed on the CPU, where a mixture is an error.
 
-No GPU is needed to find a tensor that was made on the wrong device. A `Far` tensor reports the device "meta" and keeps its
-numbers on the CPU; `pretending()` makes every operation on it obey what CUDA asks: all tensors on one device, but for
-numbers without dimension and for indices on the CPU; a generator of the CPU draws nothing for another device; no
+No GPU is needed to find a tensor that was made on the wrong device. A `Far` tensor reports the device "meta" and keeps
+its numbers on the CPU; `pretending()` makes every operation on it obey what CUDA asks: all tensors on one device, but
+for numbers without dimension and for indices on the CPU; a generator of the CPU draws nothing for another device; no
 `.numpy()`. Values and gradients are those of the CPU, so that maps can be compared to the last digit.
 
 What it cannot find: a kernel that CUDA lacks, its own rounding, memory, and streams.
@@ -74,7 +74,7 @@ class Far(Tensor):
 
 
 class _FromNumbers(TorchFunctionMode):
-    """`torch.tensor` of numbers, which on this type of device would forget them."""
+    """What makes a tensor of numbers, which on this type of device would forget them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -84,6 +84,11 @@ class _FromNumbers(TorchFunctionMode):
         if func is Tensor.new_tensor and args[0].device == FAR:
             dtype, numbers = kwargs.get("dtype", args[0].dtype), kwargs.get("data", *args[1:])
             return torch.tensor(numbers, dtype=dtype).to(FAR)
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and args[0].device == FAR:
+            tensor, index, *value = args
+            parts = index if isinstance(index, tuple) else (index,)
+            parts = tuple(torch.tensor(part).to(FAR) if isinstance(part, list) else part for part in parts)
+            args = (tensor, parts if isinstance(index, tuple) else parts[0], *value)
         return func(*args, **kwargs)
 
 

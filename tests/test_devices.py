@@ -1,4 +1,4 @@
-"""The same maps and numbers on another device as on the CPU: on CUDA (`pytest -m gpu`), and on one of pretence without."""
+"""The same maps and numbers on another device as on the CPU: on CUDA (`pytest -m gpu`), and on one of pretence."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-import vitscope
-from tests.cheaper import cheaper
 from tests.conftest import build, pictures
-from tests.elsewhere import FAR, pretending
+from tests.elsewhere import pretending
 from tests.methods.test_contract import LABELS, SHAKY
 from tests.zoo import ZOO, Entry, built, module_of
 from vitscope import Explainer, targets
@@ -21,11 +19,10 @@ from vitscope.bench import bench, make_plan, plan_maps, store_maps
 from vitscope.datasets import Scenes
 from vitscope.flow import attention_flow
 from vitscope.methods import as_method, list_methods
-from vitscope.models import Anatomy
 from vitscope.report import lens_of
 
 BOUND = 1e-3
-"""Of the difference's norm over the map's, in float32; the three papers' maps were within 1e-5 on the pretended device."""
+"""Of the norm of the difference over that of the map, in float32."""
 
 DOUBLE = {*SHAKY, "tis", "vit_cx"}
 """Compared in float64: small differences make another map of them, or another cluster."""
@@ -94,7 +91,7 @@ def test_a_mixture_of_devices_is_an_error_of_the_pretended_one_as_of_cuda():
             lambda: here[there[:, 0].long()],
             lambda: torch.rand(3, generator=torch.Generator(), device=far),
         ):
-            with pytest.raises(RuntimeError, match="devices|indices|generator"):
+            with pytest.raises(RuntimeError, match=r"devices|indices|generator"):
                 mixture()
         with pytest.raises(RuntimeError):
             there.numpy()
