@@ -168,15 +168,24 @@ def measured(folder: Path) -> dict[str, Any]:
     parts = parts_in(folder)
     tables = [pq.read_metadata(part) for part in parts]
     rows = sum(table.num_rows for table in tables)
+    columns: dict[str, int] = {}
+    for table in tables:
+        for group in range(table.num_row_groups):
+            for place in range(table.num_columns):
+                column = table.row_group(group).column(place)
+                name = column.path_in_schema.split(".")[0]
+                columns[name] = columns.get(name, 0) + column.total_compressed_size
     memory = [sample for piece in whole for sample in piece["memory"] if sample[1]]
     rate = images / working if working else float("nan")
     return {
-        **{key: last[key] for key in ("command", "engine", "workers", "device", "threads", "machine", "part")},
+        "command": " ".join("OUT" if word == str(folder) else word for word in last["command"].split()),
+        **{key: last[key] for key in ("engine", "workers", "device", "threads", "machine", "part")},
         "complete": last["complete"],
         "parts": len(parts),
         "pieces": len(pieces),
         "rows": rows,
         "bytes": sum(part.stat().st_size for part in parts),
+        "bytes_of_columns": columns,
         "images_per_second": rate,
         "start_s": statistics.median(piece["finished"][0] for piece in whole) - last["part"] / rate * last["workers"],
         "end_s": last["seconds"] - last["finished"][-1] if last["finished"] else None,
