@@ -187,11 +187,26 @@ def measured(folder: Path) -> dict[str, Any]:
         "bytes": sum(part.stat().st_size for part in parts),
         "bytes_of_columns": columns,
         "images_per_second": rate,
+        "quartiles": _quartiles(whole),
         "start_s": statistics.median(piece["finished"][0] for piece in whole) - last["part"] / rate * last["workers"],
         "end_s": last["seconds"] - last["finished"][-1] if last["finished"] else None,
         "seconds": sum(piece["seconds"] for piece in pieces),
         "memory_mib": {name: _thirds([sample[place] for sample in memory]) for name, place in PLACES.items()},
     }
+
+
+WINDOW = 8
+"""Parts from whose first to last a rate is taken, for their spread."""
+
+
+def _quartiles(pieces: Sequence[dict[str, Any]]) -> list[float]:
+    """Of the images a second over windows of some parts: what else the machine did shows in them."""
+    rates = []
+    for piece in pieces:
+        ends = piece["finished"]
+        for first, last in zip(ends[::WINDOW], ends[WINDOW::WINDOW], strict=False):
+            rates.append(WINDOW * piece["part"] / (last - first))
+    return statistics.quantiles(rates, n=4)[::2] if len(rates) > 1 else []
 
 
 PLACES = {"command": 2, "worker": 3}

@@ -162,10 +162,18 @@ def measured(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         "## Measured: long runs on drawn scenes",
         "",
-        f"The bundled model, {runs[0]['machine']}, one thread a process; `benchmarks/scale.py run`, in pieces.",
+        f"The bundled model, {runs[0]['machine']}, one thread a process, on a machine that others used meanwhile: the",
+        "quartiles of the rate show it. Rows: `center,attention,cdam` by `energy`; maps: `daam,agcam,cdam` in float16.",
+        "Memory is the highest in each third of the run, in MiB: the command's and, with Ray, its largest worker's;",
+        "the last third has the summary in it. The rate counts from the first finished part to the last.",
         "",
-        "| run | images | engine | part | images/s | start, s | bytes a row | highest memory in each third, MiB |",
-        "|---|--:|---|--:|--:|--:|--:|---|",
+        "    python benchmarks/scale.py run rows OUT --count 20000 --seconds 280     # again until it is complete",
+        "    python benchmarks/scale.py run rows OTHER --count 20000 --engine ray --workers 2 --seconds 280",
+        "    python benchmarks/scale.py compare OUT OTHER",
+        "    python benchmarks/scale.py tell OUT OTHER > runs.json && python docs/make_scale.py runs.json",
+        "",
+        "| run | images | engine | part | images/s | quartiles | start, s | bytes a row | memory |",
+        "|---|--:|---|--:|--:|---|--:|--:|---|",
     ]
     for run in runs:
         memory = run["memory_mib"]["command"].values()
@@ -173,9 +181,10 @@ def measured(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         told = ", ".join(map(str, memory)) + (f"; a worker {', '.join(map(str, workers))}" if workers else "")
         lines.append(
             f"| {kind(run)} | {images(run):,} | {engine(run)} | {run['part']} | {run['images_per_second']:.1f} | "
+            f"{' to '.join(f'{rate:.0f}' for rate in run['quartiles'])} | "
             f"{run['start_s']:.0f} | {run['bytes'] / run['rows']:.0f} | {told} |"
         )
-    return [*lines, "", *(f"    {run['command']}" for run in runs[:2])]
+    return lines
 
 
 def kind(run: Mapping[str, Any]) -> str:

@@ -63,6 +63,7 @@ def test_rates_are_of_the_images_between_the_first_part_and_the_last(tmp_path):
     (tmp_path / scale.LOG).write_text("\n".join(lines))
     found = scale.measured(tmp_path)
     assert found["images_per_second"] == pytest.approx(3 * 4 / (3 + 1))
+    assert found["quartiles"] == []
     assert found["start_s"] == pytest.approx(4.5 - 4 / 3 * 2)
     assert found["command"] == "vitscope x --out OUT"
     assert found["memory_mib"]["command"] == {"first third": 91, "second third": 99, "last third": 99}
