@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # a process a core, each with one thread: torch's own threads would fight for the cores
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
 
-.PHONY: help install demo lint lint-web test test-all test-peers cost clean
+.PHONY: help install demo lint lint-web test test-all test-gpu test-peers cost gpu clean
 help:
 	@echo "make install   create $(VENV) and install vitscope with its development tools"
 	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
@@ -12,7 +12,9 @@ help:
 	@echo "make test      lint, types, and the test suite with its coverage"
 	@echo "make test-all  the same, with the slow tests"
 	@echo "make test-peers against pytorch-grad-cam, Captum and Quantus themselves, which it installs"
+	@echo "make test-gpu  the same maps on CUDA as on the CPU (needs a GPU)"
 	@echo "make cost      what each method costs, in forwards (benchmarks/cost.py)"
+	@echo "make gpu       every benchmark on one GPU, into out/gpu (benchmarks/gpu.py)"
 
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -42,8 +44,14 @@ test-peers: install
 	$(BIN)/python -m pip install --quiet --editable ".[dev,peers]"
 	$(BIN)/pytest tests/methods/test_cam_library.py tests/metrics
 
+test-gpu: install
+	$(BIN)/pytest -m gpu
+
 cost: install
 	$(BIN)/python benchmarks/cost.py
+
+gpu: install
+	$(BIN)/python benchmarks/gpu.py --out out/gpu
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage out

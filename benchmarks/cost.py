@@ -2,7 +2,8 @@
 
 Each round runs the plain forward (inference mode) and every job once, in an order shuffled by the round's number, so
 that a slow moment of the machine meets all alike; a method's cost is the median over rounds of its time over the same
-round's forward. A job that takes more than a few forwards is run in fewer rounds.
+round's forward. A job that takes more than a few forwards is run in fewer rounds. On CUDA the clock is read once all
+work is done, before a job and behind it, and the allocator's peak during a job's first run stands beside its cost.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from vitscope.methods import FAMILIES, Method, as_methods, choose, list_methods
 from vitscope.models import Anatomy, anatomy_of
 from vitscope.targets import Class, Predicted, Target
 from vitscope.trace import Needs, effects_on_features, record
+from vitscope.trace.chunks import out_of_memory
 
 SLOW = ("input-gradient", "perturbation")
 """Families that are measured where they are asked for."""
@@ -62,8 +64,12 @@ def main() -> None:
     width = max(map(len, table))
     print(f"{'methods':<{width}} {'forwards':>8}   quartiles, rounds")
     for name, row in table.items():
-        cost = f"{row['forwards']:>8.2f}   {row['low']:.2f} to {row['high']:.2f}, {row['rounds']}"
-        print(f"{name:<{width}} {row.get('failed') or cost}")
+        print(f"{name:<{width}} {row.get('failed') or _line(row)}")
+
+
+def _line(row: Mapping[str, float | str]) -> str:
+    peak = f", {row['peak_mib']:.0f} MiB at most" if "peak_mib" in row else ""
+    return f"{row['forwards']:>8.2f}   {row['low']:.2f} to {row['high']:.2f}, {row['rounds']}{peak}"
 
 
 def default_methods() -> str:
@@ -172,6 +178,8 @@ def measure(
     """
 
     def seconds(job: Job) -> float:
+        if synchronize:
+            torch.cuda.synchronize()
         start = time.perf_counter()
         job()
         if synchronize:
@@ -181,13 +189,20 @@ def measure(
     seconds(forward)
     one = min(seconds(forward) for _ in range(3))
     times: dict[str, list[tuple[float, float]]] = {}
-    turns, failed = {}, {}
+    turns, failed, peaks = {}, {}, {}
     for name, job in jobs.items():
+        if synchronize:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         try:
             first = seconds(job)
-        except VitscopeError as error:
-            failed[name] = str(error)
+        except Exception as error:
+            if not isinstance(error, VitscopeError) and not out_of_memory(error):
+                raise
+            failed[name] = " ".join(str(error).split())[:300]
             continue
+        if synchronize:
+            peaks[name] = torch.cuda.max_memory_allocated() / 2**20
         times[name] = []
         turns[name] = min(rounds, FEW) if first > DEAR * one else rounds
     base = []
@@ -202,6 +217,8 @@ def measure(
         for name, took in taken.items():
             times[name].append((took, base[-1]))
     table = {name: {"failed": failed[name]} if name in failed else _row(times[name]) for name in jobs}
+    for name, peak in peaks.items():
+        table[name]["peak_mib"] = peak
     return table, statistics.median(base)
 
 

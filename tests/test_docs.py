@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 
 import vitscope
 from vitscope.methods import Facts, as_method, as_methods, list_methods
+from vitscope.metrics import PRESETS, as_metrics, computations
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,6 +73,25 @@ assert result.values["share"].item() == 0.5
 def test_the_table_of_models_is_what_the_script_computes():
     script = script_of("make_models")
     assert script.PAGE.read_text() == script.page(), "run python docs/make_models.py"
+
+
+def test_the_page_of_scale_is_of_todays_costs_and_of_the_kept_runs():
+    script = script_of("make_scale")
+    runs = json.loads(script.RUNS.read_text())
+    assert script.PAGE.read_text() == script.page(runs), "run python docs/make_scale.py"
+    most = {script.kind(run): script.images(run) for run in sorted(runs, key=script.images)}
+    assert most["rows"] >= 20_000
+    assert {run["engine"] for run in runs if script.images(run) >= 20_000} == {"local", "ray"}
+
+
+def test_forwards_are_counted_from_costs_and_plans():
+    script = script_of("make_scale")
+    assert script.BASE.flops == pytest.approx(35.1e9, rel=0.02)  # 17.6 GMACs by timm's table
+    assert script.method_forwards(["cdam"]) == as_method("cdam").facts.forwards
+    (abpc,) = (script.count(metric) for metric in computations(as_metrics(PRESETS["abpc"].metrics)))
+    assert (abpc.each, len(abpc.shared)) == (18, 1)  # 9 fractions in both orders; all zeros
+    alone, both = (script.metric_forwards(["abpc"], methods) for methods in (["cdam"], ["cdam", "daam"]))
+    assert (alone, both) == (19, 37)
 
 
 def test_the_pages_of_the_methods_are_what_the_script_writes():

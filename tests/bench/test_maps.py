@@ -57,6 +57,10 @@ def test_stored_maps_are_the_explainers(explainer, pictures, tmp_path, dtype):
         assert one.logits == {i: pytest.approx(v, abs=1e-4) for i, v in enumerate(ex.logits[0].tolist())}
         assert one.target_logit == pytest.approx(float(ex.logits[0, top]), rel=1e-4)
     assert {one.method for one in read_maps(tmp_path / "o", ["cdam"])} == {"cdam"}
+    columns = pq.read_metadata(tmp_path / "o" / "parts" / "part-00000.parquet").row_group(0)
+    by_name = {(column := columns.column(place)).path_in_schema: column for place in range(columns.num_columns)}
+    assert by_name["method"].has_dictionary_page
+    assert not by_name["values.list.element"].has_dictionary_page  # nearly all differ
     kept = json.loads(pq.read_schema(tmp_path / "o" / "parts" / "part-00000.parquet").metadata[b"vitscope.provenance"])
     assert kept["preprocessing"] == explainer.preprocessing.describe()
     assert kept["plan"]["asked"] == "the predicted class"

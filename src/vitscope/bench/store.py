@@ -136,7 +136,7 @@ class Store:
             {**(table.schema.metadata or {}), _HASH: self.hash.encode(), _FACTS: json.dumps(dict(facts)).encode()}
         )
         buffer = io.BytesIO()
-        pq.write_table(marked, buffer, compression="zstd")
+        pq.write_table(marked, buffer, compression="zstd", use_dictionary=_repeating(marked.schema))
         self._put(self.path(part), buffer.getbuffer())
 
     def _put(self, path: Path, content: bytes | memoryview) -> None:
@@ -160,6 +160,11 @@ class Store:
                 file.unlink()
             for name in (*_BESIDE, MANIFEST):
                 (self.folder / name).unlink(missing_ok=True)
+
+
+def _repeating(schema: pa.Schema) -> list[str]:
+    """The columns that a dictionary makes smaller; of a map's values, nearly all different, it would be the larger."""
+    return [column.name for column in schema if not pa.types.is_list(column.type)]
 
 
 def parts_in(folder: str | os.PathLike[str]) -> list[Path]:
