@@ -55,6 +55,8 @@ app.command("doctor")(doctor.doctor)
 def main() -> None:
     """Run the command line; a user's mistake is one line on the error stream, never a traceback."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the failure itself is ours to tell
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(logging.Formatter("vitscope: %(message)s"))
     try:
         app()
     except VitscopeError as error:
