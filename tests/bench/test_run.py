@@ -130,7 +130,7 @@ def test_the_batch_size_changes_no_row(run):
 
 def test_one_trace_a_batch_for_all_methods_and_metrics_that_share_it(run, monkeypatch):
     traces, forwards = [], []
-    record, scorer = vitscope.explainer.record, measured.ModelScorer.__call__
+    record, scorer = vitscope.passes.record, measured.ModelScorer.__call__
 
     def counting(anatomy, images, *rest):
         traces.append(len(images))
@@ -140,7 +140,7 @@ def test_one_trace_a_batch_for_all_methods_and_metrics_that_share_it(run, monkey
         forwards.append(len(pictures))
         return scorer(self, pictures, index)
 
-    monkeypatch.setattr(vitscope.explainer, "record", counting)
+    monkeypatch.setattr(vitscope.passes, "record", counting)
     monkeypatch.setattr(measured.ModelScorer, "__call__", scored)
     run("scenes:count=10", "agcam,daam", part_size=8)
     assert traces == [4, 4, 2]  # both presets share preprocessing and target

@@ -13,7 +13,7 @@ from vitscope.bench.ask import Found, Given, maps_of
 from vitscope.bench.tasks import Group, Task
 from vitscope.bench.traced import Traced, batch_of, truth_of
 from vitscope.bench.truth import BatchTruth
-from vitscope.errors import VitscopeError
+from vitscope.errors import text_of
 from vitscope.explainer import Explainer
 from vitscope.methods import Method
 from vitscope.metrics import (
@@ -138,12 +138,6 @@ def _left_out_by_all(group: Group, traced: Traced, image: int, rows: Rows) -> bo
     for task in group.batched:
         rows.left_out.setdefault(task.preset, set()).add(traced.shots[image].id)
     return True
-
-
-def text_of(error: BaseException) -> str:
-    """An error as one line; the kind of one that is not ours is named."""
-    words = " ".join(str(error).split())
-    return words if isinstance(error, VitscopeError) else f"{type(error).__name__}: {words[:300]}"
 
 
 Results = dict[str, Result | str]

@@ -50,6 +50,7 @@ def bench(
         str | None, typer.Option("--images", help="Instead of the presets' own: all, or correct.")
     ] = None,
     max_forwards: common.MaxForwards = None,
+    memory_limit: common.MemoryLimit = None,
     size: common.Size = None,
     crop_pct: common.CropPct = None,
     crop_mode: common.CropMode = None,
@@ -63,7 +64,8 @@ def bench(
     on = options.engine_of(engine, workers, gpus_per_worker, address, device)
     presets = [overridden(preset, target, images) for preset in as_presets(metrics)]
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
-    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device="cpu" if on else device)
+    where = "cpu" if on else device
+    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=where, memory_limit=memory_limit)
     plan = make_plan(
         explainer,
         dataset,
@@ -79,7 +81,7 @@ def bench(
     groups: dict[str, str] = {name.split("/")[0]: reason for name, reason in plan.skipped().items()}
     for reason in dict.fromkeys(groups.values()):
         common.say(f"left out: {reason}")
-    outcome = _with_bar(plan, explainer, out, device, batch_size, resume, overwrite, on)
+    outcome = _with_bar(plan, explainer, out, device, batch_size, workers, resume, overwrite, on)
     for preset, count in outcome.left_out.items():
         common.say(f"{preset}: {count} misclassified images of {outcome.images} are left out, as its paper does")
     if outcome.failed:
@@ -104,6 +106,7 @@ def _with_bar(
     out: Path,
     device: str,
     batch_size: int,
+    workers: int | None,
     resume: bool,
     overwrite: bool,
     on: OnRay | None,
@@ -116,6 +119,7 @@ def _with_bar(
             explainer=explainer,
             device=device,
             batch_size=batch_size,
+            readers=workers,
             resume=resume,
             overwrite=overwrite,
             engine=on,

@@ -16,7 +16,7 @@ from vitscope.errors import VitscopeError
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 _AMPLE = 2**29
-"""Bytes of a pass from which on the usual chunks of rows and samples, of about 64 MiB a tensor, are left as they are."""
+"""Bytes of a pass from which on the usual chunks of rows and samples, about 64 MiB a tensor, are left as they are."""
 
 _bytes: ContextVar[int | None] = ContextVar("bytes", default=None)
 
