@@ -117,7 +117,8 @@ def measure(
     traced = traced if len(left) == len(traced.shots) else traced.only(left)
     truth = truth_of(traced)
     scorer = ModelScorer(explainer.anatomy.model, explainer.anatomy.forward)
-    forwards = Forwards(scorer, traced.pictures, traced.found.logits.to(traced.pictures.tensor.device), AT_ONCE)
+    at_once = min(AT_ONCE, explainer.passes.fit() or AT_ONCE)
+    forwards = Forwards(scorer, traced.pictures, traced.found.logits.to(traced.pictures.tensor.device), at_once)
     for task in group.batched:
         compute = {"map": _of_map, "pair": _of_pair, "forward": _of_forward, "explain": _of_stability}[task.facts.kind]
         there = truth.there[task.facts.truth]
