@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vitscope.errors import VitscopeError, text_of
@@ -66,7 +68,7 @@ class ReadAhead(Generic[Found]):
         if workers is not None and workers < 0:
             raise VitscopeError(f"--workers {workers}: give 0 or more")
         self._read, self._workers, self._ahead, self._say = read, workers, ahead, say
-        self._coming: Iterator[bytes] | None = None
+        self._coming: Iterator[Tensor] | None = None
         self._order: list[str] = []
         self._held: dict[str, Found | Unread] = {}
         self.waited = 0.0
@@ -109,12 +111,12 @@ class ReadAhead(Generic[Found]):
         if self._coming is not None and self._order and self._order[-1] == name:
             try:
                 packed = next(self._coming)
-            except RuntimeError as error:
+            except (RuntimeError, OSError, EOFError):  # as the loader says it, or the pipe
                 self._coming = None
-                self._say(f"a process that reads pictures died ({text_of(error)}); going on without them")
+                self._say("a process that reads pictures died; the rest are read in this one")
             else:
                 self._order.pop()
-                found: Found | Unread = pickle.loads(packed)
+                found: Found | Unread = pickle.loads(packed.numpy().data)
                 return found
         return _tried(self._read, name)
 
@@ -126,8 +128,12 @@ def _tried(read: Callable[[str], Found], name: str) -> Found | Unread:
         return Unread(text_of(error))
 
 
-class _Pictures(Dataset[bytes]):
-    """Each as bytes: tensors would travel by shared memory and open files, of which containers have little."""
+class _Pictures(Dataset[Tensor]):
+    """Each as the bytes of whatever was read, in a tensor.
+
+    The loader sends tensors by shared memory, and through its pipe only where they are. A message so short is there or
+    not, also where the process is killed that sends it; half of a long one would be waited for without an end.
+    """
 
     def __init__(self, read: Callable[[str], Any], names: Sequence[str]) -> None:
         self._read, self._names = read, names
@@ -135,11 +141,12 @@ class _Pictures(Dataset[bytes]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def __getitem__(self, index: int) -> bytes:
-        return pickle.dumps(_tried(self._read, self._names[index]), protocol=pickle.HIGHEST_PROTOCOL)
+    def __getitem__(self, index: int) -> Tensor:
+        packed = pickle.dumps(_tried(self._read, self._names[index]), protocol=pickle.HIGHEST_PROTOCOL)
+        return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
 
 
-def _started(pictures: _Pictures, workers: int, ahead: int) -> Iterator[bytes]:
+def _started(pictures: _Pictures, workers: int, ahead: int) -> Iterator[Tensor]:
     """Processes at work.
 
     They are forked, so that they start at once and need not be told what they read; they never touch a GPU. The loader
