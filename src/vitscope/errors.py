@@ -51,3 +51,9 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
     spelt = {name.lower(): name for name in known}
     matches = difflib.get_close_matches(word.lower(), spelt, n=count, cutoff=0.5)
     return f"; did you mean {', '.join(spelt[match] for match in matches)}?" if matches else ""
+
+
+def text_of(error: BaseException) -> str:
+    """An error as one line; the kind of one that is not ours is named."""
+    words = " ".join(str(error).split())
+    return words if isinstance(error, VitscopeError) else f"{type(error).__name__}: {words[:300]}"

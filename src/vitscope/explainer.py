@@ -20,10 +20,11 @@ from vitscope.evidence import Evidence
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
 from vitscope.methods import CDAM, Method, Wanted, as_method, choose
 from vitscope.models import Anatomy, Loaded, Precision, Running, anatomy_of, load, of_module
-from vitscope.outcome import Progress, attribute, deaf, maps_of, refuse, undefined
+from vitscope.outcome import Progress, Seen, attribute, deaf, refuse, undefined
+from vitscope.passes import Passes
 from vitscope.targets import ClassNames, Concept, Predicted, Target, Text, as_target
 from vitscope.targets.target import TargetLike
-from vitscope.trace import Needs, Trace, effects_on_features, left_as_found, record, verify
+from vitscope.trace import Effects, Needs, as_bytes, effects_on_features, left_as_found, record, verify
 
 
 class Explainer:
@@ -39,6 +40,7 @@ class Explainer:
         anatomy: what was found where in the model.
         preprocessing: how pictures become the model's input.
         names: the names of the model's outputs.
+        passes: runs batches, in parts where memory is limited.
         description_error: largest relative error between the description and the model's own numbers.
     """
 
@@ -53,6 +55,7 @@ class Explainer:
         device: str | torch.device | None = None,
         tokenizer: Callable[[Sequence[str]], Any] | None = None,
         running: Running | Precision = "float32",
+        memory_limit: int | str | None = None,
     ) -> None:
         """Understand the model, and hold what was understood against one pass over a random picture.
 
@@ -70,11 +73,15 @@ class Explainer:
                 found.
             running: how the model is run: a precision, "bf16" or "fp16" in place of "float32", or a `Running`. The
                 model and its weights stay as they are, and maps are in float32 all the same.
+            memory_limit: what a pass may take on the model's device beside the weights and the pictures, in bytes or
+                as "4GB": a batch that takes more is explained in several passes, with the same maps.
 
         Raises:
             ModelError: the model cannot be loaded, or is not understood, or torch has no such precision on its device.
             TargetError: the labels cannot be read, or are not as many as the outputs.
+            VitscopeError: the memory limit is no amount of memory.
         """
+        limit = None if memory_limit is None else as_bytes(memory_limit)
         self.source = {
             "model": model if isinstance(model, str) else None,
             "weights": weights and str(weights),
@@ -93,6 +100,7 @@ class Explainer:
         self.description_error = verify(self.anatomy.exact, _random_picture(self.preprocessing.size))
         self.anatomy = dataclasses.replace(self.anatomy, running=Running.of(running))
         self.anatomy.running.check(self.anatomy.model)
+        self.passes = Passes(self.anatomy, limit)
 
     def __call__(
         self,
@@ -104,7 +112,7 @@ class Explainer:
         max_forwards: int | None = None,
         progress: Progress | None = None,
     ) -> Explanation:
-        """Explain `images` by all `methods` in one pass.
+        """Explain `images` by all `methods` in one pass, or in as many as a memory limit asks for.
 
         Args:
             images: a path, PIL image or uint8 array, or a list of these, through the model's own preprocessing; or a
@@ -160,14 +168,13 @@ class Explainer:
         batch = prepare(images, self.preprocessing)
         running = {label: method for label, method in chosen.methods.items() if label not in refused}
         needs = reduce(Needs.__or__, (method.needs for method in running.values()))
-        trace = record(self.anatomy, batch.tensor, needs, aims)
-        maps = {label: maps_of(label, method, trace, strict, progress) for label, method in running.items()}
+        seen, maps = self.passes.explain(batch.tensor, needs, aims, running, strict, progress)
         explanations = []
         for slot, aim in enumerate(aims):
-            subject = self._subject_of(batch, trace, aim)
+            subject = self._subject_of(batch, seen, aim)
             attributions, failures = {}, {label: str(error) for label, error in refused.items()}
             for label, method in running.items():
-                if reason := deaf(label, method, trace, aim, subject):
+                if reason := deaf(label, method, seen, aim, subject):
                     if strict and label not in chosen.grouped:
                         raise TargetError(reason)
                     failures[label] = reason
@@ -176,7 +183,7 @@ class Explainer:
                 if label in failures:
                     continue
                 try:
-                    attributions[label] = attribute(label, method, maps[label], trace, slot, subject)
+                    attributions[label] = attribute(label, method, maps[label], seen, slot, subject)
                 except VitscopeError as error:
                     if strict:
                         raise
@@ -192,7 +199,13 @@ class Explainer:
         Raises:
             ImageError: an image cannot be read.
         """
-        return record(self.anatomy, prepare(images, self.preprocessing).tensor, Needs(), [Predicted()]).features
+        tensor = prepare(images, self.preprocessing).tensor
+        found = self.passes.over(
+            tensor,
+            "features",
+            lambda start, stop: record(self.anatomy, tensor[start:stop], Needs(), [Predicted()]).features,
+        )
+        return torch.cat(found)
 
     def evidence(self, images: Any) -> Evidence:
         """CDAM of every class at once, for little more than one forward pass; see `Evidence`.
@@ -212,7 +225,13 @@ class Explainer:
                 f"{self.anatomy.name} pools all tokens; use cdam with the targets that you ask for"
             )
         batch = prepare(images, self.preprocessing)
-        found = effects_on_features(self.anatomy, batch.tensor)
+        found = Effects.join(
+            self.passes.over(
+                batch.tensor,
+                "evidence",
+                lambda start, stop: effects_on_features(self.anatomy, batch.tensor[start:stop]),
+            )
+        )
         subject = self._subject(batch, found.logits, found.grid, None, "every class")
         classifier = self.anatomy.classifier
         weight = None if classifier is None else classifier.weight.detach().clone()  # the model may change afterwards
@@ -254,12 +273,12 @@ class Explainer:
         """Why `method` is not defined for this model, or "" where it is."""
         return undefined(self.anatomy, label, method)
 
-    def _subject_of(self, batch: Batch, trace: Trace, aim: Target) -> Subject:
+    def _subject_of(self, batch: Batch, seen: Seen, aim: Target) -> Subject:
         classifier = self.anatomy.outputs > 0
         asked = (
             aim.describe(self.names) if classifier or not isinstance(aim, Predicted) else "what any target would give"
         )
-        return self._subject(batch, trace.logits, trace.grid, aim.classes(trace.logits) if classifier else None, asked)
+        return self._subject(batch, seen.logits, seen.grid, aim.classes(seen.logits) if classifier else None, asked)
 
     def _subject(
         self, batch: Batch, logits: Tensor, grid: tuple[int, int], target: Tensor | None, asked: str

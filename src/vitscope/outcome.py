@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,6 +16,42 @@ from vitscope.methods import Chosen, Maps, Method, why_undefined
 from vitscope.models import Anatomy
 from vitscope.targets import Predicted, Target
 from vitscope.trace import Trace
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is kept of a pass beside the maps.
+
+    Attributes:
+        logits: the model's output, (b c).
+        grid: patch grid (rows, cols).
+        reached, carried: as of the trace, (b m) bool.
+        arrived: whether any gradient reaches the last block's class row, where that was recorded, (b m) bool.
+    """
+
+    logits: Tensor
+    grid: tuple[int, int]
+    reached: Tensor
+    carried: Tensor
+    arrived: Tensor
+
+    @classmethod
+    def of(cls, trace: Trace) -> Seen:
+        """Of one pass."""
+        last = trace.blocks[-1] if trace.blocks else None
+        arrived = torch.ones_like(trace.reached)
+        if last is not None and last.has("skip_gradient"):
+            arrived = last.skip_gradient.flatten(3).any(dim=-1).any(dim=1)  # b h m d
+        return cls(trace.logits, trace.grid, trace.reached, trace.carried, arrived)
+
+    @classmethod
+    def join(cls, parts: Sequence[Seen]) -> Seen:
+        """Of a batch that was run in parts."""
+        logits, reached, carried, arrived = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("logits", "reached", "carried", "arrived")
+        )
+        return cls(logits, parts[0].grid, reached, carried, arrived)
+
 
 Progress = Callable[[str, int, int], object]
 """Is told a method's label, and of its forwards how many are done, and of how many."""
@@ -70,11 +107,11 @@ def maps_of(label: str, method: Method, trace: Trace, strict: bool, progress: Pr
         return error
 
 
-def deaf(label: str, method: Method, trace: Trace, target: Target, subject: Subject) -> str:
+def deaf(label: str, method: Method, seen: Seen, target: Target, subject: Subject) -> str:
     """Why a class-agnostic method has no map for a target other than the prediction, or "" where it has one."""
     if method.facts.class_specific or isinstance(target, Predicted):
         return ""
-    if subject.target is not None and torch.equal(subject.target, trace.logits.argmax(dim=1)):
+    if subject.target is not None and torch.equal(subject.target, seen.logits.argmax(dim=1)):
         return ""
     return (
         f"{label} is class-agnostic: it gives the same map for {subject.asked} as for any other; leave the target out, "
@@ -86,7 +123,7 @@ def attribute(
     label: str,
     method: Method,
     maps: Maps | VitscopeError,
-    trace: Trace,
+    seen: Seen,
     slot: int,
     subject: Subject,
 ) -> Attribution:
@@ -108,25 +145,22 @@ def attribute(
     )
     assert values is not None
     if not method.facts.trivial:
-        _refuse_flat(label, method, values, trace, slot)
+        _refuse_flat(label, method, values, seen, slot)
     options = dataclasses.asdict(method)  # type: ignore[call-overload]
     return Attribution(label, method.facts, options, values, blocks, heads, subject)
 
 
-def _refuse_flat(label: str, method: Method, maps: Tensor, trace: Trace, slot: int) -> None:
+def _refuse_flat(label: str, method: Method, maps: Tensor, seen: Seen, slot: int) -> None:
     """Raise FlatMapError where a map is not finite or constant, and say why."""
-    last = trace.blocks[-1] if trace.blocks else None
     for image, values in enumerate(maps):
         if not torch.isfinite(values).all():
             raise FlatMapError(f"the {label} map of image {image} is not finite; run the model in float32")
         if values.numel() > 1 and values.min() == values.max():
             if not method.facts.class_specific:
                 cause = "to it all patches of this image are alike; load trained weights, or use another method"
-            elif not trace.reached[image, slot]:
+            elif not seen.reached[image, slot]:
                 cause = "the target's gradient at the model's output is zero; explain another target"
-            elif not trace.carried[image, slot] or (
-                last is not None and last.has("skip_gradient") and not last.skip_gradient[image, :, slot].any()
-            ):
+            elif not (seen.carried[image, slot] and seen.arrived[image, slot]):
                 cause = (
                     "no gradient reaches the class token, as with a head whose weights are zero; load trained weights"
                 )

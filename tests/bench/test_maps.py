@@ -95,3 +95,26 @@ def test_a_run_of_maps_goes_on_and_refuses_another(explainer, pictures, tmp_path
         plan_maps(explainer, [pictures[0]] * 2, "cdam", Predicted())
     with pytest.raises(VitscopeError, match="holds no parts"):
         list(read_maps(tmp_path))
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+def test_maps_are_the_same_however_pictures_are_read(explainer, pictures, tmp_path, readers):
+    plan = plan_maps(explainer, pictures, "cdam,attention", Predicted(), part_size=2)
+    tables = []
+    for name, count in (("here", 0), ("ahead", readers)):
+        outcome = store_maps(plan, explainer, Predicted(), tmp_path / name, batch_size=2, readers=count)
+        assert (outcome.images, outcome.failed) == (5, 1)
+        tables.append(pq.read_table(tmp_path / name / "parts"))
+    assert tables[0].equals(tables[1])
+
+
+def test_maps_within_a_memory_limit(explainer, pictures, tmp_path):
+    free = plan_maps(explainer, pictures, "cdam,daam", Predicted())
+    limited = Explainer("scenes", memory_limit="1MB")
+    assert plan_maps(limited, pictures, "cdam,daam", Predicted()).hash == free.hash
+    for name, one in (("free", explainer), ("limited", limited)):
+        store_maps(free, one, Predicted(), tmp_path / name)
+    for one, other in zip(read_maps(tmp_path / "limited"), read_maps(tmp_path / "free"), strict=True):
+        assert (one.image, one.method, one.error) == (other.image, other.method, other.error)
+        if one.values is not None:
+            np.testing.assert_allclose(one.values, other.values, rtol=1e-3, atol=1e-6)

@@ -203,7 +203,7 @@ def test_a_model_that_cannot_be_sent_is_one_line(ray, plan, tmp_path):
     ("words", "says"),
     [
         (["--engine", "ray", "--gpus-per-worker", "1.5"], "--gpus-per-worker 1.5: give a whole number"),
-        (["--workers", "2"], "add --engine ray"),
+        (["--gpus-per-worker", "2"], "add --engine ray"),
         (["--address", "auto"], "add --engine ray"),
     ],
 )

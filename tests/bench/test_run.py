@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -18,7 +19,7 @@ from PIL import Image
 
 import vitscope.bench.measure as measured
 import vitscope.bench.traced as traced
-import vitscope.explainer
+import vitscope.passes
 from vitscope import Explainer, Running
 from vitscope.bench import bench, make_plan
 from vitscope.bench.plan import Plan, deciding
@@ -129,9 +130,49 @@ def test_the_batch_size_changes_no_row(run):
     assert repr(again) == repr(second)
 
 
+@pytest.mark.parametrize("source", ["scenes:count=9", "masks"])
+def test_rows_are_the_same_however_pictures_are_read(run, folder, source, monkeypatch):
+    """Damaged pictures and masks too, and where the processes that read are killed on the way."""
+    root = folder if source == "masks" else None
+    metrics = "agcam,energy,loc"
+    here, outcome = run(source, metrics, root, out="here", part_size=3, batch_size=2)
+    assert (outcome.failed > 0) == (root is not None)
+    for readers in (1, 2):
+        there, other = run(source, metrics, root, out=f"ahead{readers}", part_size=3, batch_size=2, readers=readers)
+        assert repr(there) == repr(here)
+        assert (other.failed, other.left_out) == (outcome.failed, outcome.left_out)
+    said = []
+
+    def killing(*of, **options):
+        if not said:
+            for child in multiprocessing.active_children():
+                child.kill()
+        return trace(*of, **options)
+
+    trace = traced.maps_of
+    monkeypatch.setattr(traced, "maps_of", killing)
+    rows, other = run(source, metrics, root, out="killed", part_size=3, batch_size=2, readers=1, say=said.append)
+    assert [{**row, "value": None} for row in rows] == [{**row, "value": None} for row in here]
+    a, b = (np.array([row["value"] for row in rows], dtype=float) for rows in (rows, here))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)  # bit for bit, but for the pass that was killed
+    assert all("died" in line for line in said)
+
+
+def test_a_memory_limit_changes_no_row(run, explainer, tmp_path):
+    metrics = "agcam,mif_lif@zero:steps=3,class_sensitivity"
+    free, _ = run("scenes:count=5", metrics, methods="cdam,daam,rollout", out="a")
+    plan = make_plan(explainer, "scenes:count=5", methods="cdam,daam,rollout", metrics=metrics, part_size=4)
+    limited = Explainer("scenes", memory_limit=10**6)
+    bench(plan, tmp_path / "b", explainer=limited, batch_size=4)
+    rows = rows_in(tmp_path / "b")
+    assert [{**row, "value": None} for row in rows] == [{**row, "value": None} for row in free]
+    a, b = (np.array([row["value"] for row in rows]) for rows in (rows, free))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
 def test_one_trace_a_batch_for_all_methods_and_metrics_that_share_it(run, monkeypatch):
     traces, forwards = [], []
-    record, scorer = vitscope.explainer.record, measured.ModelScorer.__call__
+    record, scorer = vitscope.passes.record, measured.ModelScorer.__call__
 
     def counting(anatomy, images, *rest):
         traces.append(len(images))
@@ -141,7 +182,7 @@ def test_one_trace_a_batch_for_all_methods_and_metrics_that_share_it(run, monkey
         forwards.append(len(pictures))
         return scorer(self, pictures, index)
 
-    monkeypatch.setattr(vitscope.explainer, "record", counting)
+    monkeypatch.setattr(vitscope.passes, "record", counting)
     monkeypatch.setattr(measured.ModelScorer, "__call__", scored)
     run("scenes:count=10", "agcam,daam", part_size=8)
     assert traces == [4, 4, 2]  # both presets share preprocessing and target

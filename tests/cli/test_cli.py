@@ -96,6 +96,29 @@ def test_bad_pictures_are_named_and_the_others_done(run, desk, tmp_path):
     assert listed["written"] == {str(desk / "pics" / "a.png"): "a"}
 
 
+def test_pictures_are_read_by_processes_and_within_a_memory_limit(run, desk, tmp_path):
+    bad = desk / "cut.jpg"
+    values = []
+    for name, words in (("a", []), ("b", ["--workers", "2", "--batch-size", "2", "--memory-limit", "1KB"])):
+        code, out, err = run("explain", desk / "pics", bad, "--out", tmp_path / name, "--methods", "cdam,daam", *words)
+        assert code == 1
+        assert str(bad) in err
+        assert out.count("predicted: ") == 3
+        listed = json.loads((tmp_path / name / "manifest.json").read_text())
+        assert list(listed["failed"]) == [str(bad)]
+        values.append([dict(np.load(tmp_path / name / folder / "values.npz")) for folder in listed["written"].values()])
+    assert err.count("more than the limit of 0.001 MB; going on one at a time") == 1
+    for one, other in zip(*values, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_allclose(one[key], other[key], rtol=1e-3, atol=1e-6)
+    code, _, err = run("explain", desk / "pics", "--out", tmp_path / "c", "--memory-limit", "lots")
+    assert (code, err) == (
+        2,
+        "vitscope: memory limit 'lots': give a number of bytes, or one with a unit: 4GB, 512MB, 1.5GiB\n",
+    )
+
+
 def test_one_method_that_fails_leaves_the_others(run, desk, tmp_path):
     probed = [
         run(

@@ -19,10 +19,10 @@ def relative(found, wanted) -> float:
     return float((found.double() - wanted.double()).norm() / wanted.double().norm())
 
 
-@pytest.fixture
-def official(shared, golden):
+@pytest.fixture(params=[None, "20MB"], ids=["one pass", "several passes"])
+def official(request, shared, golden):
     model = load_model("timm/vit_tiny_patch16_224", shared / "weights" / "vit_tiny_patch16_224.safetensors")
-    return vitscope.Explainer(model)
+    return vitscope.Explainer(model, memory_limit=request.param)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

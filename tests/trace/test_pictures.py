@@ -287,13 +287,13 @@ def test_an_error_of_another_kind_is_not_taken_for_it():
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        Chunks(torch.device("cpu"), graph=False).over(5, job, lambda done: None)
+        Chunks(torch.device("cpu")).over(5, job, lambda done: None)
     assert len(calls) == 1
 
 
 def test_chunks_grow_to_what_memory_holds(monkeypatch):
-    chunks = Chunks(torch.device("cpu"), graph=False)
-    monkeypatch.setattr(Chunks, "_free", lambda _: 8 * 4000 * 20)  # 20 pictures whose largest tensor is 4000 bytes
+    chunks = Chunks(torch.device("cpu"))
+    monkeypatch.setattr(Chunks, "_free", lambda _: 2 * 4000 * 20)  # 20 pictures of two tensors of 4000 bytes
     sizes = []
 
     def job(start, stop):

@@ -16,15 +16,14 @@ import pyarrow as pa
 import torch
 
 from vitscope.attribution import Subject
-from vitscope.bench.measure import text_of
 from vitscope.bench.on_ray import OnRay, facts_of
 from vitscope.bench.plan import PART, Part, deciding, hash_of, parameters_of, parts_of
 from vitscope.bench.run import Outcome, Progress, in_turn, run_parts
 from vitscope.bench.store import Store
 from vitscope.bench.worker import Advance, Computed, Say, halving
-from vitscope.errors import VitscopeError
+from vitscope.errors import VitscopeError, text_of
 from vitscope.explainer import Explainer
-from vitscope.images import Batch, prepare
+from vitscope.images import Batch, Preprocessing, ReadAhead, Unread, prepare
 from vitscope.methods import Method, as_methods, with_budget
 from vitscope.models import Running
 from vitscope.targets import Target
@@ -169,9 +168,18 @@ class MapsWorker:
         target: Target,
         *,
         batch_size: int = 16,
+        readers: int | None = 0,
         say: Say = lambda line: None,
     ) -> None:
         """Of one plan.
+
+        Args:
+            plan: what is computed.
+            explainer: of its model.
+            target: what is explained.
+            batch_size: pictures in a pass.
+            readers: processes that read pictures, as of `ReadAhead`.
+            say: is told what a person should know.
 
         Raises:
             VitscopeError: the model is another than the plan's.
@@ -182,6 +190,16 @@ class MapsWorker:
         self._explainer, self._target, self._say = explainer, target, say
         self._methods: dict[str, Method] = with_budget(as_methods(list(plan.methods)), plan.max_forwards)
         self._schema = schema_of(plan.dtype)
+        read = partial(_prepared, preprocessing=explainer.preprocessing)
+        self._reader = ReadAhead(read, workers=readers, ahead=batch_size, say=say)
+
+    def expect(self, parts: Sequence[Part]) -> None:
+        """Begin to read these parts' pictures, which will be computed in this order."""
+        self._reader.expect([path for part in parts for path in self.plan.images[part.start : part.stop]])
+
+    def close(self) -> None:
+        """End what reads."""
+        self._reader.close()
 
     def compute(self, part: Part, advance: Advance = lambda done: None) -> Computed:
         """The maps of a part; whatever fails is a row with its error."""
@@ -212,11 +230,11 @@ class MapsWorker:
     def _read(self, paths: Sequence[str]) -> tuple[list[Record], list[tuple[str, Batch]]]:
         failed: list[Record] = []
         ready = []
-        for path in paths:
-            try:
-                ready.append((path, prepare(path, self._explainer.preprocessing)))
-            except Exception as error:  # a picture's file may hold anything
-                failed += self._failed(path, text_of(error))
+        for path, found in zip(paths, self._reader.take(paths), strict=True):
+            if isinstance(found, Unread):
+                failed += self._failed(path, found.reason)
+            else:
+                ready.append((path, found))
         return failed, ready
 
     def _explain(self, ready: Sequence[tuple[str, Batch]], alone: bool, said: dict[str, Any]) -> list[Record]:
@@ -225,7 +243,7 @@ class MapsWorker:
         Raises:
             VitscopeError: it fails as a whole; or in one method, where it is of several pictures.
         """
-        batch = Batch.join([one for _, one in ready])
+        batch = Batch.join([one for _, one in ready], next(self._explainer.anatomy.model.parameters()).device)
         explanation = self._explainer(batch, self._methods, self._target, strict=False)
         if explanation.failures and len(ready) > 1:
             return [record for one in ready for record in self._explain_alone(one, said)]
@@ -261,6 +279,7 @@ def store_maps(
     folder: str | os.PathLike[str],
     *,
     batch_size: int = 16,
+    readers: int | None = 0,
     resume: bool = False,
     overwrite: bool = False,
     engine: OnRay | None = None,
@@ -274,7 +293,7 @@ def store_maps(
         explainer: of its model.
         target: what is explained.
         folder: for the parts and the manifest.
-        batch_size, resume, overwrite, engine, progress, say: as for `bench`.
+        batch_size, readers, resume, overwrite, engine, progress, say: as for `bench`.
 
     Raises:
         VitscopeError: the folder holds another run or cannot be written, or the disk is full.
@@ -284,8 +303,12 @@ def store_maps(
     if engine is not None:
         build = partial(worker_of, plan, target, batch_size)
         return run_parts(plan, store, engine.over(build, explainer, say), facts, progress)
-    worker = MapsWorker(plan, explainer, target, batch_size=batch_size, say=say)
-    return run_parts(plan, store, in_turn(worker.compute), facts, progress)
+    worker = MapsWorker(plan, explainer, target, batch_size=batch_size, readers=readers, say=say)
+    return run_parts(plan, store, in_turn(worker), facts, progress)
+
+
+def _prepared(path: str, preprocessing: Preprocessing) -> Batch:
+    return prepare(path, preprocessing).light()
 
 
 def worker_of(plan: MapsPlan, target: Target, batch_size: int, explainer: Explainer, say: Say) -> MapsWorker:

@@ -13,7 +13,7 @@ from vitscope.bench.ask import Found, Given, maps_of
 from vitscope.bench.tasks import Group, Task
 from vitscope.bench.traced import Traced, batch_of, truth_of
 from vitscope.bench.truth import BatchTruth
-from vitscope.errors import VitscopeError
+from vitscope.errors import text_of
 from vitscope.explainer import Explainer
 from vitscope.methods import Method
 from vitscope.metrics import (
@@ -117,7 +117,8 @@ def measure(
     traced = traced if len(left) == len(traced.shots) else traced.only(left)
     truth = truth_of(traced)
     scorer = ModelScorer.of(explainer.anatomy)
-    forwards = Forwards(scorer, traced.pictures, traced.found.logits.to(traced.pictures.tensor.device), AT_ONCE)
+    at_once = min(AT_ONCE, explainer.passes.fit() or AT_ONCE)
+    forwards = Forwards(scorer, traced.pictures, traced.found.logits.to(traced.pictures.tensor.device), at_once)
     for task in group.batched:
         compute = {"map": _of_map, "pair": _of_pair, "forward": _of_forward, "explain": _of_stability}[task.facts.kind]
         there = truth.there[task.facts.truth]
@@ -138,12 +139,6 @@ def _left_out_by_all(group: Group, traced: Traced, image: int, rows: Rows) -> bo
     for task in group.batched:
         rows.left_out.setdefault(task.preset, set()).add(traced.shots[image].id)
     return True
-
-
-def text_of(error: BaseException) -> str:
-    """An error as one line; the kind of one that is not ours is named."""
-    words = " ".join(str(error).split())
-    return words if isinstance(error, VitscopeError) else f"{type(error).__name__}: {words[:300]}"
 
 
 Results = dict[str, Result | str]

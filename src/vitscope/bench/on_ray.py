@@ -21,11 +21,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from vitscope.bench.measure import text_of
 from vitscope.bench.plan import Part
 from vitscope.bench.ray_crew import Build, Crew, library, packed
 from vitscope.bench.worker import Advance, Computed, Say
-from vitscope.errors import VitscopeError
+from vitscope.errors import VitscopeError, text_of
 from vitscope.explainer import Explainer
 
 

@@ -14,10 +14,9 @@ from typing import Any, Protocol
 
 import torch
 
-from vitscope.bench.measure import text_of
 from vitscope.bench.plan import Part
 from vitscope.bench.worker import Advance, Computed, Say
-from vitscope.errors import VitscopeError
+from vitscope.errors import VitscopeError, text_of
 from vitscope.explainer import Explainer
 
 TRIES = 3

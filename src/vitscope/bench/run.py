@@ -77,6 +77,7 @@ def bench(
     explainer: Explainer | None = None,
     device: str | torch.device | None = None,
     batch_size: int = 16,
+    readers: int | None = 0,
     resume: bool = False,
     overwrite: bool = False,
     engine: OnRay | None = None,
@@ -91,6 +92,8 @@ def bench(
         explainer: of the plan's model, where it is at hand.
         device: for a model that is loaded.
         batch_size: pictures in a pass; the rows do not depend on it, but for the rounding of the model's own numbers.
+        readers: processes that read pictures ahead of the passes; 0 reads in this one, None leaves it to the machine.
+            An engine's workers read their own.
         resume: go on with an interrupted run.
         overwrite: delete what another run left in the folder.
         engine: Ray's actors; None computes in this process.
@@ -107,8 +110,8 @@ def bench(
     if engine is not None:
         build = partial(worker_of, plan, batch_size)
         return run_parts(plan, store, engine.over(build, explainer or plan.load(), say), facts, progress)
-    worker = Worker(plan, explainer=explainer, device=device, batch_size=batch_size, say=say)
-    return run_parts(plan, store, in_turn(worker.compute), facts, progress)
+    worker = Worker(plan, explainer=explainer, device=device, batch_size=batch_size, readers=readers, say=say)
+    return run_parts(plan, store, in_turn(worker), facts, progress)
 
 
 def worker_of(plan: Plan, batch_size: int, explainer: Explainer, say: Say) -> Worker:
@@ -116,12 +119,30 @@ def worker_of(plan: Plan, batch_size: int, explainer: Explainer, say: Say) -> Wo
     return Worker(plan, explainer=explainer, batch_size=batch_size, say=say)
 
 
-def in_turn(compute: Callable[[Part, Callable[[int], object]], Computed]) -> Compute:
+class Local(Protocol):
+    """What computes parts in this process: `Worker`, `MapsWorker`."""
+
+    def expect(self, parts: Sequence[Part]) -> None:
+        """These parts will be computed, in this order."""
+        ...
+
+    def compute(self, part: Part, advance: Callable[[int], object]) -> Computed:
+        """A part's rows."""
+        ...
+
+    def close(self) -> None:
+        """There are no more."""
+        ...
+
+
+def in_turn(worker: Local) -> Compute:
     """The engine of one worker on this machine."""
 
     def engine(parts: Sequence[Part], advance: Callable[[int], object]) -> Generator[tuple[Part, Computed], None, None]:
-        for part in parts:
-            yield part, compute(part, advance)
+        with closing(worker):
+            worker.expect(parts)
+            for part in parts:
+                yield part, worker.compute(part, advance)
 
     return engine
 

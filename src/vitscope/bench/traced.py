@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,12 +33,14 @@ class Shot:
     Attributes:
         id: its name in the data set.
         labels: its true classes among the model's outputs.
-        opened: picture and truth; None where they are no longer needed.
+        opened: its truth, without the picture; None where that is no longer needed.
+        inputs: the picture as the model takes it, a batch of one, by `key_of_inputs`.
     """
 
     id: str
     labels: tuple[int, ...]
     opened: Opened | None
+    inputs: Mapping[str, Batch]
 
     @property
     def label(self) -> int | None:
@@ -73,7 +77,7 @@ class Traced:
     def light(self) -> Traced:
         """The same without the photographs."""
         batch = replace(self.batch, originals=())
-        return replace(self, batch=batch, shots=[replace(shot, opened=None) for shot in self.shots])
+        return replace(self, batch=batch, shots=[replace(shot, opened=None, inputs={}) for shot in self.shots])
 
     def only(self, places: Sequence[int]) -> Traced:
         """The same of some of its pictures."""
@@ -136,9 +140,28 @@ class Traced:
         return task.correct and bool(self.shots[image].labels) and self.in_range(image) and not self.correct(image)
 
 
-def prepared(shots: Sequence[Shot], preprocessing: Preprocessing) -> Batch:
-    """The pictures as the model takes them."""
-    return Batch.join([prepare(shot.opened.picture, preprocessing) for shot in shots if shot.opened])
+def key_of_inputs(fields: Mapping[str, Any]) -> str:
+    """What tells inputs of one preprocessing from those of another, by the fields that differ from the model's own."""
+    return json.dumps(fields, sort_keys=True)
+
+
+def shot_of(opened: Opened, own: Preprocessing, groups: Sequence[Mapping[str, Any]], masks: bool) -> Shot:
+    """What is taken from an opened picture, from then on without the picture.
+
+    Args:
+        opened: it.
+        own: the model's preprocessing.
+        groups: the fields of each group that differ from it.
+        masks: whether its masks are needed, so that it is of no use without.
+
+    Raises:
+        ImageError, DatasetError: a mask that is needed cannot be read.
+    """
+    inputs = {
+        key: prepare(opened.picture, own.replaced(**fields)).light()
+        for key, fields in {key_of_inputs(fields): fields for fields in groups}.items()
+    }
+    return Shot(opened.item.id, opened.item.labels or (), opened.without_picture(masks), inputs)
 
 
 def trace(

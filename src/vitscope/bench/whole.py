@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from vitscope.bench.ask import Given, maps_of
-from vitscope.bench.measure import Rows, text_of, with_gaps
+from vitscope.bench.measure import Rows, with_gaps
 from vitscope.bench.tasks import Group, Task
 from vitscope.bench.traced import Traced, batch_of
-from vitscope.errors import VitscopeError
+from vitscope.errors import VitscopeError, text_of
 from vitscope.explainer import Explainer
 from vitscope.methods import Method
 from vitscope.metrics import GridMaps, Randomisation, Result, Truth, mosaics

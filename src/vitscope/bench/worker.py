@@ -10,13 +10,15 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from vitscope.bench.measure import Row, Rows, measure, text_of
+from vitscope.bench.measure import Row, Rows, measure
 from vitscope.bench.plan import Part, Plan
 from vitscope.bench.tasks import Group, Task
-from vitscope.bench.traced import Shot, Traced, prepared, trace
+from vitscope.bench.traced import Shot, Traced, key_of_inputs, shot_of, trace
 from vitscope.bench.whole import measure_whole
 from vitscope.datasets import Dataset
+from vitscope.errors import text_of
 from vitscope.explainer import Explainer
+from vitscope.images import Batch, ReadAhead, Unread
 from vitscope.methods import Method
 from vitscope.trace.chunks import out_of_memory
 
@@ -123,6 +125,7 @@ class Worker:
         explainer: Explainer | None = None,
         device: str | torch.device | None = None,
         batch_size: int = 16,
+        readers: int | None = 0,
         say: Say = lambda line: None,
     ) -> None:
         """Load model and data set.
@@ -132,6 +135,7 @@ class Worker:
             explainer: of the plan's model, where it is at hand; else it is loaded by name.
             device: for a model that is loaded.
             batch_size: pictures in a pass.
+            readers: processes that read pictures, as of `ReadAhead`.
             say: is told what a person should know.
 
         Raises:
@@ -141,6 +145,15 @@ class Worker:
         self._explainer = explainer or plan.load(device)
         self._dataset: Dataset = plan.open()
         self._methods: dict[str, Method] = plan.chosen_methods()
+        self._reader = ReadAhead(self._shot, workers=readers, ahead=batch_size, say=say)
+
+    def expect(self, parts: Sequence[Part]) -> None:
+        """Begin to read these parts' pictures, which will be computed in this order."""
+        self._reader.expect([name for part in parts for name in self._dataset.ids[part.start : part.stop]])
+
+    def close(self) -> None:
+        """End what reads."""
+        self._reader.close()
 
     @cached_property
     def _groups(self) -> list[Group]:
@@ -173,23 +186,26 @@ class Worker:
         return Computed(table_of(rows.rows), facts)
 
     def _one(self, group: Group, shots: Sequence[Shot], rows: Rows, alone: bool) -> Traced:
-        preprocessing = self._explainer.preprocessing.replaced(**group.preprocessing)
-        batch = prepared(shots, preprocessing)
+        key = key_of_inputs(group.preprocessing)
+        device = next(self._explainer.anatomy.model.parameters()).device
+        batch = Batch.join([shot.inputs[key] for shot in shots], device)
         traced = trace(self._explainer, self._methods, group, shots, batch, self.plan.seed)
         measure(self._explainer, self._methods, group, traced, rows, alone)
         return traced
 
     def _read(self, names: Sequence[str], rows: Rows) -> Iterator[Shot]:
         """The pictures that can be read, with their masks."""
-        for name in names:
-            try:
-                opened = self._dataset.read(name).open()
-                if any(task.facts.truth in ("mask", "two masks") for task in self._tasks):
-                    _ = opened.masks
-            except Exception as error:  # a picture's file may hold anything
-                self._fail(rows, name, text_of(error))
-                continue
-            yield Shot(name, opened.item.labels or (), opened)
+        for name, found in zip(names, self._reader.take(names), strict=True):
+            if isinstance(found, Unread):
+                self._fail(rows, name, found.reason)
+            else:
+                yield found
+
+    def _shot(self, name: str) -> Shot:
+        """A picture with its truth, as all groups take it; whatever its files hold may be raised."""
+        masks = any(task.facts.truth in ("mask", "two masks") for task in self._tasks)
+        fields = [group.preprocessing for group in self._groups]
+        return shot_of(self._dataset.read(name).open(), self._explainer.preprocessing, fields, masks)
 
     @property
     def _tasks(self) -> list[Task]:

@@ -52,9 +52,19 @@ app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 
 
+class _ToErrorStream(logging.Handler):
+    """What the library says in its log, as the commands say it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"vitscope: {self.format(record)}", file=sys.stderr)  # noqa: T201
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on the error stream, never a traceback."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the failure itself is ours to tell
+    log = logging.getLogger("vitscope")
+    if not any(isinstance(handler, _ToErrorStream) for handler in log.handlers):
+        log.addHandler(_ToErrorStream(logging.WARNING))
     try:
         app()
     except VitscopeError as error:

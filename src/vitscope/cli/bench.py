@@ -57,6 +57,7 @@ def bench(
         str | None, typer.Option("--images", help="Instead of the presets' own: all, or correct.")
     ] = None,
     max_forwards: common.MaxForwards = None,
+    memory_limit: common.MemoryLimit = None,
     size: common.Size = None,
     crop_pct: common.CropPct = None,
     crop_mode: common.CropMode = None,
@@ -77,6 +78,7 @@ def bench(
         preprocessing=fields,
         device="cpu" if on else device,
         running=common.running_of(precision, channels_last, compiled),
+        memory_limit=memory_limit,
     )
     plan = make_plan(
         explainer,
@@ -93,7 +95,7 @@ def bench(
     groups: dict[str, str] = {name.split("/")[0]: reason for name, reason in plan.skipped().items()}
     for reason in dict.fromkeys(groups.values()):
         common.say(f"left out: {reason}")
-    outcome = _with_bar(plan, explainer, out, device, batch_size, resume, overwrite, on)
+    outcome = _with_bar(plan, explainer, out, device, batch_size, workers, resume, overwrite, on)
     for preset, count in outcome.left_out.items():
         common.say(f"{preset}: {count} misclassified images of {outcome.images} are left out, as its paper does")
     if outcome.failed:
@@ -118,6 +120,7 @@ def _with_bar(
     out: Path,
     device: str,
     batch_size: int,
+    workers: int | None,
     resume: bool,
     overwrite: bool,
     on: OnRay | None,
@@ -130,6 +133,7 @@ def _with_bar(
             explainer=explainer,
             device=device,
             batch_size=batch_size,
+            readers=workers,
             resume=resume,
             overwrite=overwrite,
             engine=on,

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from vitscope.attribution import Explanation, by_reason, left_out
 from vitscope.datasets.labelled import PICTURES
-from vitscope.errors import ImageError, VitscopeError
+from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
-from vitscope.images import Batch, prepare
+from vitscope.images import Batch, ReadAhead, Unread, prepare
 from vitscope.methods import GROUPS, as_methods, choose
 from vitscope.models import PRECISIONS, Anatomy, Running
 from vitscope.outcome import refusals
@@ -78,6 +78,13 @@ MaxForwards = Annotated[
     int | None,
     typer.Option(
         "--max-forwards", min=1, help="Forwards of a picture, at most, of each method that samples altered pictures."
+    ),
+]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-limit",
+        help="What a pass may take beside model and pictures, e.g. 4GB; a batch that takes more goes in several.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -196,10 +203,12 @@ def run_over(
     batch_size: int,
     failed: dict[str, str],
     max_forwards: int | None = None,
+    workers: int | None = 0,
 ) -> Iterator[tuple[list[str], Explanation]]:
     """Explain the pictures in batches, with a progress bar; those that fail are named in `failed` and passed over.
 
-    A method that runs the model on altered pictures has a bar of its own while it does.
+    A method that runs the model on altered pictures has a bar of its own while it does. The pictures are read ahead, in
+    processes of their own where there are `workers` (`ReadAhead`).
 
     Yields:
         The pictures' paths and their explanation. Where a batch fails as a whole or in one method, its pictures are
@@ -207,16 +216,21 @@ def run_over(
     """
     told: set[str] = set()
     slow = any(method.needs.pictures for method in as_methods(methods).values())
-    with progress_bar(disable=len(images) < 2 and not slow) as progress:
+    reader = ReadAhead(
+        partial(prepare, preprocessing=explainer.preprocessing), workers=workers, ahead=batch_size, say=say
+    )
+    with progress_bar(disable=len(images) < 2 and not slow) as progress, reader:
+        reader.expect(images)
         ask = partial(explainer, strict=False, max_forwards=max_forwards, progress=_Bars(progress))
         task = progress.add_task("explaining", total=len(images))
         for start in range(0, len(images), batch_size):
             ready: list[tuple[str, Batch]] = []
-            for path in images[start : start + batch_size]:
-                try:
-                    ready.append((path, prepare(path, explainer.preprocessing)))
-                except ImageError as error:
-                    _fail(failed, path, str(error))
+            some = images[start : start + batch_size]
+            for path, found in zip(some, reader.take(some), strict=True):
+                if isinstance(found, Unread):
+                    _fail(failed, path, found.reason)
+                else:
+                    ready.append((path, found))
             for paths, explanation in _explain_group(explainer.anatomy, ask, ready, methods, target, failed):
                 _tell_left_out(explanation, told)
                 yield paths, explanation
@@ -252,7 +266,9 @@ def _explain_group(
     chosen = choose(methods)
     hopeless = set(refusals(anatomy, chosen.methods, [target]))
     try:
-        explanation = ask(Batch.join([batch for _, batch in ready]), methods, target)
+        explanation = ask(
+            Batch.join([batch for _, batch in ready], next(anatomy.model.parameters()).device), methods, target
+        )
     except VitscopeError as error:
         if len(ready) == 1:
             _fail(failed, paths[0], f"{paths[0]}: {error}")

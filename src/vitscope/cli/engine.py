@@ -11,7 +11,15 @@ from vitscope.cli import common
 from vitscope.errors import VitscopeError
 
 Engine = Annotated[str, typer.Option("--engine", help="local, or ray: several workers, here or on a cluster.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="With --engine ray: each with the model.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=0,
+        help="Processes that read pictures ahead of the model, 0 for none; otherwise as the machine allows. "
+        "With --engine ray: those that have the model each.",
+    ),
+]
 GpusPerWorker = Annotated[
     float | None,
     typer.Option("--gpus-per-worker", min=0, help="With --engine ray: 0.5 for two workers a GPU."),
@@ -35,7 +43,7 @@ def engine_of(engine: str, workers: int | None, gpus: float | None, address: str
     """
     common.check_choice("--engine", engine, ("local", "ray"))
     if engine == "ray":
-        return OnRay(workers or 1, gpus, address, device)
-    if (workers, gpus, address) != (None, None, None):
-        raise VitscopeError("--workers, --gpus-per-worker and --address are for Ray; add --engine ray")
+        return OnRay(1 if workers is None else workers, gpus, address, device)
+    if (gpus, address) != (None, None):
+        raise VitscopeError("--gpus-per-worker and --address are for Ray; add --engine ray")
     return None

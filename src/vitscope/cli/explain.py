@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, NamedTuple, cast
 
 import typer
 
@@ -34,6 +34,7 @@ def explain(
     precision: common.Precision = "float32",
     batch_size: common.BatchSize = 8,
     max_forwards: common.MaxForwards = None,
+    memory_limit: common.MemoryLimit = None,
     size: common.Size = None,
     crop_pct: common.CropPct = None,
     crop_mode: common.CropMode = None,
@@ -74,19 +75,27 @@ def explain(
         raise VitscopeError("--resume, --overwrite and --part-size are for maps in parts; add --store parquet")
     moving = usable(video or ())
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
-    running = common.running_of(precision)
     explainer = Explainer(
-        model, weights, labels=labels, preprocessing=fields, device="cpu" if on else device, running=running
+        model,
+        weights,
+        labels=labels,
+        preprocessing=fields,
+        device="cpu" if on else device,
+        running=common.running_of(precision),
+        memory_limit=memory_limit,
     )
     aim = common.check_use(explainer, methods, target, bank, max_forwards)
     if store is not None:
-        _store(explainer, images, methods, aim, out, batch_size, max_forwards, dtype, resume, overwrite, on, part_size)
+        sizes = _Sizes(batch_size, part_size, workers)
+        _store(explainer, images, methods, aim, out, sizes, max_forwards, dtype, resume, overwrite, on)
     prepare_folder(out)
     failed: dict[str, str] = {}
     written: dict[str, str] = {}
     grown = False
     found = common.find_pictures(images)
-    for paths, explanation in common.run_over(explainer, found, methods, aim, batch_size, failed, max_forwards):
+    for paths, explanation in common.run_over(
+        explainer, found, methods, aim, batch_size, failed, max_forwards, workers
+    ):
         lens = lens_of(explainer, explanation.subject.batch) if report else None
         folders = save_explanation(explanation, out, set(written.values()), lens, min(len(found), PER_PAGE), moving)
         grown = grown or any(one.blocks is not None for one in explanation.attributions.values())
@@ -105,24 +114,31 @@ def explain(
     raise typer.Exit(1 if failed else 0)
 
 
+class _Sizes(NamedTuple):
+    """Pictures in a pass and in a part, and processes that read them."""
+
+    batch: int
+    part: int
+    readers: int | None
+
+
 def _store(
     explainer: Explainer,
     images: list[str],
     methods: str,
     aim: Target,
     out: Path,
-    batch_size: int,
+    sizes: _Sizes,
     max_forwards: int | None,
     dtype: str,
     resume: bool,
     overwrite: bool,
     on: OnRay | None,
-    part_size: int,
 ) -> None:
     """The raw maps as Parquet parts; ends the command."""
     kind = cast('Literal["float32", "float16"]', dtype)
     found = common.find_pictures(images)
-    plan = plan_maps(explainer, found, methods, aim, dtype=kind, max_forwards=max_forwards, part_size=part_size)
+    plan = plan_maps(explainer, found, methods, aim, dtype=kind, max_forwards=max_forwards, part_size=sizes.part)
     with common.progress_bar() as progress:
         task = progress.add_task("explaining", total=plan.count)
         outcome = store_maps(
@@ -130,7 +146,8 @@ def _store(
             explainer,
             aim,
             out,
-            batch_size=batch_size,
+            batch_size=sizes.batch,
+            readers=sizes.readers,
             resume=resume,
             overwrite=overwrite,
             engine=on,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitscope.errors import DatasetError
+from vitscope.errors import DatasetError, ImageError
 
 BACKGROUND, OBJECT, IGNORE = 0, 1, 255
 """The values of a mask's map."""
@@ -168,6 +168,34 @@ class Opened:
         if self.item.load_masks is None:
             return None
         return self.item.load_masks((self.picture.height, self.picture.width))
+
+    def without_picture(self, needed: bool) -> Opened:
+        """With a blank in the picture's place and its masks read, to be kept or sent to another process.
+
+        Args:
+            needed: whether masks that cannot be read are an error now; otherwise they are when they are asked for.
+
+        Raises:
+            ImageError, DatasetError: masks that are needed cannot be read.
+        """
+        load: Callable[[tuple[int, int]], Masks] | None = None
+        try:
+            found = self.masks
+            load = None if found is None else partial(_known, found)
+        except (ImageError, DatasetError) as error:
+            if needed:
+                raise
+            load = partial(_refused, error)
+        item = replace(self.item, load=partial(Image.new, "1", self.picture.size), load_masks=load)
+        return Opened(item, item.load(), self.boxes)
+
+
+def _known(masks: Masks, size: tuple[int, int]) -> Masks:
+    return masks
+
+
+def _refused(error: Exception, size: tuple[int, int]) -> Masks:
+    raise error
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,23 @@ class Batch:
         return len(self.names)
 
     @classmethod
-    def join(cls, batches: Sequence[Batch]) -> Batch:
-        """One batch of several, of one input size."""
+    def join(cls, batches: Sequence[Batch], device: torch.device | None = None) -> Batch:
+        """One batch of several, of one input size; on its way to a CUDA device in memory from which it is sent fast."""
+        tensors = [batch.tensor for batch in batches]
+        into = None
+        if device is not None and device.type == "cuda" and not any(tensor.is_cuda for tensor in tensors):
+            size = sum(map(len, tensors)), *tensors[0].shape[1:]
+            into = torch.empty(size, dtype=tensors[0].dtype, pin_memory=True)
         return cls(
-            torch.cat([batch.tensor for batch in batches]),
+            torch.cat(tensors, out=into),
             tuple(geometry for batch in batches for geometry in batch.geometries),
             tuple(original for batch in batches for original in batch.originals),
             tuple(name for batch in batches for name in batch.names),
         )
+
+    def light(self) -> Batch:
+        """Without the originals."""
+        return replace(self, originals=())
 
     def part(self, images: slice) -> Batch:
         """Some of its pictures, as a batch."""

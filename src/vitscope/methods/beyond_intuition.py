@@ -13,7 +13,7 @@ from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.products import LIMIT, Matrix, Rows, attention_rows, mean_attention, product
 from vitscope.methods.registry import register_method
-from vitscope.trace import Blocks, BlockTrace, EveryRow, Needs, Trace
+from vitscope.trace import Blocks, BlockTrace, EveryRow, Needs, Trace, cut_down
 
 _PAPER = "openreview.net/forum?id=rm0zIzlhcX"
 
@@ -189,7 +189,7 @@ def _importance(every: EveryRow) -> Tensor:
     spread = every.at_values(every.gradient("full"))  # b h m n d
     kind = torch.promote_types(spread.dtype, torch.float32)
     values, tokens = every.values.unsqueeze(2).transpose(-1, -2), spread.shape[-2]
-    chunk = max(1, LIMIT // (spread[..., 0].numel()))
+    chunk = max(1, cut_down(LIMIT) // (spread[..., 0].numel()))
     parts = [
         (spread[..., start : start + chunk, :] @ values).to(kind).abs().sum(dim=(-2, -1))
         for start in range(0, tokens, chunk)

@@ -2,6 +2,8 @@
 
 from vitscope.trace.ablate import without_attention
 from vitscope.trace.backward import PLAIN, Rules
+from vitscope.trace.budget import as_bytes, cut_down, within
+from vitscope.trace.chunks import Chunks
 from vitscope.trace.everyrow import EveryRow
 from vitscope.trace.evidence import Effects, effects_on_features
 from vitscope.trace.gradient_rules import CP_LRP, LIBRA, attn_lrp, over, res_lrp
@@ -25,6 +27,7 @@ __all__ = [
     "PLAIN",
     "BlockTrace",
     "Blocks",
+    "Chunks",
     "Effects",
     "EveryRow",
     "LastBlock",
@@ -37,7 +40,9 @@ __all__ = [
     "Sway",
     "Trace",
     "Transformation",
+    "as_bytes",
     "attn_lrp",
+    "cut_down",
     "effects_on_features",
     "gradient_along",
     "head_products",
@@ -50,5 +55,6 @@ __all__ = [
     "samples_at_once",
     "verify",
     "why_no_rule",
+    "within",
     "without_attention",
 ]

@@ -3,47 +3,77 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import MethodError
+from vitscope.trace.budget import in_words, limit_of_pass
+from vitscope.trace.live import LivePeak
 
-Job = Callable[[int, int], Tensor]
-"""From the first picture and the one behind the last to a result for each of them, (k ...)."""
+Part = TypeVar("Part")
+Job = Callable[[int, int], Part]
+"""From the first picture and the one behind the last to a result for them."""
 
 _FIRST, _MOST_ON_CPU, _MOST = 8, 32, 512
 _PART = 0.5  # of the free memory
-_LAYERS = 8  # without a graph, about so many tensors of the largest one's size live at once
 _ON_CPU = 2**30  # bytes at most, for the sake of caches and of the others on the machine
+_ROOM = 0.9  # of a limit: what an allocator keeps between tensors, and kernels take for themselves, is not measured
 _FULL = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class Chunks:
     """Runs many pictures some at a time; the size is kept from one call to the next.
 
-    The first chunk is small. What it takes is measured by the sizes of the tensors that torch's functions give: their
-    sum where a graph keeps them, a few of the largest where none does. From the second on a chunk takes at most half of
-    the device's free memory. Where memory is exhausted all the same, the chunk is halved and run again.
+    The first chunk is small, and what it takes is measured (`LivePeak`). From the second on a chunk takes what there is
+    room for: half of the device's free memory, or a limit. Where memory is exhausted all the same, the chunk is halved
+    and run again.
     """
 
-    def __init__(self, device: torch.device, graph: bool, limit: int | None = None) -> None:
-        """For runs with a graph or without one; of at most `limit` pictures, or as many as memory holds."""
-        self._device, self._graph = device, graph
-        self._most = limit or (_MOST if device.type == "cuda" else _MOST_ON_CPU)
-        self.size = min(_FIRST, self._most)
+    def __init__(
+        self,
+        device: torch.device,
+        most: int | None = None,
+        *,
+        limit: int | None = None,
+        say: Callable[[str], object] = lambda line: None,
+    ) -> None:
+        """Nothing is run yet.
+
+        Args:
+            device: of the model.
+            most: pictures in a chunk; None for as many as memory holds.
+            limit: bytes that a chunk may take, for which the first one is of one picture; None for the context's, or
+                where it has none for half of what is free.
+            say: is told, in one line, where a chunk is halved, or one picture takes more than the limit.
+        """
+        self._device, self._say = device, say
+        self._most = most or (_MOST if device.type == "cuda" else _MOST_ON_CPU)
+        within = limit_of_pass()  # where it is one, this is a part of a pass, beside what has been recorded
+        self._limit = limit or (None if within is None else int(_PART * within))
+        self.size = 1 if self._limit else min(_FIRST, self._most)
         self._measured = False
+
+    @classmethod
+    def whole(cls, device: torch.device, say: Callable[[str], object]) -> Chunks:
+        """All pictures in one chunk, as long as memory holds them; nothing is measured."""
+        chunks = cls(device, 2**62, say=say)
+        chunks.size, chunks._measured = chunks._most, True
+        return chunks
 
     @property
     def measured(self) -> bool:
         """Whether the first chunk has been run, which a function mode watches."""
         return self._measured
 
-    def over(self, count: int, job: Job, done: Callable[[int], None]) -> Tensor:
-        """The results of `job` for all pictures, (count ...).
+    def over(self, count: int, job: Job[Tensor], done: Callable[[int], None]) -> Tensor:
+        """The results of `job` for all pictures, (count ...); see `parts`."""
+        return torch.cat(self.parts(count, job, done))
+
+    def parts(self, count: int, job: Job[Part], done: Callable[[int], None] = lambda more: None) -> list[Part]:
+        """The results of `job` for all pictures, a chunk each.
 
         Args:
             count: how many pictures, at least one.
@@ -53,24 +83,24 @@ class Chunks:
         Raises:
             MethodError: one picture by itself does not fit into memory.
         """
-        found: list[Tensor] = []
+        found: list[Part] = []
         start = 0
         while start < count:
             stop = min(start + self.size, count)
             part = self._try(start, stop, job)
             if part is None:
                 continue
-            found.append(part)
+            found.append(part[0])
             done(stop - start)
             start = stop
-        return torch.cat(found)
+        return found
 
-    def _try(self, start: int, stop: int, job: Job) -> Tensor | None:
+    def _try(self, start: int, stop: int, job: Job[Part]) -> tuple[Part] | None:
         """One chunk, or None where it did not fit."""
         try:
             if self._measured:
-                return job(start, stop)
-            with _Sizes() as sizes:
+                return (job(start, stop),)
+            with LivePeak(self._device) as meter:
                 part = job(start, stop)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -82,18 +112,30 @@ class Chunks:
                 ) from None
             self.size = self._most = (stop - start) // 2
             self._measured = True
+            self._say(f"out of memory with {stop - start} pictures at once; going on with {self.size}")
         else:
-            self._measured = True
-            each = max(1, (sizes.total if self._graph else _LAYERS * sizes.largest) // (stop - start))
-            self.size = max(1, min(self._most, int(self._free() // each)))
-            return part
+            self._fit(meter.peak // (stop - start))
+            return (part,)
         # Here the failed chunk's tensors are no longer held by the exception.
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         return None
 
+    def _fit(self, each: int) -> None:
+        """Choose the size for pictures that take so many bytes each."""
+        self._measured = True
+        free = self._free()
+        self.size = max(1, min(self._most, int(free // max(1, each))))
+        if self._limit and each > self._limit:
+            self._say(
+                f"one picture takes {in_words(each)}, more than the limit of {in_words(self._limit)}; going on one at "
+                "a time"
+            )
+
     def _free(self) -> float:
         """The bytes that a chunk may take."""
+        if self._limit:
+            return _ROOM * self._limit
         if self._device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self._device)
             unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
@@ -111,21 +153,3 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _FULL)
-
-
-class _Sizes(TorchFunctionMode):
-    """The sizes in bytes of what torch's functions give."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = self.largest = 0
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):
-            size = result.numel() * result.element_size()
-            self.total += size
-            self.largest = max(self.largest, size)
-        return result

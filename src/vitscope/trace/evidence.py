@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from vitscope.models import Anatomy
@@ -32,6 +34,16 @@ class Effects:
     features: Tensor
     effects: Tensor
     grid: tuple[int, int]
+
+    @classmethod
+    def join(cls, parts: Sequence[Effects]) -> Effects:
+        """Of a batch that was run in parts."""
+        if len(parts) == 1:
+            return parts[0]
+        logits, features, effects = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("logits", "features", "effects")
+        )
+        return cls(logits, features, effects, parts[0].grid)
 
 
 def effects_on_features(anatomy: Anatomy, images: Tensor) -> Effects:

@@ -49,4 +49,4 @@ def fitted(images: Tensor, model: nn.Module) -> Tensor:
     """The images without their graph, an ordinary tensor, on the model's device and of its dtype."""
     parameter = next(model.parameters())
     images = images.clone() if images.is_inference() else images.detach()
-    return images.to(parameter.device, parameter.dtype)
+    return images.to(parameter.device, parameter.dtype, non_blocking=images.is_pinned())

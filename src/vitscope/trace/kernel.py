@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from vitscope.errors import ModelError
+from vitscope.trace.budget import cut_down
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ class Attend:
 
 
 def row_chunks(query: Tensor, key: Tensor, limit: int = 2**24) -> Iterator[slice]:
-    """Some rows of (b h r n) at a time, of at most `limit` numbers where one row has fewer."""
+    """Some rows of (b h r n) at a time, of at most `limit` numbers where one row has fewer; less where memory is."""
     count = query.shape[-2]
-    size = max(1, limit // (query.shape[:-2].numel() * key.shape[-2]))
+    size = max(1, cut_down(limit) // (query.shape[:-2].numel() * key.shape[-2]))
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 

@@ -68,7 +68,8 @@ class Pictures:
 
     @cached_property
     def _chunks(self) -> dict[bool, Chunks]:
-        return {graph: Chunks(self._device, graph, self.limit) for graph in (False, True)}
+        """Without a graph, and with one."""
+        return {graph: Chunks(self._device, self.limit) for graph in (False, True)}
 
     @cached_property
     def _normed_by_batch(self) -> bool:

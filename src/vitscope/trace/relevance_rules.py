@@ -142,6 +142,7 @@ class _AttentionShares(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(query, key, value, output)
         ctx.mask, ctx.scale = mask, scale
+        ctx.rows = tuple(row_chunks(query, key))  # here, since a GPU's backward pass runs in another context
         return output.view_as(output)
 
     @staticmethod
@@ -149,7 +150,7 @@ class _AttentionShares(torch.autograd.Function):
         query, key, value, output = ctx.saved_tensors
         share = over(relevance, output)
         at_query, at_key, at_value = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        for rows in row_chunks(query, key):
+        for rows in ctx.rows:
             products = query[..., rows, :] @ key.transpose(-1, -2)
             attention = masked(products * ctx.scale, ctx.mask, rows).softmax(dim=-1)
             some = share[..., rows, :]

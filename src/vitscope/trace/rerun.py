@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vitscope.models import Anatomy, Block, Grid
 from vitscope.trace.aim import Aim, seeds_at
 from vitscope.trace.backward import PLAIN, AnotherBackward, Rules
+from vitscope.trace.budget import cut_down
 from vitscope.trace.classpath import token_sensitivity
 from vitscope.trace.guard import left_as_found
 from vitscope.trace.heads import head_products, merge_heads, split_heads
@@ -253,7 +254,7 @@ class LastBlock:
 
 def samples_at_once(tokens: Tensor, limit: int = 64 * 2**20) -> int:
     """How many samples of (b n D) may be run side by side within about `limit` bytes a tensor; at least one."""
-    return max(1, limit // (tokens.numel() * tokens.element_size()))
+    return max(1, cut_down(limit) // (tokens.numel() * tokens.element_size()))
 
 
 def _all(vectors: Tensor, tokens: Tensor) -> Tensor:

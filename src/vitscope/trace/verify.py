@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -55,31 +57,29 @@ def verify(anatomy: Anatomy, images: Tensor) -> float:
 Claim = tuple[str, Tensor, Tensor]
 
 
-def _claims(anatomy: Anatomy, seen: watching.ForwardCapture, grid: Grid) -> list[Claim]:
-    """Name, claimed, found."""
-    claims = []
+def _claims(anatomy: Anatomy, seen: watching.ForwardCapture, grid: Grid) -> Iterator[Claim]:
+    """Name, claimed, found; one at a time, so that memory holds no more than these."""
     flow: Tensor | None = None
     for block, row in zip(anatomy.blocks, seen.blocks, strict=True):
         assert row.rows is not None
         assert row.residual is not None
         assert row.incoming is not None
         assert row.tokens is not None
-        claims += _of_attention(block, row, grid)
+        yield from _of_attention(block, row, grid)
         stream = block.stream(row.incoming)
-        claims.append((f"{block.name}: residual sum", stream + block.projection(merge_heads(row.rows)), row.residual))
+        yield f"{block.name}: residual sum", stream + block.projection(merge_heads(row.rows)), row.residual
         if block.affine_keys:
             keys, mirrored, origin = (
                 block.keys_values(tokens, grid)[0] for tokens in (row.tokens, -row.tokens, torch.zeros_like(row.tokens))
             )
-            claims.append((f"{block.name}: affine keys", 2 * origin - mirrored, keys))
-            claims.append((f"{block.name}: keys alike for every token", origin[:, :, :1].expand_as(origin), origin))
+            yield f"{block.name}: affine keys", 2 * origin - mirrored, keys
+            yield f"{block.name}: keys alike for every token", origin[:, :, :1].expand_as(origin), origin
         if flow is not None and flow.shape == row.incoming.shape:
-            claims.append((f"{block.name}: residual stream", flow, row.incoming))
+            yield f"{block.name}: residual stream", flow, row.incoming
         flow = row.residual + block.feedforward(row.residual)
     assert flow is not None
-    claims.append(("the last block's output", flow, seen.final))
-    claims.append(("the head", anatomy.output(anatomy.features(seen.final)), seen.logits))
-    return claims
+    yield "the last block's output", flow, seen.final
+    yield "the head", anatomy.output(anatomy.features(seen.final)), seen.logits
 
 
 def _of_attention(block: Block, row: BlockCapture, grid: Grid) -> list[Claim]:

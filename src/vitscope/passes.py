@@ -1,0 +1,162 @@
+"""A batch explained in one pass, or in as many as memory asks for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from vitscope.errors import VitscopeError
+from vitscope.methods import Maps, Method
+from vitscope.models import Anatomy
+from vitscope.outcome import Progress, Seen, maps_of
+from vitscope.targets import Predicted, Target
+from vitscope.targets.names import UNNAMED, ClassNames
+from vitscope.trace import Chunks, Needs, record, within
+
+_log = logging.getLogger(__name__)
+
+Found = dict[str, Maps | VitscopeError]
+"""Label -> the maps for all targets, or why there are none."""
+
+Part = TypeVar("Part")
+
+
+class Passes:
+    """Runs batches of one model; how many pictures fit into a pass is known from the first of its kind.
+
+    With a limit, the first picture is a pass by itself, whose memory is measured, and then as many make a pass as fit;
+    where not even one does, rows and samples are taken in smaller chunks all the same, and it is said. Where memory is
+    exhausted without a limit, or in spite of it, the pass is halved.
+    """
+
+    def __init__(self, anatomy: Anatomy, limit: int | None = None) -> None:
+        """Of one model.
+
+        Args:
+            anatomy: its description.
+            limit: bytes that a pass may take on the model's device beside weights and pictures; None for all there is.
+        """
+        self._anatomy, self._limit = anatomy, limit
+        self._known: dict[Hashable, Chunks] = {}
+
+    def explain(
+        self,
+        images: Tensor,
+        needs: Needs,
+        aims: Sequence[Target],
+        methods: Mapping[str, Method],
+        strict: bool,
+        progress: Progress | None,
+    ) -> tuple[Seen, Found]:
+        """The maps of `images` (b 3 H W) by all methods for all targets, and what is kept of the passes.
+
+        Raises:
+            VitscopeError: a pass fails; with `strict`, a method.
+        """
+        count = len(images)
+
+        def job(start: int, stop: int) -> tuple[Seen, Found]:
+            whole = stop - start == count
+            some = aims if whole else [_part_of(aim, start, stop, count) for aim in aims]
+            try:
+                trace = record(self._anatomy, images[start:stop], needs, some)
+                found = {label: maps_of(label, method, trace, strict, progress) for label, method in methods.items()}
+            except VitscopeError as error:
+                if whole:
+                    raise
+                raise type(error)(f"of images {start} to {stop - 1} of the batch: {error}") from error
+            return Seen.of(trace), found
+
+        parts = self.over(images, ("explain", needs, tuple(methods), len(aims)), job)
+        if len(parts) == 1:
+            return parts[0]
+        maps = {label: _joined([found[label] for _, found in parts]) for label in methods}
+        return Seen.join([seen for seen, _ in parts]), maps
+
+    def over(self, images: Tensor, kind: Hashable, job: Callable[[int, int], Part]) -> list[Part]:
+        """What `job` gives for all images, from the first and the one behind the last of each pass.
+
+        Args:
+            images: (b 3 H W).
+            kind: of pass, so that passes of one kind take the same of a picture of the same size.
+            job: makes a pass.
+
+        Raises:
+            MethodError: one picture by itself does not fit into memory.
+        """
+        key = kind, images.shape[1:]
+        if key not in self._known:
+            device = next(self._anatomy.model.parameters()).device
+            self._known[key] = (
+                Chunks.whole(device, _log.warning)
+                if self._limit is None
+                else Chunks(device, 2**62, limit=self._limit, say=_log.warning)
+            )
+        with within(self._limit):
+            return self._known[key].parts(len(images), job)
+
+    def fit(self) -> int | None:
+        """How many pictures make a pass by what has been measured; None where nothing limits them."""
+        return None if self._limit is None else min((chunks.size for chunks in self._known.values()), default=1)
+
+
+@dataclass(frozen=True)
+class _PartOf:
+    """A target of a batch, asked of some of its images: the others' rows are filled up, and their values left out.
+
+    So it stays right where a target knows something of each image, as a list of classes does.
+    """
+
+    aim: Target
+    start: int
+    stop: int
+    count: int
+
+    @property
+    def of_features(self) -> bool:
+        return self.aim.of_features
+
+    @property
+    def linear(self) -> bool:
+        return self.aim.linear
+
+    def score(self, output: Tensor) -> Tensor:
+        values = self.aim.score(self._filled(output))
+        fits = isinstance(values, Tensor) and values.shape == (self.count,)
+        return values[self.start : self.stop] if fits else values
+
+    def classes(self, output: Tensor) -> Tensor | None:
+        found = self.aim.classes(self._filled(output))
+        return None if found is None else found[self.start : self.stop]
+
+    def describe(self, names: ClassNames = UNNAMED) -> str:
+        return self.aim.describe(names)
+
+    def _filled(self, rows: Tensor) -> Tensor:
+        """(b F) from those of the images that there are."""
+        other = rows[:1].detach()
+        return torch.cat([other.expand(self.start, -1), rows, other.expand(self.count - self.stop, -1)])
+
+
+def _part_of(aim: Target, start: int, stop: int, count: int) -> Target:
+    return aim if isinstance(aim, Predicted) else _PartOf(aim, start, stop, count)
+
+
+def _joined(parts: Sequence[Maps | VitscopeError]) -> Maps | VitscopeError:
+    """A method's maps of the whole batch; a failure where it failed at some of the images."""
+    found: list[Maps] = []
+    for part in parts:
+        if isinstance(part, VitscopeError):
+            return part
+        found.append(part)
+    values, blocks, heads = (
+        None if any(each is None for each in of) else torch.cat([each for each in of if each is not None])
+        for of in ([getattr(part, name) for part in found] for name in ("values", "blocks", "heads"))
+    )
+    assert values is not None
+    return Maps(values, blocks, heads)
