@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # a process a core, each with one thread: torch's own threads would fight for the cores
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
 
-.PHONY: help install demo lint lint-web test test-all test-gpu test-peers cost gpu clean
+.PHONY: help install demo lint lint-web test test-all test-gpu test-peers cost memory gpu clean
 help:
 	@echo "make install   create $(VENV) and install vitscope with its development tools"
 	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-gpu  the same maps on CUDA as on the CPU (needs a GPU)"
 	@echo "make cost      what each method costs, in forwards (benchmarks/cost.py)"
 	@echo "make gpu       every benchmark on one GPU, into out/gpu (benchmarks/gpu.py)"
+	@echo "make memory    what each method takes of memory at 518 px (benchmarks/memory.py; Linux)"
 
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -52,6 +53,9 @@ cost: install
 
 gpu: install
 	$(BIN)/python benchmarks/gpu.py --out out/gpu
+
+memory: install
+	$(BIN)/python benchmarks/memory.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage out
