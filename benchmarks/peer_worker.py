@@ -26,6 +26,9 @@ from torch import Tensor, nn
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 7}
 """A model on which a call is made once, so that what it imports is not counted as its memory."""
 
+AT_PIXELS = ("input_x_gradient", "integrated_gradients", "smoothgrad")
+"""Methods whose peers attribute to every pixel by itself."""
+
 
 def build(twin: str, name: str, size: int | None) -> nn.Module:
     """A model of 1000 classes with random weights: timm's `name`, or one of its shape from torchvision or transformers.
@@ -139,18 +142,36 @@ class Worker:
             maps = call()
             seconds = time.perf_counter() - start
         if save and maps[0] is not None:
-            np.save(save, on_patches(maps[0], self._grid(self.model(TWINS.get(method, "")))))
+            grid = self._grid(self.model(TWINS.get(method, "")))
+            np.save(save, on_patches(maps[0], grid, method in AT_PIXELS))
         return {"seconds": seconds}
 
     def memory(self, method: str, targets: list[list[int]], **_: Any) -> dict[str, Any]:
-        """Bytes at the highest, of a plain forward and of one call."""
+        """Bytes at the highest, of a plain forward and of one call, in a process of their own.
+
+        This process has imported what it takes, and run nothing; the one that it forks does the work and ends.
+        """
+        ours, theirs = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                told = self._highest(method, targets)
+            except Exception as error:
+                told = {"failed": described(error)}
+            os.write(theirs, json.dumps(told).encode())
+            os._exit(0)
+        os.close(theirs)
+        with os.fdopen(ours) as answer:
+            told = json.loads(answer.read() or '{"failed": "the process was ended, for want of memory it may be"}')
+        os.waitpid(child, 0)
+        return told
+
+    def _highest(self, method: str, targets: list[list[int]]) -> dict[str, Any]:
         twin = TWINS.get(method, "")
         tiny = small(twin).requires_grad_(not self.order["frozen"])
         picture = torch.randn(1, 3, SMALL["img_size"], SMALL["img_size"])
         with CALLS[self.who][method](Setting(tiny, picture, [[0]] * len(targets), (4, 4), samples=2)) as call:
             call()
-        del call
-        self.model(twin)
         self.forward(method)
         highest = {"forward": peak(lambda: self.forward(method))}
         with CALLS[self.who][method](self._setting(method, targets)) as call:
@@ -174,12 +195,25 @@ def logits_of(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.logits
 
 
-def on_patches(maps: Any, grid: tuple[int, int]) -> np.ndarray:
-    """Maps as a library returns them, summed over channels and averaged over each patch, (b rows cols)."""
+def on_patches(maps: Any, grid: tuple[int, int], at_pixels: bool) -> np.ndarray:
+    """Maps as a library returns them, (b rows cols): each patch's mean, or its middle.
+
+    The mean is for attributions to pixels. A map that was enlarged linearly has its patch's own value in the middle.
+    """
     found = torch.as_tensor(np.stack(maps) if isinstance(maps, list) else maps).detach().float()
     if found.ndim == 4:
         found = found.sum(dim=1)
+    side = found.shape[1] // grid[0]
+    if side > 1 and not at_pixels:
+        cells = found.unflatten(2, (grid[1], side)).unflatten(1, (grid[0], side))  # b row y col x
+        middle = slice((side - 1) // 2, side // 2 + 1)
+        return cells[:, :, middle, :, middle].mean(dim=(2, 4)).numpy()
     return torch.nn.functional.adaptive_avg_pool2d(found[:, None], grid)[:, 0].numpy()
+
+
+def described(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def peak(job: Callable[[], object]) -> int:
@@ -205,7 +239,7 @@ def main() -> None:
         try:
             answer = getattr(worker, order.pop("do"))(**order)
         except Exception as error:  # the parent puts it into the table
-            answer = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+            answer = {"failed": described(error)}
         print(json.dumps(answer), file=answers)
 
 

@@ -30,13 +30,12 @@ import torch  # noqa: E402
 from benchmarks.cost import measure  # noqa: E402
 from benchmarks.peer_calls import CALLS, TWINS  # noqa: E402
 from benchmarks.peer_environments import OURS, NotInstalledError, python_of  # noqa: E402
+from benchmarks.peer_table import Row, agreement, merged, table  # noqa: E402
 from benchmarks.peer_worker import build  # noqa: E402
-from scipy.stats import spearmanr  # noqa: E402
 
 from vitscope.errors import VitscopeError  # noqa: E402
 
 SHARED = tuple(name for name in CALLS["vitscope"] if any(name in CALLS[who] for who in CALLS if who != "vitscope"))
-Row = dict[str, Any]
 
 
 class PeerError(VitscopeError):
@@ -106,7 +105,8 @@ class Crew:
         }
         side = build("", arguments.model, arguments.size).patch_embed.img_size
         np.save(images, torch.randn(batch, 3, *side, generator=torch.Generator().manual_seed(1)).numpy())
-        self.workers: dict[str, Process] = {}
+        self.workers: dict[tuple[str, bool], Process] = {}
+        self.versions: dict[str, str] = {}
 
     def weights(self, twin: str) -> None:
         """Write the weights that all workers load."""
@@ -114,22 +114,24 @@ class Crew:
         if not file.exists():
             torch.save(build(twin, self.order["name"], self.order["size"]).state_dict(), file)
 
-    def fresh(self, who: str, memory: bool = False) -> Process:
-        """A new process.
+    def worker(self, who: str, memory: bool = False) -> Process:
+        """The process that runs a library's calls, or the one that measures their memory.
 
         Raises:
-            PeerError: its library cannot be installed.
+            PeerError: the library cannot be installed.
         """
-        try:
-            python, _ = python_of(who, self.environments)
-        except NotInstalledError as error:
-            raise PeerError(f"not installed: {error}") from error
-        return Process(who, python, self.order | {"memory": memory}, self.folder / f"{who}.log")
+        if (who, memory) not in self.workers:
+            try:
+                python, self.versions[who] = python_of(who, self.environments)
+            except NotInstalledError as error:
+                raise PeerError(f"not installed: {error}") from error
+            self.workers[who, memory] = Process(
+                who, python, self.order | {"memory": memory}, self.folder / f"{who}.log"
+            )
+        return self.workers[who, memory]
 
     def __getitem__(self, who: str) -> Process:
-        if who not in self.workers:
-            self.workers[who] = self.fresh(who)
-        return self.workers[who]
+        return self.worker(who)
 
     def close(self) -> None:
         for worker in self.workers.values():
@@ -178,6 +180,8 @@ def rows_of(method: str, crew: Crew, arguments: argparse.Namespace) -> list[Row]
     if arguments.measure != "time":
         for who in whos:
             rows[who] |= highest(method, who, crew, targets)
+    for who in whos:
+        rows[who]["version"] = crew.versions.get(who, "")
     return list(rows.values())
 
 
@@ -219,58 +223,10 @@ def timed(
 def highest(method: str, who: str, crew: Crew, targets: list[list[int]]) -> dict[str, Any]:
     """Peak megabytes of one call over those of a plain forward, in a process of its own."""
     try:
-        with contextlib.closing(crew.fresh(who, memory=True)) as worker:
-            found = worker.ask("memory", method=method, targets=targets)
+        found = crew.worker(who, memory=True).ask("memory", method=method, targets=targets)
     except PeerError as error:
         return {"failed": str(error)}
     return {"peak_mb": (found["call"] - found["forward"]) / 1e6, "forward_mb": found["forward"] / 1e6}
-
-
-def agreement(file: Path, ours: Path) -> float | None:
-    """Spearman's rank correlation of two files of maps, mean over pictures; None where one of them is flat."""
-    if not (file.exists() and ours.exists()):
-        return None
-    pairs = zip(np.load(file), np.load(ours), strict=True)
-    found = [spearmanr(theirs.ravel(), own.ravel()).statistic for theirs, own in pairs]
-    return float(np.mean(found)) if np.isfinite(found).all() else None
-
-
-def merged(rows: Sequence[Row], new: Sequence[Row]) -> list[Row]:
-    """The rows, with what is new in the place of what was measured before."""
-    keys = ("model", "size", "threads", "frozen", "batch", "method", "classes", "samples", "who")
-    gathered: dict[tuple[Any, ...], Row] = {}
-    for row in (*rows, *new):
-        gathered.setdefault(tuple(row[key] for key in keys), {}).update(row)
-    return list(gathered.values())
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown."""
-    lines = [
-        "| method | who | batch | forwards | quartiles | peak MB | images/s | correlation |",
-        "|---|---|--:|--:|---|--:|--:|--:|",
-    ]
-    for row in rows:
-        method = row["method"] + (f", {row['classes']} classes" if row["classes"] > 1 else "")
-        method += f" ({row['samples']})" if row["samples"] else ""
-        start = f"| {method} | {row['who']} | {row['batch']} |"
-        if "failed" in row:
-            lines.append(f"{start} {row['failed']} | | | | |")
-            continue
-        spread = f"{row['low']:.2f} to {row['high']:.2f}" if "low" in row else ""
-        cells = [
-            _number(row.get("forwards"), 2),
-            spread,
-            _number(row.get("peak_mb"), 0),
-            _number(row.get("images_per_s"), 1),
-            "" if row["who"] == "vitscope" else _number(row.get("correlation"), 3),
-        ]
-        lines.append(f"{start} {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _samples(method: str) -> bool:
