@@ -151,7 +151,7 @@ def of_captum(kind: str) -> Call:
         import captum.attr as library
 
         images = setting.images.clone().requires_grad_()
-        noise = 0.15 * float(images.max() - images.min())
+        noise = 0.15 * float(setting.images.max() - setting.images.min())
 
         def run() -> Sequence[Any]:
             return [_by_captum(library, kind, setting, images, list(classes), noise) for classes in setting.targets]
