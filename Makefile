@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # a process a core, each with one thread: torch's own threads would fight for the cores
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
 
-.PHONY: help install demo lint lint-web test test-all test-peers cost clean
+.PHONY: help install demo lint lint-web test test-all test-peers cost peers clean
 help:
 	@echo "make install   create $(VENV) and install vitscope with its development tools"
 	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-all  the same, with the slow tests"
 	@echo "make test-peers against pytorch-grad-cam, Captum and Quantus themselves, which it installs"
 	@echo "make cost      what each method costs, in forwards (benchmarks/cost.py)"
+	@echo "make peers     the same beside other libraries, each installed in an environment of its own (benchmarks/peers.py)"
 
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -44,6 +45,9 @@ test-peers: install
 
 cost: install
 	$(BIN)/python benchmarks/cost.py
+
+peers: install
+	$(BIN)/python benchmarks/peers.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage out

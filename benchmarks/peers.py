@@ -142,7 +142,7 @@ def main() -> None:
     arguments = _arguments()
     rows: list[Row] = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else []
     if arguments.show:
-        print(table(rows))
+        print(table(sorted((row for row in rows if row["batch"] in arguments.batch), key=_place)))
         return
     with tempfile.TemporaryDirectory() as name:
         for batch in arguments.batch:
@@ -227,6 +227,10 @@ def highest(method: str, who: str, crew: Crew, targets: list[list[int]]) -> dict
     except PeerError as error:
         return {"failed": str(error)}
     return {"peak_mb": (found["call"] - found["forward"]) / 1e6, "forward_mb": found["forward"] / 1e6}
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    return row["model"], row["batch"], row["classes"], SHARED.index(row["method"]), list(CALLS).index(row["who"])
 
 
 def _samples(method: str) -> bool:
