@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # a process a core, each with one thread: torch's own threads would fight for the cores
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
 
-.PHONY: help install demo lint lint-web test test-all test-gpu test-peers cost memory gpu clean
+.PHONY: help install demo lint lint-web test test-all test-gpu test-peers cost peers memory gpu clean
 help:
 	@echo "make install   create $(VENV) and install vitscope with its development tools"
 	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-peers against pytorch-grad-cam, Captum and Quantus themselves, which it installs"
 	@echo "make test-gpu  the same maps on CUDA as on the CPU (needs a GPU)"
 	@echo "make cost      what each method costs, in forwards (benchmarks/cost.py)"
+	@echo "make peers     the same beside other libraries, each installed in an environment of its own (benchmarks/peers.py)"
 	@echo "make gpu       every benchmark on one GPU, into out/gpu (benchmarks/gpu.py)"
 	@echo "make memory    what each method takes of memory at 518 px (benchmarks/memory.py; Linux)"
 
@@ -56,6 +57,9 @@ gpu: install
 
 memory: install
 	$(BIN)/python benchmarks/memory.py
+
+peers: install
+	$(BIN)/python benchmarks/peers.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage out

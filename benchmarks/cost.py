@@ -13,7 +13,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
 import captum.attr  # noqa: F401  imported by the first method that needs it, which shall not count
@@ -51,8 +51,6 @@ def main() -> None:
     jobs = {label: explaining(anatomy, images, {label: method}) for label, method in chosen.items()}
     if not arguments.alone:
         jobs |= special(anatomy, images)
-    if arguments.peers:
-        jobs |= peers(model, anatomy, images, chosen)
     table, forward = measure(plain(model, images), jobs, arguments.rounds, arguments.device.startswith("cuda"))
     if arguments.json:
         print(json.dumps({"setting": vars(arguments), "forward_s": forward, "cost": table}))
@@ -106,58 +104,6 @@ def special(anatomy: Anatomy, images: Tensor) -> dict[str, Job]:
     }
 
 
-THEIRS = {
-    "gradcam": "GradCAM",
-    "gradcam_pp": "GradCAMPlusPlus",
-    "xgradcam": "XGradCAM",
-    "layercam": "LayerCAM",
-    "hirescam": "HiResCAM",
-    "eigencam": "EigenCAM",
-    "eigengradcam": "EigenGradCAM",
-    "scorecam": "ScoreCAM",
-}
-
-
-def peers(model: nn.Module, anatomy: Anatomy, images: Tensor, chosen: Collection[str]) -> dict[str, Job]:
-    """The same maps of the predicted classes by pytorch-grad-cam and by Captum, as far as they are `chosen`."""
-    import captum.attr as of_captum
-    import pytorch_grad_cam as library
-
-    rows, cols = anatomy.grid((images.shape[-2], images.shape[-1]))
-    prefix = len(anatomy.prefix)
-    with torch.inference_mode():
-        classes = model(images).argmax(dim=1).tolist()
-    targets = [library.utils.model_targets.ClassifierOutputTarget(label) for label in classes]
-
-    def on_grid(tokens: Tensor) -> Tensor:
-        return tokens[:, prefix:].unflatten(1, (rows, cols)).permute(0, 3, 1, 2)
-
-    def cam(name: str) -> Job:
-        kind = getattr(library, THEIRS[name])
-
-        def run() -> None:
-            with kind(model=model, target_layers=[anatomy.blocks[-1].norm], reshape_transform=on_grid) as one:
-                one(input_tensor=images.clone().requires_grad_(), targets=targets)
-
-        return run
-
-    def leaf() -> Tensor:
-        return images.clone().requires_grad_()
-
-    steps = 2 * len(images)  # as many pictures at once as two batches
-    at_pixels: dict[str, Job] = {
-        "input_x_gradient": lambda: of_captum.InputXGradient(model).attribute(leaf(), target=classes),
-        "integrated_gradients": lambda: of_captum.IntegratedGradients(model).attribute(
-            leaf(), target=classes, n_steps=50, internal_batch_size=steps
-        ),
-        "smoothgrad": lambda: of_captum.NoiseTunnel(of_captum.Saliency(model)).attribute(
-            leaf(), target=classes, nt_samples=50, nt_samples_batch_size=2, stdevs=0.5, abs=False
-        ),
-    }
-    jobs = {f"pytorch-grad-cam: {name}": cam(name) for name in THEIRS if name in chosen}
-    return jobs | {f"Captum: {name}": job for name, job in at_pixels.items() if name in chosen}
-
-
 def plain(model: nn.Module, images: Tensor) -> Job:
     """The model's own forward."""
 
@@ -169,15 +115,21 @@ def plain(model: nn.Module, images: Tensor) -> Job:
 
 
 def measure(
-    forward: Job, jobs: Mapping[str, Job], rounds: int, synchronize: bool = False
+    forward: Job,
+    jobs: Mapping[str, Job],
+    rounds: int,
+    synchronize: bool = False,
+    clock: Callable[[Job], float] | None = None,
 ) -> tuple[dict[str, dict[str, float | str]], float]:
     """The cost of every job in forwards, with quartiles; and a forward's seconds.
 
     Each job is run once before, which warms it up and tells whether it is dear. One that fails has its reason under
-    "failed", and the others are measured.
+    "failed", and the others are measured. `clock` tells a job's seconds where it runs in another process.
     """
 
     def seconds(job: Job) -> float:
+        if clock is not None:
+            return clock(job)
         if synchronize:
             torch.cuda.synchronize()
         start = time.perf_counter()
@@ -226,7 +178,8 @@ def _row(times: Sequence[tuple[float, float]]) -> dict[str, float | str]:
     ratios = sorted(took / forward for took, forward in times)
     quartile = len(ratios) // 4
     low, high = ratios[quartile], ratios[-1 - quartile]
-    return {"forwards": statistics.median(ratios), "low": low, "high": high, "rounds": len(ratios)}
+    seconds = statistics.median(took for took, _ in times)
+    return {"forwards": statistics.median(ratios), "low": low, "high": high, "rounds": len(ratios), "seconds": seconds}
 
 
 def _arguments() -> argparse.Namespace:
@@ -241,11 +194,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--alone", action="store_true", help="the methods by themselves, without the sets")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument(
-        "--peers",
-        action="store_true",
-        help="also the same maps by pytorch-grad-cam and Captum",
-    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", type=int, help="input size in pixels, where it differs from the model's own")

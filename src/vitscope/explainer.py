@@ -6,7 +6,7 @@ import dataclasses
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from functools import cache, reduce
 from importlib.metadata import version
 from typing import Any
 
@@ -288,7 +288,7 @@ class Explainer:
             height, width = (cells * side for cells, side in zip(grid, self.anatomy.patch, strict=True))
             covered = tuple(_covering(geometry, height, width) for geometry in batch.geometries)
         provenance = {
-            "versions": {name: version(name) for name in ("vitscope", "torch", "timm")},
+            "versions": dict(_versions()),
             "python": platform.python_version(),
             "model": {**self.source, "name": self.anatomy.name, "family": self.anatomy.family},
             "grid": list(grid),
@@ -360,6 +360,12 @@ def _covering(geometry: Geometry, height: int, width: int) -> Geometry:
     if (crop_height, crop_width) == (height, width):
         return geometry
     return dataclasses.replace(geometry, crop=(top, left, height, width))
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Of what took part; read once, since each reading parses a file and takes as long as a block of a small model."""
+    return {name: version(name) for name in ("vitscope", "torch", "timm")}
 
 
 def _random_picture(size: tuple[int, int]) -> Tensor:

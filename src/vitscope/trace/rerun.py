@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -73,7 +74,7 @@ class LastBlock:
         assert self.record.input is not None
         return self.record.input
 
-    @property
+    @cached_property
     def tokens(self) -> Tensor:
         """t_B = LN1(x_B), (b n D)."""
         with left_as_found(self.anatomy.model), torch.no_grad():
