@@ -7,9 +7,10 @@
 
 `rows` is `vitscope bench` on drawn scenes; `maps` is `vitscope explain FOLDER --store parquet` on the same scenes as
 files. Each call runs the command with --resume for at most --seconds and then interrupts it, so that a run of hours can
-be made in pieces. Beside it the resident memory of the command and of its largest worker is sampled, and the times at
-which parts were finished are those of their files: the rate is of the images between the first part of a piece and its
-last, what lies before the first part is start-up. Linux only, for /proc.
+be made in pieces. Beside it are sampled the resident memory of the command and of its largest worker, and the CPU time
+of all its processes, which hangs little on what else the machine does. The times at which parts were finished are those
+of their files: the rate is of the images between the first part of a piece and its last, and what lies before the first
+part is start-up. Linux only, for /proc.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     memory = []
     while process.poll() is None and time.time() - began < arguments.seconds:
-        memory.append([round(time.time() - began, 1), len(_finished(out)), *resident(process.pid)])
+        memory.append([round(time.time() - began, 1), len(_finished(out)), *seen(process.pid)])
         time.sleep(EVERY)
     if process.poll() is None:
         process.send_signal(signal.SIGINT)  # Ray's processes are ended on the way out
@@ -127,16 +128,17 @@ def drawn(home: Path, count: int) -> Path:
     return folder
 
 
-def resident(root: int) -> tuple[int, int]:
-    """MiB that lie in memory: of a process, and of the largest that it has started, at any depth."""
-    sizes = {}
+def seen(root: int) -> tuple[int, int, float]:
+    """MiB in memory of a process and of the largest that it has started, at any depth; the CPU seconds of them all."""
+    sizes, ticks = {}, 0
     for process in _family(root):
         try:
-            words = Path(f"/proc/{process}/statm").read_text().split()
+            words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         except OSError:  # it has ended meanwhile
             continue
-        sizes[process] = int(words[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
-    return sizes.pop(root, 0), max(sizes.values(), default=0)
+        sizes[process] = int(words[21]) * os.sysconf("SC_PAGE_SIZE") >> 20
+        ticks += int(words[11]) + int(words[12])
+    return sizes.pop(root, 0), max(sizes.values(), default=0), round(ticks / os.sysconf("SC_CLK_TCK"), 2)
 
 
 def _family(root: int) -> Iterator[int]:
@@ -188,6 +190,7 @@ def measured(folder: Path) -> dict[str, Any]:
         "bytes_of_columns": columns,
         "images_per_second": rate,
         "quartiles": _quartiles(whole),
+        "cpu_s_an_image": _cpu(whole),
         "start_s": statistics.median(piece["finished"][0] for piece in whole) - last["part"] / rate * last["workers"],
         "end_s": last["seconds"] - last["finished"][-1] if last["finished"] else None,
         "seconds": sum(piece["seconds"] for piece in pieces),
@@ -208,6 +211,21 @@ def _quartiles(pieces: Sequence[dict[str, Any]]) -> list[float]:
             rates.append(WINDOW * piece["part"] / (last - first))
     return statistics.quantiles(rates, n=4)[::2] if len(rates) > 1 else []
 
+
+def _cpu(pieces: Sequence[dict[str, Any]]) -> float | None:
+    """CPU seconds an image, of all processes together, while parts are being made; None where none was sampled."""
+    spent = images = 0.0
+    for piece in pieces:
+        samples = [sample for sample in piece["memory"] if len(sample) > CPU]
+        made = [sample for sample in samples if samples[0][1] < sample[1] < samples[-1][1]]
+        if len(made) > 1:
+            spent += made[-1][CPU] - made[0][CPU]
+            images += (made[-1][1] - made[0][1]) * piece["part"]
+    return spent / images if images else None
+
+
+CPU = 4
+"""Its place in a sample, behind the memory's."""
 
 PLACES = {"command": 2, "worker": 3}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import sys
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -164,6 +165,7 @@ def measured(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         f"The bundled model, {runs[0]['machine']}, one thread a process, on a machine that others used meanwhile: the",
         "quartiles of the rate show it. Rows: `center,attention,cdam` by `energy`; maps: `daam,agcam,cdam` in float16.",
+        "CPU time is that of all processes together, while parts are made, and hangs less on the others than the rate.",
         "Memory is the highest in each third of the run, in MiB: the command's and, with Ray, its largest worker's;",
         "the last third has the summary in it. The rate counts from the first finished part to the last.",
         "",
@@ -172,8 +174,8 @@ def measured(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         "    python benchmarks/scale.py compare OUT OTHER",
         "    python benchmarks/scale.py tell OUT OTHER > runs.json && python docs/make_scale.py runs.json",
         "",
-        "| run | images | engine | part | images/s | quartiles | start, s | bytes a row | memory |",
-        "|---|--:|---|--:|--:|---|--:|--:|---|",
+        "| run | images | engine | part | images/s | quartiles | CPU ms an image | start, s | bytes a row | memory |",
+        "|---|--:|---|--:|--:|---|--:|--:|--:|---|",
     ]
     for run in runs:
         memory = run["memory_mib"]["command"].values()
@@ -181,7 +183,7 @@ def measured(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         told = ", ".join(map(str, memory)) + (f"; a worker {', '.join(map(str, workers))}" if workers else "")
         lines.append(
             f"| {kind(run)} | {images(run):,} | {engine(run)} | {run['part']} | {run['images_per_second']:.1f} | "
-            f"{' to '.join(f'{rate:.0f}' for rate in run['quartiles'])} | "
+            f"{' to '.join(f'{rate:.0f}' for rate in run['quartiles'])} | {_ms(run)} | "
             f"{run['start_s']:.0f} | {run['bytes'] / run['rows']:.0f} | {told} |"
         )
     return lines
@@ -298,29 +300,32 @@ def ray(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     local = {(kind(run), run["part"], images(run)): run for run in runs if run["engine"] == "local"}
     for run in runs:
         mine = local.get((kind(run), run["part"], images(run)))
-        if run["engine"] == "ray" and mine is not None:
-            times = run["images_per_second"] / mine["images_per_second"]
+        if run["engine"] == "ray" and mine is not None and run["cpu_s_an_image"] and mine["cpu_s_an_image"]:
+            times = run["cpu_s_an_image"] / mine["cpu_s_an_image"]
             lines.append(
                 f"- {kind(run)}, {images(run):,} images in parts of {run['part']}, workers: {run['workers']}. "
-                f"{times:.2f} times as fast between the first part and the last, {times / run['workers']:.0%} each, "
-                f"and {run['start_s'] - mine['start_s']:.0f} s more until the first part."
+                f"{times:.2f} times the CPU time; {run['start_s'] - mine['start_s']:.0f} s more until the first part."
             )
-    lines += [f"- {name}: {1e3 * cost:.0f} ms a part beside its images." for name, cost in a_part(runs).items()]
+    lines += [f"- {name}: {1e3 * cost:.0f} ms of CPU a part beside its images." for name, cost in a_part(runs).items()]
     starts = [run["start_s"] for run in runs if run["engine"] == "ray"]
-    return [*lines, "", *bites(max(starts))] if starts else lines
+    return [*lines, "", *bites(statistics.median(starts))] if starts else lines
 
 
 def a_part(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds that a part takes beside its images, by engine: from runs with parts of two sizes, else the same."""
+    """CPU seconds that a part takes beside its images, by engine: from runs with parts of two sizes, else the same."""
     found: dict[tuple[str, str, int], dict[int, float]] = {}
     for run in runs:
-        key = (kind(run), engine(run), images(run))
-        found.setdefault(key, {})[run["part"]] = run["workers"] / run["images_per_second"]
+        if run["cpu_s_an_image"]:
+            found.setdefault((kind(run), engine(run), images(run)), {})[run["part"]] = run["cpu_s_an_image"]
     return {
         f"{key[1]}, {key[0]}": (each[small] - each[large]) / (1 / small - 1 / large)
         for key, each in found.items()
         if (small := min(each)) < (large := max(each))
     }
+
+
+def _ms(run: Mapping[str, Any]) -> str:
+    return f"{1e3 * run['cpu_s_an_image']:.1f}" if run["cpu_s_an_image"] else ""
 
 
 def bites(start: float) -> list[str]:

@@ -58,7 +58,7 @@ def test_rates_are_of_the_images_between_the_first_part_and_the_last(tmp_path):
         {"command": f"vitscope x --out {tmp_path}", "seconds": 9.0, "finished": [4.0, 5.0, 7.0], "complete": False},
         {"command": f"vitscope x --out {tmp_path}", "seconds": 8.0, "finished": [5.0, 6.0], "complete": True},
     ]
-    memory = [[1, 0, 500, 0], [4, 1, 90, 10], [5, 2, 91, 10], [6, 3, 99, 12]]
+    memory = [[1, 0, 500, 0, 9], [4, 1, 90, 10, 10], [5, 2, 91, 10, 12], [5, 3, 91, 10, 16], [6, 4, 99, 12, 19]]
     lines = [json.dumps({**common, **piece, "memory": memory}) for piece in pieces]
     (tmp_path / scale.LOG).write_text("\n".join(lines))
     found = scale.measured(tmp_path)
@@ -67,6 +67,7 @@ def test_rates_are_of_the_images_between_the_first_part_and_the_last(tmp_path):
     assert found["start_s"] == pytest.approx(4.5 - 4 / 3 * 2)
     assert found["command"] == "vitscope x --out OUT"
     assert found["memory_mib"]["command"] == {"first third": 91, "second third": 99, "last third": 99}
+    assert found["cpu_s_an_image"] == pytest.approx((16 - 10) / (2 * 4))
     assert (found["rows"], found["parts"], found["pieces"], found["seconds"]) == (20, 5, 2, 17.0)
 
 
