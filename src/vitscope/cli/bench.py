@@ -65,7 +65,9 @@ def bench(
     presets = [overridden(preset, target, images) for preset in as_presets(metrics)]
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
     where = "cpu" if on else device
-    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=where, memory_limit=memory_limit)
+    explainer = Explainer(
+        model, weights, labels=labels, preprocessing=fields, device=where, memory_limit=common.bounded(memory_limit)
+    )
     plan = make_plan(
         explainer,
         dataset,

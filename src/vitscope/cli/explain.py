@@ -75,7 +75,9 @@ def explain(
     moving = usable(video or ())
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
     where = "cpu" if on else device
-    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=where, memory_limit=memory_limit)
+    explainer = Explainer(
+        model, weights, labels=labels, preprocessing=fields, device=where, memory_limit=common.bounded(memory_limit)
+    )
     aim = common.check_use(explainer, methods, target, bank, max_forwards)
     if store is not None:
         sizes = _Sizes(batch_size, part_size, workers)
