@@ -78,7 +78,7 @@ def bench(
         preprocessing=fields,
         device="cpu" if on else device,
         running=common.running_of(precision, channels_last, compiled),
-        memory_limit=memory_limit,
+        memory_limit=common.bounded(memory_limit),
     )
     plan = make_plan(
         explainer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +104,17 @@ def tell(text: str) -> None:
 def tell_json(content: Any) -> None:
     """JSON on the output stream."""
     tell(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def bounded(memory_limit: str | None) -> str | None:
+    """The limit as it is; with one, the C library of Linux gives large blocks back as soon as they are free.
+
+    It would keep those up to 32 MiB, by and by twice of what the tensors take (M_MMAP_THRESHOLD of mallopt).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if memory_limit and sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-3, 2**16)
+    return memory_limit
 
 
 def check_choice(option: str, value: str | None, known: Sequence[str]) -> None:

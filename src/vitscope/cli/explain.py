@@ -82,7 +82,7 @@ def explain(
         preprocessing=fields,
         device="cpu" if on else device,
         running=common.running_of(precision),
-        memory_limit=memory_limit,
+        memory_limit=common.bounded(memory_limit),
     )
     aim = common.check_use(explainer, methods, target, bank, max_forwards)
     if store is not None:
