@@ -1,27 +1,33 @@
 """Writes the tables of docs/results.md from finished runs: python docs/make_results.py RUNS.
 
 RUNS holds the folders that the commands on that page write. What is between the marks of the page is replaced; the
-reading of the tables is written by hand.
+reading of the tables is written by hand. What methods are warned of by the sanity check goes into the package.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scipy.stats import spearmanr
 
 from vitscope.bench.findings import Line
+from vitscope.bench.paired import Pair
 from vitscope.bench.summary import Summary, summarise
 from vitscope.bench.tables import digits, settings_in_words
 from vitscope.errors import VitscopeError
 from vitscope.methods import FAMILIES
+from vitscope.methods import survival as survival_of
 
 PAGE = Path(__file__).parent / "results.md"
+SURVIVAL = Path(survival_of.__file__).with_suffix(".json")
 SIDES = ("photographs", "scenes")
+RUNS = {"": ("", "-dear"), "-sanity": ("-sanity", "-sanity-relevance", "-sanity-samples")}
+"""What follows the data set's name in the folders of a kind of run: a method is read from the first that has it."""
 LEVEL = 0.05
 NAMED = 6
 """Pairs that contradict each other, at most, by name."""
@@ -34,7 +40,7 @@ class Value:
     Attributes:
         name: its full name.
         title: of its section.
-        run: what follows the data set's name in its run's folder.
+        run: the kind of run that measures it.
     """
 
     name: str
@@ -65,39 +71,85 @@ VALUES = {
 }
 
 
-def section(value: Value, sides: Sequence[Summary]) -> str:
+@dataclass(frozen=True)
+class Side:
+    """The runs of a kind on one data set; the first has most pictures, and its pairs of methods are compared."""
+
+    runs: tuple[Summary, ...]
+
+    @property
+    def main(self) -> Summary:
+        """The first."""
+        return self.runs[0]
+
+    def of(self, metric: str) -> dict[str, Line]:
+        """Each method's line of a value."""
+        found: dict[str, Line] = {}
+        for run in self.runs:
+            for line in run.of(metric):
+                here = line if run is self.main else replace(line, best=False, near_best=False)
+                found.setdefault(line.method, here)
+        return found
+
+    def pairs(self, metric: str) -> dict[tuple[str, str], Pair]:
+        """The pairs of methods that share all pictures."""
+        return {(pair.first, pair.second): pair for pair in self.main.pairs if pair.metric == metric}
+
+    def family(self, label: str) -> str:
+        """Of a method."""
+        facts = next((run.methods[label] for run in self.runs if label in run.methods), None)
+        return "" if facts is None else facts.family
+
+
+def sides(folder: Path, kind: str) -> list[Side]:
+    """The runs of a kind on both data sets.
+
+    Raises:
+        VitscopeError: there is none on one of them.
+    """
+    found = []
+    for side in SIDES:
+        there = [folder / f"{side}{suffix}" for suffix in RUNS[kind] if (folder / f"{side}{suffix}").exists()]
+        if not there:
+            raise VitscopeError(f"{folder}: has no {side}{RUNS[kind][0]}; run the commands of {PAGE.name} first")
+        found.append(Side(tuple(summarise(each, write=False) for each in there)))
+    return found
+
+
+def section(value: Value, both: Sequence[Side]) -> str:
     """A value's table, and what holds on both data sets.
 
     Args:
         value: which.
-        sides: the photographs' run and the scenes'.
+        both: the photographs' runs and the scenes'.
 
     Raises:
         VitscopeError: a run has not measured it.
     """
-    found = [{line.method: line for line in side.of(value.name)} for side in sides]
-    for side, lines in zip(sides, found, strict=True):
+    found = [side.of(value.name) for side in both]
+    for side, lines in zip(both, found, strict=True):
         if not lines:
-            raise VitscopeError(f"{side.folder}: has no {value.name}")
+            raise VitscopeError(f"{side.main.folder}: has no {value.name}")
     first, second = found
     labels = [label for label in first if label in second]
     arrow = "↑" if first[labels[0]].higher_is_better else "↓"
-    trivial = set(sides[0].trivial)
-    heads = [f"{name} ({side.images})" for name, side in zip(SIDES, sides, strict=True)]
+    trivial = set(both[0].main.trivial)
+    heads = [f"{name} ({side.main.images})" for name, side in zip(SIDES, both, strict=True)]
     lines = [f"| method {arrow} | {heads[0]} | {heads[1]} | beats the baselines |", "|---|---:|---:|---|"]
     for label in sorted(labels, key=lambda one: one in trivial):
         name = f"*{label}*" if label in trivial else label
-        lines.append(f"| {name} | {_cell(first[label])} | {_cell(second[label])} | {_beats(first, second, label)} |")
-    return "\n".join([f"### {value.title}", "", f"`{value.name}`", "", *lines, "", _both(value, sides, labels)])
+        cells = [_cell(lines[label], side.main.images) for lines, side in zip(found, both, strict=True)]
+        lines.append(f"| {name} | {' | '.join(cells)} | {_beats(first, second, label)} |")
+    return "\n".join([f"### {value.title}", "", f"`{value.name}`", "", *lines, "", _on_both(value, both, found)])
 
 
-def _cell(line: Line) -> str:
+def _cell(line: Line, images: int) -> str:
     if line.mean is None:
         return "–"
     text = digits(line.mean)
     shown = f"**{text}**" if line.best else f"<u>{text}</u>" if line.near_best else text
     ends = "" if line.low is None or line.high is None else f" [{digits(line.low)}, {digits(line.high)}]"
-    return shown + ends + (f", n = {line.n}" if line.errors or line.undefined else "")
+    return shown + ends + (f", n = {line.n}" if line.n != images else "")
 
 
 def _beats(first: dict[str, Line], second: dict[str, Line], label: str) -> str:
@@ -107,18 +159,16 @@ def _beats(first: dict[str, Line], second: dict[str, Line], label: str) -> str:
     return {(True, True): "on both", (True, False): "photographs", (False, True): "scenes"}.get(told, "no")  # type: ignore[arg-type]
 
 
-def _both(value: Value, sides: Sequence[Summary], labels: Sequence[str]) -> str:
+def _on_both(value: Value, both: Sequence[Side], found: Sequence[dict[str, Line]]) -> str:
     """How far the two data sets agree: order, pairs that are told apart, contradictions by name."""
-    told = []
-    for side in sides:
-        pairs = [pair for pair in side.pairs if pair.metric == value.name]
-        told.append({(pair.first, pair.second): pair for pair in pairs})
+    told = [side.pairs(value.name) for side in both]
     shared = [key for key in told[0] if key in told[1]]
     apart = [key for key in shared if told[0][key].corrected < LEVEL and told[1][key].corrected < LEVEL]
     against = [key for key in apart if told[0][key].difference * told[1][key].difference < 0]
-    means = [{line.method: line.mean for line in side.of(value.name)} for side in sides]
-    compared = [label for label in labels if means[0][label] is not None and means[1][label] is not None]
-    order = spearmanr([means[0][one] for one in compared], [means[1][one] for one in compared]).statistic
+    first, second = found
+    means = [(line.mean, second[label].mean) for label, line in first.items() if label in second]
+    compared = [pair for pair in means if None not in pair]
+    order = spearmanr(*zip(*compared, strict=True)).statistic
     of = f"{len(shared)} pairs of methods"
     text = (
         f"The order of the {len(compared)} methods on the two: Spearman {order:.2f}. Of {of}, {len(apart)} are told "
@@ -127,7 +177,7 @@ def _both(value: Value, sides: Sequence[Summary], labels: Sequence[str]) -> str:
     if not against:
         return text + "."
     against.sort(key=lambda key: -min(abs(told[0][key].difference), abs(told[1][key].difference)))
-    higher = next(line.higher_is_better for line in sides[0].of(value.name))
+    higher = next(iter(first.values())).higher_is_better
     named = [" over ".join(key if (told[0][key].difference > 0) == higher else key[::-1]) for key in against[:NAMED]]
     return (
         text
@@ -136,43 +186,47 @@ def _both(value: Value, sides: Sequence[Summary], labels: Sequence[str]) -> str:
     )
 
 
-def families(sides: Sequence[Summary], values: Sequence[Value]) -> str:
+def families(both: Sequence[Side], values: Sequence[Value]) -> str:
     """The best of each family on both data sets by a value, one line a family."""
     lines = ["| family | " + " | ".join(f"{value.name}: {name}" for value in values for name in SIDES) + " |"]
     lines.append("|---" * (1 + 2 * len(values)) + "|")
     for family in FAMILIES:
         cells = []
         for value in values:
-            for side in sides:
-                known = {line.method: line for line in side.of(value.name) if line.mean is not None}
-                mine = [line for label, line in known.items() if _family(side, label) == family]
-                if not mine:
-                    cells.append("–")
-                    continue
-                sign = 1 if mine[0].higher_is_better else -1
-                best = max(mine, key=lambda line: sign * (line.mean or 0.0))
-                cells.append(f"{best.method} {digits(best.mean or 0.0)}")
+            for side in both:
+                mine = [
+                    (line.mean if line.higher_is_better else -line.mean, line)
+                    for label, line in side.of(value.name).items()
+                    if line.mean is not None and side.family(label) == family
+                ]
+                best = max(mine, key=lambda pair: pair[0])[1] if mine else None
+                cells.append("–" if best is None or best.mean is None else f"{best.method} {digits(best.mean)}")
         lines.append(f"| {family} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _family(side: Summary, label: str) -> str:
-    facts = side.methods.get(label)
-    return "" if facts is None else facts.family
-
-
-def page(runs: Path) -> str:
-    """The page with the tables of these runs."""
+def page(known: Mapping[str, Sequence[Side]]) -> str:
+    """The page with the tables of these kinds of runs."""
     text = PAGE.read_text()
-    summaries: dict[str, list[Summary]] = {}
     for key, values in VALUES.items():
-        for run in {value.run for value in values} - summaries.keys():
-            summaries[run] = [summarise(runs / f"{side}{run}", write=False) for side in SIDES]
-        tables = "\n\n".join(section(value, summaries[value.run]) for value in values)
-        text = _between(text, key, tables)
-    main = summaries[""]
-    text = _between(text, "families", families(main, VALUES["faithfulness"]))
-    return _between(text, "statistics", settings_in_words(main[0]))
+        text = _between(text, key, "\n\n".join(section(value, known[value.run]) for value in values))
+    text = _between(text, "families", families(known[""], VALUES["faithfulness"]))
+    return _between(text, "statistics", settings_in_words(known[""][0].main))
+
+
+def survival(both: Sequence[Side]) -> str:
+    """What `vitscope.methods.survival` reads: each method's mean rank correlation on both data sets."""
+    name = VALUES["sanity"][0].name
+    found = {
+        model: {
+            label: round(line.mean, 3)
+            for label, line in side.of(name).items()
+            if line.mean is not None and side.family(label) != "trivial"
+        }
+        for model, side in zip(SIDES, both, strict=True)
+    }
+    bare = {model: {label.partition(":")[0]: value for label, value in of.items()} for model, of in found.items()}
+    return json.dumps(bare, indent=1) + "\n"
 
 
 def _between(text: str, key: str, content: str) -> str:
@@ -186,4 +240,6 @@ def _between(text: str, key: str, content: str) -> str:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python docs/make_results.py RUNS")
-    PAGE.write_text(page(Path(sys.argv[1])))
+    known = {kind: sides(Path(sys.argv[1]), kind) for kind in RUNS}
+    PAGE.write_text(page(known))
+    SURVIVAL.write_text(survival(known["-sanity"]))

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
+from vitscope.methods.survival import failure
 from vitscope.trace import Needs, Trace
 
 Family = Literal[
@@ -71,7 +72,7 @@ class Facts:
         """What a reader of its map must know, in short sentences, the gravest first."""
         if self.trivial:
             return ["Knows nothing of the model: a baseline.", self.caution]
-        kinds = []
+        kinds = [failure(self.name)] if failure(self.name) else []
         if not self.class_specific:
             kinds.append("The same map for every class.")
         if not self.signed:
