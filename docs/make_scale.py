@@ -306,7 +306,13 @@ def ray(runs: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"- {kind(run)}, {images(run):,} images in parts of {run['part']}, workers: {run['workers']}. "
                 f"{times:.2f} times the CPU time; {run['start_s'] - mine['start_s']:.0f} s more until the first part."
             )
-    lines += [f"- {name}: {1e3 * cost:.0f} ms of CPU a part beside its images." for name, cost in a_part(runs).items()]
+    for name, cost in a_part(runs).items():
+        told = (
+            f"{1e3 * cost:.0f} ms of CPU a part beside its images"
+            if cost > 0
+            else "a part's own cost is below the noise"
+        )
+        lines.append(f"- {name}: {told}.")
     starts = [run["start_s"] for run in runs if run["engine"] == "ray"]
     return [*lines, "", *bites(statistics.median(starts))] if starts else lines
 
