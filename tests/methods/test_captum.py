@@ -8,6 +8,7 @@ import torch
 
 import vitscope
 from tests.conftest import build, perturbed, pictures
+from vitscope.methods import as_method
 from vitscope.targets import Concept, Contrast
 
 captum = pytest.importorskip("captum.attr")
@@ -53,6 +54,36 @@ def test_each_is_captums(layout):
                 abs=False,
             )
         check(found, on_grid(smooth, 8)[0])
+
+
+@pytest.mark.parametrize("others", ["", ",daam", ",chefer,agcam", ",attnlrp,legrad"])
+@pytest.mark.parametrize(
+    "layout", ["vit", "distilled", "clip", "qk_norm", "one_block", "mean", "mean_one_block", "max", "attention_pool"]
+)
+def test_the_gradient_at_the_pictures_whatever_else_is_made_of_the_pass(layout, others):
+    model = build(layout, dtype=torch.float64)
+    images = pictures(model, 2, seed=int(torch.randint(1000, ())), dtype=torch.float64)
+    explainer = vitscope.Explainer(model)
+    labels = [label for label in others.split(",")[1:] if not explainer.why_not(label, as_method(label))]
+    together = explainer.each(images, ["input_x_gradient", *labels], [2, Contrast(1, 4)])
+    for found, by in zip(together, (lambda y: y[:, 2], lambda y: y[:, 1] - y[:, 4]), strict=True):
+        product = captum.InputXGradient(lambda x, by=by: by(model(x))).attribute(images.clone().requires_grad_())
+        check(found["input_x_gradient"].values, on_grid(product.detach(), 8))
+    if labels:
+        for found, apart in zip(together, explainer.each(images, labels, [2, Contrast(1, 4)]), strict=True):
+            for label in labels:
+                check(found[label].values, apart[label].values)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_gradient_at_the_pictures_through_batch_norms(count):
+    """Of one picture too, where torch's own backward pass is wrong: held against the picture in company."""
+    model = perturbed(timm.create_model("xcit_nano_12_p16_224", img_size=64, num_classes=7), by=0.05).double().eval()
+    images = torch.randn(count, 3, 64, 64, dtype=torch.float64)
+    found = vitscope.Explainer(model)(images, "input_x_gradient", 3)["input_x_gradient"].values
+    twice = torch.cat([images, images]).requires_grad_()
+    product = captum.InputXGradient(model).attribute(twice, target=3).detach()[:count]
+    check(found, on_grid(product, 16))
 
 
 def test_other_targets():

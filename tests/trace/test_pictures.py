@@ -315,13 +315,11 @@ def test_progress_is_reported_to_its_end():
     model = build()
     told = {}
     images = pictures(model, 2)
-    labels = f"cdam,{MANY},smoothgrad:samples=3,scorecam:max_forwards=5,input_x_gradient"
+    labels = f"cdam,input_x_gradient,{MANY},smoothgrad:samples=3,scorecam:max_forwards=5"
     vitscope.Explainer(model)(images, labels, progress=lambda *of: told.setdefault(of[0], []).append(of[1:]))
-    assert "cdam" not in told
-    assert {label: told[label][-1] for label in ("token_ablation", "input_x_gradient")} == {
-        "token_ablation": (32, 32),
-        "input_x_gradient": (2, 2),
-    }
+    assert not {"cdam", "input_x_gradient"} & told.keys()
+    assert told["token_ablation"][-1] == (32, 32)
+    assert told["smoothgrad:samples=3"][-1] == (6, 6)
     for steps in told.values():
         done = [one for one, _ in steps]
         assert done == sorted(done)

@@ -26,6 +26,7 @@ class ForwardCapture:
     logits: Tensor
     final: Tensor
     start: Tensor | None = None  # (b n D), the second block's input, where a backward pass ends there
+    pictures: Tensor | None = None  # (b 3 H W), where it ends at them
     blocks: list[BlockCapture] = field(default_factory=list)
 
 
@@ -48,7 +49,10 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
     final: list[Tensor] = []
     graph = watch.graph
     second = anatomy.class_row and needs.every_row < Blocks.ALL and all(block.plain for block in anatomy.blocks)
+    second = second and not needs.input_gradient
     start: list[Tensor] = []
+    if needs.input_gradient:
+        images = images.detach().requires_grad_()
 
     def begin(tokens: Tensor) -> Tensor:
         start.append(tokens.detach().requires_grad_())
@@ -71,7 +75,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
             if thorough or (graph and index + 1 == len(records)):
                 hook.before(block.norm, partial(records[index].keep_incoming, block.rows))
         measure.install(hook)
-        if graph:
+        if graph and not needs.input_gradient:
             hook.replace_input(anatomy.blocks[1 if second else 0].module, begin)
         if lean:
             hook.replace_input(anatomy.blocks[-1].attention, partial(watch.narrow, grid))
@@ -97,7 +101,11 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
             final.append(residual + anatomy.blocks[-1].feedforward(residual))
         measure.leave(final[0])
     return ForwardCapture(
-        logits.detach(), anatomy.running.wide(final[0]), start[0] if graph and second else None, records
+        logits.detach(),
+        anatomy.running.wide(final[0]),
+        start[0] if graph and second else None,
+        images if needs.input_gradient else None,
+        records,
     )
 
 

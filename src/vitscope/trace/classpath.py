@@ -182,8 +182,10 @@ def _onward(block: Block, record: BlockCapture, read: RowMap) -> RowMap:
     return onward
 
 
-def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, residual: Tensor) -> dict[int, Tensor]:
-    """Gradient of every target at every T_b by full back-propagation, in one backward pass.
+def full_gradients(
+    anatomy: Anatomy, capture: ForwardCapture, last: Tensor, residual: Tensor
+) -> tuple[dict[int, Tensor], Tensor | None]:
+    """Gradient of every target at every T_b, and at the pictures, by full back-propagation, in one backward pass.
 
     It starts where the last block's attention and residual stream meet, with the closed form's gradients there: what
     lies behind acts on the rows that the head reads alone, so no patch row is pushed back through the last projection
@@ -196,7 +198,8 @@ def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, resi
         residual: gradient at its e_B, which is also that at x_B along the residual stream, (m b r D).
 
     Returns:
-        block index -> (m b h n d), where the graph starts at the first block's input; otherwise (m b h r d).
+        block index -> (m b h n d), where the graph starts at the first block's input or before; otherwise
+        (m b h r d). And (m b 3 H W), where it starts at the pictures.
     """
     *before, end = capture.blocks
     assert end.output is not None
@@ -205,9 +208,12 @@ def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, resi
     if anatomy.blocks[-1].residual:
         from_here, seeds = [*from_here, end.incoming], [*seeds, residual]
     watched = [record.output for record in before if record.output is not None]
+    if capture.pictures is not None:
+        at_pictures, *inner = gradients_of(from_here, [capture.pictures, *watched], seeds)
+        return dict(enumerate([*inner, last])), at_pictures
     start = capture.start
     if start is None:
-        return dict(enumerate([*gradients_of(from_here, watched, seeds), last]))
+        return dict(enumerate([*gradients_of(from_here, watched, seeds), last])), None
     first = capture.blocks[0]
     assert first.residual is not None
     assert first.rows is not None
@@ -221,7 +227,7 @@ def full_gradients(anatomy: Anatomy, capture: ForwardCapture, last: Tensor, resi
         *(gradient[..., :rows, :] for gradient in inner),
         last,
     ]
-    return dict(enumerate(found))
+    return dict(enumerate(found)), None
 
 
 def token_sensitivity(block: Block, record: BlockCapture, grid: Grid) -> tuple[Tensor, Tensor]:

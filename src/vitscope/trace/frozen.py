@@ -17,13 +17,16 @@ class Frozen:
 
     def all(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """A call's arguments with every parameter replaced."""
-        return tuple([self._view(arg) for arg in args]), {key: self._view(value) for key, value in kwargs.items()}
+        return tuple(self._of(args)), dict(zip(kwargs, self._of(kwargs.values()), strict=True)) if kwargs else kwargs
 
-    def _view(self, arg: Any) -> Any:
-        """The view of a parameter, also within a list of tensors, as torch.cat takes it."""
-        if isinstance(arg, tuple | list) and any(id(part) in self._views for part in arg):
-            return [self._views.get(id(part), part) for part in arg]
-        return self._views.get(id(arg), arg)
+    def _of(self, args: Iterable[Any]) -> list[Any]:
+        """The views of parameters, also within a list of tensors, as torch.cat takes it; at every call of a pass."""
+        views = self._views
+        return [self._within(arg) if isinstance(arg, list | tuple) else views.get(id(arg), arg) for arg in args]
+
+    def _within(self, parts: list[Any] | tuple[Any, ...]) -> Any:
+        known = any(id(part) in self._views for part in parts)
+        return [self._views.get(id(part), part) for part in parts] if known else parts
 
 
 class FrozenWeights(TorchFunctionMode):

@@ -30,11 +30,7 @@ def left_as_found(model: nn.Module, watched: bool = True) -> Iterator[None]:
     Raises:
         ModelError: the model's parameters are inference tensors, which no gradient can pass.
     """
-    with _locks_guard:
-        lock = _locks.setdefault(model, threading.RLock())
-    with lock, uncompiled() if watched else nullcontext(), torch.inference_mode(False):
-        if any(parameter.is_inference() for parameter in model.parameters()):
-            raise ModelError("the model was built under torch.inference_mode; build or load it outside of it")
+    with _lock_of(model), uncompiled() if watched else nullcontext(), torch.inference_mode(False):
         training = [module for module in model.modules() if module.training]
         try:
             for module in training:
@@ -43,6 +39,16 @@ def left_as_found(model: nn.Module, watched: bool = True) -> Iterator[None]:
         finally:
             for module in training:
                 module.training = True
+
+
+def _lock_of(model: nn.Module) -> threading.RLock:
+    """The model's lock; a model that is seen for the first time is held against inference mode."""
+    with _locks_guard:
+        if model not in _locks:
+            if any(parameter.is_inference() for parameter in model.parameters()):
+                raise ModelError("the model was built under torch.inference_mode; build or load it outside of it")
+            _locks[model] = threading.RLock()
+        return _locks[model]
 
 
 def fitted(images: Tensor, model: nn.Module) -> Tensor:

@@ -44,6 +44,8 @@ class Needs:
             costs a pass of its own.
         scaled: numbers of steps K, for each of which the gradient at the last block's attention is taken on the
             pictures k X / K, k = 1 .. K (`Trace.along_scaled`); K - 1 passes each.
+        input_gradient: gradient of every target m at the pictures, (b m 3 H W), by full back-propagation
+            (`Trace.input_gradient`); in the pass itself, where its blocks are watched.
         pictures: the model itself, to be run on altered pictures (`Trace.pictures`).
         hiding: the same with patch tokens left out, which needs every attention where they meet to be a block's.
     """
@@ -61,6 +63,7 @@ class Needs:
     rerun: bool = False
     backward: frozenset[Rules] = frozenset()
     scaled: frozenset[int] = frozenset()
+    input_gradient: bool = False
     pictures: bool = False
     hiding: bool = False
 
@@ -80,6 +83,7 @@ class Needs:
             rerun=self.rerun or other.rerun,
             backward=self.backward | other.backward,
             scaled=self.scaled | other.scaled,
+            input_gradient=self.input_gradient or other.input_gradient,
             pictures=self.pictures or other.pictures,
             hiding=self.hiding or other.hiding,
         )

@@ -71,15 +71,6 @@ class Pictures:
         """Without a graph, and with one."""
         return {graph: Chunks(self._device, self.limit) for graph in (False, True)}
 
-    @cached_property
-    def _normed_by_batch(self) -> bool:
-        """Whether a lone picture must go in twice: where the model has batch norms.
-
-        Of ONE picture torch (2.15, on a CPU) gives a wrong gradient through a batch norm in evaluation, where what
-        comes back to it is transposed, as behind a convolution whose pixels become tokens.
-        """
-        return any(isinstance(module, nn.BatchNorm2d) for module in self.anatomy.model.modules())
-
     def reporting(self, report: Report | None) -> Pictures:
         """The same, counting from 0 and telling `report`."""
         return dataclasses.replace(self, meter=Meter(report))
@@ -150,6 +141,12 @@ class Pictures:
             return value
 
         return score
+
+    def gradients(self) -> Tensor:
+        """Every target's gradient at the unaltered pictures, (b m 3 H W), in a pass with a graph for each target."""
+        index = torch.arange(len(self.images), device=self._device)
+        found = [self._with_gradients(slot, self.images, index)[1] for slot in range(len(self.held.aims))]
+        return torch.stack(found, dim=1)
 
     def tokens(self) -> Tensor:
         """The patch tokens behind every block, (b blocks P D), in one more forward; an attention pool has none."""
@@ -232,7 +229,7 @@ class Pictures:
 
         def job(start: int, stop: int) -> Tensor:
             some, index = rows[start:stop].to(self.images), image[start:stop]
-            if len(some) == 1 and self._normed_by_batch:
+            if len(some) == 1 and normed_by_batch(self.anatomy):
                 some, index = some.repeat(2, 1, 1, 1), index.repeat(2)
             with torch.enable_grad(), FrozenWeights(self.anatomy.model):
                 leaf = some.requires_grad_()
@@ -244,6 +241,15 @@ class Pictures:
         with left_as_found(self.anatomy.model):
             both = self._chunks[True].over(len(rows), job, self.meter.advance)
         return both[:, 0].clone(), both[:, 1:].unflatten(1, shape)
+
+
+def normed_by_batch(anatomy: Anatomy) -> bool:
+    """Whether the model has batch norms, so that a lone picture must go in twice where gradients reach the pictures.
+
+    Of ONE picture torch (2.15, on a CPU) gives a wrong gradient through a batch norm in evaluation, where what comes
+    back to it is transposed, as behind a convolution whose pixels become tokens.
+    """
+    return any(isinstance(module, nn.BatchNorm2d) for module in anatomy.model.modules())
 
 
 class _WithGradient(torch.autograd.Function):

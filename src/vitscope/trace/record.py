@@ -19,7 +19,7 @@ from vitscope.trace.everyrow import EveryRow
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.hold import Held
 from vitscope.trace.needs import Blocks, Needs
-from vitscope.trace.pictures import Pictures, Report
+from vitscope.trace.pictures import Pictures, Report, normed_by_batch
 from vitscope.trace.propagate import Propagated, propagate
 from vitscope.trace.rerun import LastBlock, of_last_block
 from vitscope.trace.scaled import NEEDS as SCALED_NEEDS
@@ -102,6 +102,7 @@ class Trace:
         windows: in place of blocks, where the model's attention stays within windows; `grid` is that of the last.
         backward: what other backward passes found, where a method declared them.
         runs: the model, to be run on altered pictures, where a method declared that it needs to.
+        at_pictures: gradient of every target at the pictures, (b m 3 H W), where the pass itself found it.
     """
 
     logits: Tensor
@@ -118,6 +119,7 @@ class Trace:
     windows: tuple[WindowTrace, ...] = ()
     backward: tuple[Propagated, ...] = ()
     runs: Pictures | None = None
+    at_pictures: Tensor | None = None
 
     def under(self, rules: Rules) -> Propagated:
         """What the backward pass by `rules` found.
@@ -160,6 +162,18 @@ class Trace:
             raise MethodError("the pictures were not kept; declare `pictures` in the method's needs")
         return self.runs
 
+    def input_gradient(self) -> Tensor:
+        """The gradient of every target at the pictures, (b m 3 H W), by full back-propagation.
+
+        Raises:
+            MethodError: the method did not declare it in its needs.
+        """
+        if self.at_pictures is not None:
+            return self.at_pictures
+        if self.runs is None:
+            raise MethodError("the gradient at the pictures was not recorded; declare `input_gradient` in the needs")
+        return self.runs.gradients()
+
     def reporting(self, report: Report | None) -> Trace:
         """The same, where runs on altered pictures are counted from 0 and reported as (done, total)."""
         return self if self.runs is None else dataclasses.replace(self, runs=self.runs.reporting(report))
@@ -193,6 +207,8 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         needs = dataclasses.replace(needs, rerun=True)  # no closed form: its tokens' effects come from the block itself
     if needs.scaled:
         needs = needs | SCALED_NEEDS
+    if needs.input_gradient and normed_by_batch(anatomy):
+        needs = dataclasses.replace(needs, input_gradient=False, pictures=True)
     with left_as_found(anatomy.model):
         batch = fitted(images, anatomy.model)
         seen = watching.forward(anatomy, batch, needs)
@@ -200,7 +216,7 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         features = anatomy.features(seen.final).detach()
         slopes = slopes_of(aims, seen.logits, features)
         seeds, reached = seeds_of(anatomy, aims, slopes, features)
-        gradients = _gradients(anatomy, seen, seeds, needs)
+        gradients, at_pictures = _gradients(anatomy, seen, seeds, needs)
         if needs.own_gradient > Blocks.NONE:
             gradients["own"] = own_gradients(anatomy, seen, seeds, aims, grid, needs.own_gradient < Blocks.ALL)
         backward = _backward(anatomy, images, needs, aims, seen.logits)
@@ -239,6 +255,7 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         backward=backward,
         scaled=scaled,
         runs=runs,
+        at_pictures=None if at_pictures is None else at_pictures.transpose(0, 1),
     )
 
 
@@ -251,24 +268,32 @@ def _of_windows(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[A
     of_features = torch.tensor([aim.of_features for aim in aims], device=logits.device)
     rows, cols = windows[-1].received.shape[-2:]
     carried = seeds.any(dim=-1).T
-    runs = Pictures(anatomy, batch, Held(tuple(aims), tuple(slopes), logits), (rows, cols)) if needs.pictures else None
+    again = needs.pictures or needs.input_gradient
+    runs = Pictures(anatomy, batch, Held(tuple(aims), tuple(slopes), logits), (rows, cols)) if again else None
     return Trace(logits, logits, reached.T, carried, of_features, (), 0, (rows, cols), windows=windows, runs=runs)
 
 
 def _gradients(
     anatomy: Anatomy, seen: watching.ForwardCapture, seeds: Tensor, needs: Needs
-) -> dict[str, dict[int, Tensor]]:
-    """The gradients at T_b that `needs` asks for, but for each block's own: path -> block -> (m b h r d)."""
+) -> tuple[dict[str, dict[int, Tensor]], Tensor | None]:
+    """The gradients that `needs` asks for, but for each block's own.
+
+    Returns:
+        At T_b: path -> block -> (m b h r d). At the pictures: (m b 3 H W), where asked for.
+    """
     found: dict[str, dict[int, Tensor]] = {}
-    if max(needs.skip_gradient, needs.full_gradient) > Blocks.NONE:
+    at_pictures = None
+    if needs.input_gradient or max(needs.skip_gradient, needs.full_gradient) > Blocks.NONE:
         skip, residual = skip_gradients(anatomy, seen, seeds, last_only=needs.skip_gradient < Blocks.ALL)
         last = len(anatomy.blocks) - 1
         found = {"skip": skip, "full": {last: skip[last]}}
-        if needs.full_gradient == Blocks.ALL and last > 0:
-            found["full"] = full_gradients(anatomy, seen, skip[last], residual)
+        everywhere = needs.full_gradient == Blocks.ALL and last > 0
+        if everywhere or needs.input_gradient:
+            full, at_pictures = full_gradients(anatomy, seen, skip[last], residual)
+            found["full"] = full if everywhere else found["full"]
     if needs.feedforward_gradient > Blocks.NONE:
         found["feedforward"], _ = skip_gradients(anatomy, seen, seeds, beside=False)
-    return found
+    return found, at_pictures
 
 
 def _backward(

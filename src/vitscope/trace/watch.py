@@ -140,9 +140,9 @@ class AttentionWatch(TorchFunctionMode):
 
     With `graph`, weights enter every function as frozen views, so that neither their gradients nor the activations
     for these are kept and the model's own `requires_grad` flags are never touched; the graph starts at the
-    second block's input (the first's, where more than the class row counts) and ends at the last one's attention
-    output: what lies before and behind is left to the closed form of the rows that the head reads. With `whole` it
-    goes through to the model's output instead.
+    second block's input (the first's, where more than the class row counts; the pictures, where their gradient is
+    needed) and ends at the last one's attention output: what lies before and behind is left to the closed form of the
+    rows that the head reads. With `whole` it goes through to the model's output instead.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class AttentionWatch(TorchFunctionMode):
         self._records = records
         self._rows = [block.rows for block in anatomy.blocks]
         self._needs = needs
-        self.graph = whole or (needs.full_gradient == Blocks.ALL and len(records) > 1)
+        self.graph = whole or needs.input_gradient or (needs.full_gradient == Blocks.ALL and len(records) > 1)
         self._frozen = Frozen(anatomy.model) if self.graph else None
         self._running = anatomy.running
         self._written: _WrittenOut | None = None
