@@ -50,14 +50,17 @@ def close(a: torch.Tensor, b: torch.Tensor, bound: float = 1e-4) -> bool:
     return float((a - b).norm() / b.norm()) < bound
 
 
+DIVIDING = ("chefer_lrp", "partial_lrp")
+"""Their relevance divides by sums that may nearly cancel."""
+
 SHAKY = {
     "gradcam_pp": "it divides by a channel's sum over the patches, which may be next to zero",
     "xgradcam": "it divides by a channel's sum over the patches, which may be next to zero",
-    **dict.fromkeys(DIVIDING := ("chefer_lrp", "partial_lrp"), "its relevance divides by sums that may nearly cancel"),
+    **dict.fromkeys(DIVIDING, "its relevance divides by sums that may nearly cancel"),
     "eigencam": "a singular vector's sign is the library's",
     "eigengradcam": "a singular vector's sign is the library's",
 }
-"""Methods whose values hang on small differences, so that half precision gives another map."""
+"""Methods whose values hang on small differences, so that half precision gives another map, or is refused."""
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +134,16 @@ def test_half_precision_gives_the_same_picture(label, dtype):
         target = target or target_of(label, explainer, images)
         maps.append(explainer(images, label, target)[label].values)
     assert torch.corrcoef(torch.stack([m.flatten() for m in maps]))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("label", [label for label in LABELS if as_method(label).facts.divides])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_are_refused_where_sums_nearly_cancel(label, dtype):
+    explainer = vitscope.Explainer(build(dtype=dtype))
+    images = pictures(explainer.anatomy.model, 2).to(dtype)
+    with pytest.raises(vitscope.MethodError, match=f"{label} is not defined .* sums .*{str(dtype)[6:]}.* in float32"):
+        explainer(images, label, 2)
+    assert label in explainer(images, "all", 2, strict=False, max_forwards=4).failures
 
 
 @pytest.mark.parametrize("label", LABELS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from vitscope.methods.base import Method
 from vitscope.methods.registry import as_method, list_methods
 from vitscope.models import Anatomy
@@ -27,10 +29,21 @@ def why_undefined(anatomy: Anatomy, method: Method) -> str:
             "it follows patch tokens from block to block, and here they reach the class token through a norm alone, "
             "along which gradient times token is 0; use chefer, attention"
         )
+    if method.facts.divides and (kind := _half(anatomy, method)):
+        return f"it divides by sums that may nearly cancel, and {kind} gives another map; run the model in float32"
     for rules in () if anatomy.windows else method.needs.backward:
         if reason := why_no_rule(anatomy, rules):
             return reason
     return ""
+
+
+def _half(anatomy: Anatomy, method: Method) -> str:
+    """The half precision that the method's numbers come from, or "": other backward passes run as the weights are."""
+    weights = next(anatomy.model.parameters()).dtype
+    if weights in (torch.float16, torch.bfloat16):
+        return str(weights).removeprefix("torch.")
+    lowered = anatomy.running.lowers and not method.needs.backward
+    return anatomy.running.precision if lowered else ""
 
 
 def _alters_pixels(name: str) -> bool:

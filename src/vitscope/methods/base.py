@@ -48,6 +48,7 @@ class Facts:
         caution: one sentence on what its map does not say.
         of_tokens: whether it follows patch tokens from block to block, which class attention leaves as they are.
         of_rows: whether it follows rows of tokens from the blocks to the output, which windowed models have not.
+        divides: whether it divides by sums that may nearly cancel, so that half precision gives another map.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Facts:
     caution: str
     of_tokens: bool = False
     of_rows: bool = True
+    divides: bool = False
 
     @property
     def trivial(self) -> bool:

@@ -36,8 +36,9 @@ def _facts(
     caution: str = _BLUNT,
     class_specific: bool = True,
     cost: str = "1.1",
+    divides: bool = False,
 ) -> Facts:
-    return Facts(name, title, "cam", paper, year, False, class_specific, cost, caution)
+    return Facts(name, title, "cam", paper, year, False, class_specific, cost, caution, divides=divides)
 
 
 @register_method
@@ -80,7 +81,7 @@ class GradCAMPlusPlus:
 
     path: Path = "full"
 
-    facts: ClassVar[Facts] = _facts("gradcam_pp", "Grad-CAM++", "arXiv 1710.11063", 2018)
+    facts: ClassVar[Facts] = _facts("gradcam_pp", "Grad-CAM++", "arXiv 1710.11063", 2018, divides=True)
 
     @property
     def needs(self) -> Needs:
@@ -110,7 +111,7 @@ class XGradCAM:
 
     path: Path = "full"
 
-    facts: ClassVar[Facts] = _facts("xgradcam", "XGrad-CAM", "arXiv 2008.02312", 2020)
+    facts: ClassVar[Facts] = _facts("xgradcam", "XGrad-CAM", "arXiv 2008.02312", 2020, divides=True)
 
     @property
     def needs(self) -> Needs:

@@ -38,6 +38,7 @@ class CheferLRP:
         class_specific=True,
         cost="7.8",
         caution="Negative evidence is cut off head by head; where summands nearly cancel, its relevance is arbitrary.",
+        divides=True,
     )
 
     @property
@@ -72,6 +73,7 @@ class PartialLRP:
         class_specific=True,
         cost="7.3",
         caution="The last block's attention alone; its relevance is nearly the same for every class.",
+        divides=True,
     )
 
     @property
