@@ -12,6 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vitscope
+from tests import modes
 from tests.cheaper import cheaper
 from tests.conftest import build, pictures
 from vitscope.methods import as_method, as_methods, list_methods
@@ -47,7 +48,7 @@ LABELS = [
 
 
 def close(a: torch.Tensor, b: torch.Tensor, bound: float = 1e-4) -> bool:
-    return float((a - b).norm() / b.norm()) < bound
+    return float((a - b).norm() / b.norm()) < modes.within(bound)
 
 
 DIVIDING = ("chefer_lrp", "partial_lrp")
@@ -61,6 +62,13 @@ SHAKY = {
     "eigengradcam": "a singular vector's sign is the library's",
 }
 """Methods whose values hang on small differences, so that half precision gives another map, or is refused."""
+
+CUT = ("vit_cx:max_forwards=12", "tis:masks=10,rounds=5")
+"""They join tokens, or masks, into clusters, so that another rounding may give another cluster."""
+
+
+def tolerance(label: str) -> float:
+    return modes.within(1e-2 if label in SHAKY else 1e-4, label in (*SHAKY, *CUT))
 
 
 @pytest.fixture(autouse=True)
@@ -155,7 +163,7 @@ def test_fused_equals_written_out(label, layout):
         images = pictures(explainer.anatomy.model, 3, dtype=dtype)
         target = target or target_of(label, explainer, images)
         maps.append(explainer(images, label, target)[label].values)
-    assert close(*maps, bound=1e-2 if label in SHAKY else 1e-4)
+    assert close(*maps, tolerance(label))
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -280,12 +288,11 @@ def test_all_methods_in_one_pass_are_each_alone(layout):
     more = sum(steps - 1 for steps in needs.scaled) + len(needs.backward)  # that methods ask for
     assert len(calls) == 1 + more
     together = explainer(images, LABELS, strict=False)
-    assert len(together.attributions) > len(LABELS) - 4
+    assert len(together.attributions) > len(defined) - 4
     for label in LABELS:
         if label in together:
-            assert close(
-                together[label].values, explainer(images, label)[label].values, 1e-2 if label in SHAKY else 1e-4
-            )
+            alone = explainer(images, label)[label].values
+            assert close(together[label].values, alone, tolerance(label)), label
         else:
             said = together.failures[label]
             reasons = "is flat (every value 0): after its ReLUs", "altered pictures score alike", "is not defined for"

@@ -7,16 +7,12 @@ import torch
 
 import vitscope
 from tests.conftest import LAYOUTS, POOLED, build, pictures
-from tests.methods.test_contract import LABELS, SHAKY, target_of
+from tests.methods.test_contract import CUT, LABELS, SHAKY, target_of
 from vitscope.methods import as_method
 from vitscope.trace import Needs, record
 
 EXACT = ("cplrp", "attnlrp", "attnlrp:gamma=0", "reslrp", "reslrp:gamma=0", "libra_fullgrad")
 """Methods of a backward pass by other rules, which runs as the weights are."""
-
-
-CUT = ("vit_cx:max_forwards=12",)
-"""It joins tokens into clusters by a threshold, so that another rounding may give another cluster."""
 
 
 def alike(one: torch.Tensor, other: torch.Tensor) -> float:
