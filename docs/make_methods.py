@@ -139,6 +139,8 @@ def _legend(facts: Facts, method: Method) -> str:
 
 def _fails(facts: Facts, method: Method) -> Iterator[str]:
     """The caution, and what follows from the facts and the needs."""
+    if facts.failure:
+        yield f"{facts.failure} The tables are in docs/results.md."
     yield facts.caution
     if facts.trivial:
         yield "It is a baseline: in every table, a method that does not beat it has shown nothing."

@@ -53,7 +53,7 @@ def _brief(one: Documentation) -> str:
     facts = one.facts
     lines = [f"{facts.name}  {facts.title} ({_whence(facts)})", _INDENT + _properties(facts)]
     lines += [f"{_INDENT}option {option.name} = {option.takes} [{option.default}]" for option in one.options]
-    return "\n".join([*lines, _INDENT + facts.caution])
+    return "\n".join([*lines, *(_INDENT + words for words in (facts.failure, facts.caution) if words)])
 
 
 def _properties(facts: Facts) -> str:

@@ -44,7 +44,7 @@ class Attention:
         signed=False,
         class_specific=False,
         cost="1.02",
-        caution="Says where the class token looks, not for which class: the same map for every class.",
+        caution="Says where the class token looks, not for which class.",
         of_rows=False,
     )
 

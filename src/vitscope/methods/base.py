@@ -70,11 +70,16 @@ class Facts:
         return self.family == "trivial"
 
     @property
+    def failure(self) -> str:
+        """That it fails the sanity check, with the numbers, or ""."""
+        return failure(self.name)
+
+    @property
     def cautions(self) -> list[str]:
         """What a reader of its map must know, in short sentences, the gravest first."""
         if self.trivial:
             return ["Knows nothing of the model: a baseline.", self.caution]
-        kinds = [failure(self.name)] if failure(self.name) else []
+        kinds = [self.failure] if self.failure else []
         if not self.class_specific:
             kinds.append("The same map for every class.")
         if not self.signed:

@@ -197,7 +197,7 @@ class EigenCAM:
         "Eigen-CAM",
         "arXiv 2008.00299",
         2020,
-        "Shows the tokens' main direction of variance, whatever it means: no gradient, the same map for every class.",
+        "Shows the tokens' main direction of variance, whatever it means, without a gradient.",
         class_specific=False,
         cost="1.3",
     )

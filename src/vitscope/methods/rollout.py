@@ -36,7 +36,7 @@ class Rollout:
         signed=False,
         class_specific=False,
         cost="1.3",
-        caution="Follows attention alone, values and MLPs do not count; the same map for every class.",
+        caution="Follows attention alone, values and MLPs do not count.",
     )
 
     @property

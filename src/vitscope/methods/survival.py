@@ -29,4 +29,4 @@ def failure(method: str) -> str:
     if not found or min(found.values()) < LIMIT:
         return ""
     numbers = ", ".join(f"{value:.2f} on {model}" for model, value in found.items())
-    return f"Fails the sanity check: nearly the same map with random weights (rank correlation {numbers})."
+    return f"Fails the sanity check: much the same map with random weights (rank correlation {numbers})."
