@@ -11,6 +11,7 @@ from tests.conftest import build, pictures
 from vitscope.errors import MethodError
 from vitscope.methods import CDAM, IntegratedCDAM, SmoothCDAM
 from vitscope.targets import Class, Contrast, Custom, Probability
+from vitscope.trace.affine import Affine
 
 CLASSES = (1, 5)
 
@@ -132,7 +133,7 @@ def test_samples_in_parts_give_the_same_map(monkeypatch):
     methods = [SmoothCDAM(samples=7), IntegratedCDAM(steps=8)]
     whole = explainer(images, methods)
     for module in ("smooth_cdam", "integrated_cdam"):
-        monkeypatch.setattr(f"vitscope.methods.{module}.samples_at_once", lambda _: 3)
+        monkeypatch.setattr(f"vitscope.methods.{module}.samples_at_once", lambda *_: 3)
     parts = explainer(images, methods)
     for label in whole:
         torch.testing.assert_close(whole[label].values, parts[label].values, rtol=1e-4, atol=1e-6)
@@ -148,6 +149,25 @@ def test_several_targets_at_once():
         alone = explainer(images, "smooth_cdam:samples=3,integrated_cdam:steps=4,daam,agcam,cdam", target)
         for label in alone:
             torch.testing.assert_close(ex[label].values, alone[label].values, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["vit", "distilled", "clip", "scale_norm", "fc_norm"])
+@pytest.mark.parametrize("at", ["input", "norm"])
+def test_of_many_targets_keys_and_values_are_made_and_of_few_they_are_not(layout, at, monkeypatch):
+    """Two ways to the same numbers: every key and value, or the few vectors brought to the tokens."""
+    model = build(layout, dtype=torch.float64)
+    images = pictures(model, 2, dtype=torch.float64)
+    explainer = vitscope.Explainer(model)
+    label = f"smooth_cdam:samples=3,at={at}"
+    targets = [*range(7), Contrast(2, 5), Probability(1)]  # 9 vectors of each of 3 heads, and tokens are 24 wide
+    brought = []
+    changes = Affine.changes
+    monkeypatch.setattr(Affine, "changes", lambda *args: brought.append(1) or changes(*args))
+    together = explainer.each(images, label, targets)
+    assert not brought
+    for target, ex in zip(targets, together, strict=True):
+        torch.testing.assert_close(ex[label].values, explainer(images, label, target)[label].values)
+    assert brought
 
 
 def test_a_model_in_training_mode_is_run_in_evaluation_mode():

@@ -12,6 +12,9 @@ from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
 from vitscope.trace import Blocks, Needs, Trace, samples_at_once
 
+_CACHED = 16 * 2**20
+"""Bytes of the samples that are run side by side; with more they leave the caches."""
+
 
 @register_method
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class SmoothCDAM:
         spread = self.noise * (tokens.amax(dim=(1, 2), keepdim=True) - tokens.amin(dim=(1, 2), keepdim=True))
         generator = torch.Generator().manual_seed(self.seed)
         effects = []
-        chunk = samples_at_once(tokens)
+        chunk = samples_at_once(tokens, _CACHED)
         for start in range(0, self.samples, chunk):
             count = min(chunk, self.samples - start)
             draws = torch.stack([torch.randn(tokens.shape[1:], generator=generator) for _ in range(count)])

@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitscope.models import Anatomy, Block, Grid
+from vitscope.trace.affine import Affine, keys_and_values
 from vitscope.trace.aim import Aim, seeds_at
 from vitscope.trace.backward import PLAIN, AnotherBackward, Rules
 from vitscope.trace.budget import cut_down
@@ -175,6 +176,9 @@ class LastBlock:
         return onward
 
     def _class_row(self, tokens: Tensor, residual: Tensor) -> Sway:
+        heads, width = self._block.heads, tokens.shape[-1]
+        if self._block.affine_keys and len(self.aims) * heads < width:  # a product D wide for each, or all keys
+            return self._class_row_of_affine(tokens, residual)
         samples, batch = tokens.shape[:2]
         flat = tokens.flatten(0, 1)
         with torch.no_grad():
@@ -193,6 +197,29 @@ class LastBlock:
         )
         at_output = (gradient * output.unflatten(0, (samples, batch)).unsqueeze(3)).sum(dim=-1, keepdim=True)
         return Sway(attention, score_change.unflatten(0, (samples, batch)), at_values, at_changes, at_output)
+
+    def _class_row_of_affine(self, tokens: Tensor, residual: Tensor) -> Sway:
+        """The same where keys and values are affine in the token: neither is made."""
+        sizes = tokens.shape[:2]
+        flat, (to_key, to_value) = tokens.flatten(0, 1), self._affine
+        with torch.no_grad():
+            query = self._block.queries(flat[:, : self._rows], self.grid)
+            score_change = to_key.changes(query, flat).unflatten(0, sizes)
+            attention = self._attend(score_change + to_key.at_bias(query).unflatten(0, sizes))
+            output = to_value.mean(attention.flatten(0, 1), flat).unflatten(0, sizes)
+        gradient = self._gradient(output, residual)  # s b h m r d
+        vectors, targets = gradient.flatten(0, 1).flatten(2, 3), gradient.shape[3:5]
+        at_changes = to_value.changes(vectors, flat)
+        at_changes, at_values = (
+            each.unflatten(2, targets).unflatten(0, sizes)
+            for each in (at_changes, at_changes + to_value.at_bias(vectors))
+        )
+        at_output = (gradient * output.unsqueeze(3)).sum(dim=-1, keepdim=True)
+        return Sway(attention, score_change, at_values, at_changes, at_output)
+
+    @cached_property
+    def _affine(self) -> tuple[Affine, Affine]:
+        return keys_and_values(self._block, self.grid, self.input)
 
     def _along(self, origin: Tensor, share: Tensor, residual: Tensor) -> Sway:
         """t_B = origin + share (t_B - origin): `origin` (1 1 D), `share` (s b n), residual rows (s b r D).
