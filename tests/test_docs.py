@@ -75,6 +75,13 @@ def test_the_table_of_models_is_what_the_script_computes():
     assert script.PAGE.read_text() == script.page(), "run python docs/make_models.py"
 
 
+def test_the_page_of_peers_is_of_the_kept_rows():
+    script = script_of("make_peers")
+    text = script.PAGE.read_text()
+    assert script.page(text, json.loads(script.ROWS.read_text())) == text, "run python docs/make_peers.py"
+    assert len(script.WRITTEN.findall(text)) == 5
+
+
 def test_the_page_of_scale_is_of_todays_costs_and_of_the_kept_runs():
     script = script_of("make_scale")
     runs = json.loads(script.RUNS.read_text())
