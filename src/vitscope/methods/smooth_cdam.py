@@ -46,7 +46,7 @@ class SmoothCDAM:
         year=2023,
         signed=True,
         class_specific=True,
-        cost="2.6",
+        cost="1.5",
         caution="Looks at the last block's tokens only; what the noise averages away may have been real.",
     )
 
