@@ -149,7 +149,7 @@ class Explainer:
         max_forwards: int | None = None,
         progress: Progress | None = None,
     ) -> list[Explanation]:
-        """Explain `images` for several targets: one forward pass, and one batched backward pass where there is one.
+        """Explain `images` for several targets: one forward pass, and a backward pass for several where one is needed.
 
         Args:
             images: as for a call.

@@ -24,6 +24,9 @@ from vitscope.trace.heads import head_products, merge_heads, split_heads
 from vitscope.trace.jacobian import RowMap, batchable, gradients_of, pull_back
 from vitscope.trace.watch import BlockCapture
 
+_TOGETHER = 8
+"""Pictures times targets of a backward pass through all blocks: with more, batched gradients leave a CPU's caches."""
+
 
 def skip_gradients(
     anatomy: Anatomy, capture: ForwardCapture, seeds: Tensor, last_only: bool = False, beside: bool = True
@@ -185,7 +188,7 @@ def _onward(block: Block, record: BlockCapture, read: RowMap) -> RowMap:
 def full_gradients(
     anatomy: Anatomy, capture: ForwardCapture, last: Tensor, residual: Tensor
 ) -> tuple[dict[int, Tensor], Tensor | None]:
-    """Gradient of every target at every T_b, and at the pictures, by full back-propagation, in one backward pass.
+    """Gradient of every target at every T_b, and at the pictures, by full back-propagation.
 
     It starts where the last block's attention and residual stream meet, with the closed form's gradients there: what
     lies behind acts on the rows that the head reads alone, so no patch row is pushed back through the last projection
@@ -208,17 +211,18 @@ def full_gradients(
     if anatomy.blocks[-1].residual:
         from_here, seeds = [*from_here, end.incoming], [*seeds, residual]
     watched = [record.output for record in before if record.output is not None]
+    at_once = max(1, _TOGETHER // last.shape[1])
     if capture.pictures is not None:
-        at_pictures, *inner = gradients_of(from_here, [capture.pictures, *watched], seeds)
+        at_pictures, *inner = gradients_of(from_here, [capture.pictures, *watched], seeds, at_once)
         return dict(enumerate([*inner, last])), at_pictures
     start = capture.start
     if start is None:
-        return dict(enumerate([*gradients_of(from_here, watched, seeds), last])), None
+        return dict(enumerate([*gradients_of(from_here, watched, seeds, at_once), last])), None
     first = capture.blocks[0]
     assert first.residual is not None
     assert first.rows is not None
     rows = last.shape[-2]
-    at_start, *inner = gradients_of(from_here, [start, *watched], seeds)
+    at_start, *inner = gradients_of(from_here, [start, *watched], seeds, at_once)
     flow = at_start[..., :rows, :]
     flow = flow + pull_back(anatomy.blocks[0].feedforward, first.residual, flow)
     at_first = pull_back(anatomy.blocks[0].projection, merge_heads(first.rows), flow)

@@ -51,23 +51,33 @@ def pushed(function: RowMap, at: Tensor, tangents: Tensor, width: int) -> Tensor
     return torch.einsum("mbrd,fbrd->mbf", tangents, rows)
 
 
-def gradients_of(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients of sum_i <cotangent_i,m, output_i> at every input, stacked over m: one backward pass for all m.
+def gradients_of(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor], at_once: int | None = None
+) -> list[Tensor]:
+    """Gradients of sum_i <cotangent_i,m, output_i> at every input, stacked over m.
 
     Args:
         outputs: with their graph.
         inputs: of that graph.
         cotangents: of every output, (m ...).
+        at_once: so many m make a backward pass; None for one pass of all.
 
     Returns:
         Of every input, (m ...), in the cotangents' dtype.
     """
-    kind = cotangents[0].dtype
+    kind, count = cotangents[0].dtype, len(cotangents[0])
     each = [cotangent.to(output.dtype) for cotangent, output in zip(cotangents, outputs, strict=True)]
-    if len(each[0]) == 1:  # one target: no batching rule is needed
-        found = torch.autograd.grad(outputs, inputs, [cotangent[0] for cotangent in each])
-        return [gradient[None].to(kind) for gradient in found]
-    return [gradient.to(kind) for gradient in torch.autograd.grad(outputs, inputs, each, is_grads_batched=True)]
+    parts = []
+    for start in range(0, count, at_once or count):
+        stop = min(start + (at_once or count), count)
+        some, more = [cotangent[start:stop] for cotangent in each], stop < count
+        if stop - start == 1:  # one target: no batching rule is needed
+            found = torch.autograd.grad(outputs, inputs, [cotangent[0] for cotangent in some], retain_graph=more)
+            parts.append([gradient[None].to(kind) for gradient in found])
+        else:
+            found = torch.autograd.grad(outputs, inputs, some, is_grads_batched=True, retain_graph=more)
+            parts.append([gradient.to(kind) for gradient in found])
+    return parts[0] if len(parts) == 1 else [torch.cat(gradients) for gradients in zip(*parts, strict=True)]
 
 
 class _Pointwise(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The trace: one forward and at most one backward pass, for all methods and the whole batch."""
+"""The trace: one forward pass for all methods and the whole batch, and a backward pass where a method needs it."""
 
 from __future__ import annotations
 
