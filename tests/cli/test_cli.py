@@ -119,6 +119,23 @@ def test_pictures_are_read_by_processes_and_within_a_memory_limit(run, desk, tmp
     )
 
 
+def test_a_comparison_and_a_bank_within_a_memory_limit(run, desk, tmp_path):
+    says = "more than the limit of 0.001 MB; going on one at a time"
+    written = []
+    for name, words in (("a", []), ("b", ["--memory-limit", "1KB"])):
+        code, _, err = run("compare", desk / "pics", "--out", tmp_path / f"{name}.png", "--methods", "cdam", *words)
+        assert (code, err.count(says)) == (0, len(words) // 2)
+        written.append(np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int))
+    assert np.abs(written[0] - written[1]).max() <= 2
+    for label, picture in (("x", "a.png"), ("y", "b.jpg")):
+        (tmp_path / "p" / label).mkdir(parents=True)
+        (tmp_path / "p" / label / picture).write_bytes((desk / "pics" / picture).read_bytes())
+    words = ("bank", "build", "--root", tmp_path / "p", "--model", "scenes-ssl", "--out", tmp_path / "b.safetensors")
+    code, _, err = run(*words, "--memory-limit", "1KB", model=False)
+    assert (code, err.count(says)) == (0, 1)
+    assert run(*words, "--memory-limit", "lots", model=False)[0] == 2
+
+
 def test_one_method_that_fails_leaves_the_others(run, desk, tmp_path):
     probed = [
         run(

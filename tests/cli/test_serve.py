@@ -98,14 +98,16 @@ def test_no_other_host_is_asked():
 def test_its_limits_and_its_names():
     given = ("--max-pictures", "1", "--max-megapixels", "0.01", "--max-megabytes", "0.5", "--max-seconds", "9")
     others = ("--max-waiting", "2", "--max-forwards", "7", "--host", "0.0.0.0", "--allow-host", "lab.example")
-    with Live((*given, *others)) as server:
+    with Live((*given, *others, "--memory-limit", "1KB")) as server:
         here = server.address.replace("0.0.0.0", "127.0.0.1")
         limits = httpx2.get(f"{here}/api/limits").json()
         assert httpx2.post(f"{here}/api/explain", files=picture() * 2).status_code == 413
+        assert httpx2.post(f"{here}/api/explain", files=picture(), timeout=60).status_code == 200
         for host, status in (("lab.example", 200), ("10.0.0.1", 200), ("evil.example", 400)):
             assert httpx2.get(f"{here}/api/limits", headers={"host": host}).status_code == status
     assert (limits["pictures"], limits["picture_pixels"], limits["body_bytes"]) == (1, 10_000, 2**19)
     assert (limits["job_seconds"], limits["jobs_waiting"], limits["max_forwards"]) == (9, 2, 7)
+    assert "more than the limit of 0.001 MB; going on one at a time" in server.said
     assert "whoever reaches this machine can use the server" in server.said
 
 
@@ -142,6 +144,7 @@ def test_without_the_extra(name, run, monkeypatch):
         (("--model", "unheard-of"), "unheard-of"),
         (("--model", "scenes", "--max-pictures", 0), "the limit pictures is 0; give a number above 0"),
         (("--model", "scenes", "--max-megapixels", 500), "Pillow opens no more"),
+        (("--model", "scenes", "--memory-limit", "lots"), "memory limit 'lots': give a number of bytes"),
         (("--model", "scenes", "--host", "no.such.host.invalid"), "cannot listen on no.such.host.invalid"),
     ],
 )

@@ -29,13 +29,15 @@ def build(
     weights: common.Weights = None,
     device: common.Device = "cpu",
     batch_size: common.BatchSize = 32,
+    memory_limit: common.MemoryLimit = None,
     size: common.Size = None,
     crop_pct: common.CropPct = None,
 ) -> None:
     """Write the features of labelled pictures to one file; an interrupted run goes on where it was."""
     pictures = labelled(dataset, root, limit)
     fields = common.preprocessing_fields(size, crop_pct, None, None, None, None)
-    explainer = Explainer(model, weights, preprocessing=fields, device=device)
+    within = common.bounded(memory_limit)
+    explainer = Explainer(model, weights, preprocessing=fields, device=device, memory_limit=within)
     with common.progress_bar() as progress:
         task = progress.add_task("reading features", total=len(pictures))
         built = build_bank(explainer, pictures, out, batch_size, lambda done: progress.advance(task, done))

@@ -43,6 +43,7 @@ def compare(
     precision: common.Precision = "float32",
     batch_size: common.BatchSize = 8,
     max_forwards: common.MaxForwards = None,
+    memory_limit: common.MemoryLimit = None,
     size: common.Size = None,
     crop_pct: common.CropPct = None,
     crop_mode: common.CropMode = None,
@@ -56,7 +57,7 @@ def compare(
     if weights is not None and len(model) > 1:
         raise VitscopeError("--weights belongs to one model; give directories or names whose weights are published")
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
-    running = common.running_of(precision)
+    running, limit = common.running_of(precision), common.bounded(memory_limit)
     pictures = common.find_pictures(images)
     failed: dict[str, str] = {}
     panels, strips = [], []
@@ -70,6 +71,7 @@ def compare(
                 preprocessing=fields,
                 device=device,
                 running=running,
+                memory_limit=limit,
             )
             if random:
                 _stir(explainer.anatomy.model)

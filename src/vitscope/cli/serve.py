@@ -8,6 +8,8 @@ import os
 import socket
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +18,6 @@ import typer
 from vitscope.cli import common
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
-from vitscope.models import Running
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -47,6 +48,7 @@ def serve(
         typer.Option("--allow-host", help="A further name under which the server is asked; again for another."),
     ] = None,
     batch_size: common.BatchSize = 8,
+    memory_limit: common.MemoryLimit = None,
     max_megabytes: Annotated[float, typer.Option("--max-megabytes", help="MiB of a request.")] = 32,
     max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Of a picture.")] = 50,
     max_pictures: Annotated[int, typer.Option("--max-pictures", help="To explain, in a request.")] = 8,
@@ -73,7 +75,9 @@ def serve(
         max_forwards=max_forwards,
     )
     listening = _listen(host, port)
-    explainers = _load(model, weights, labels, device, common.running_of(precision))
+    running, limit = common.running_of(precision), common.bounded(memory_limit)
+    made = partial(Explainer, weights=weights, labels=labels, device=device, running=running, memory_limit=limit)
+    explainers = _load(model, one_only=weights is not None or labels is not None, make=made)
     app = web.create_app(explainers, limits, hosts=web.Hosts(host, allow_host or ()), batch_size=batch_size)
     _quieten()
     config = uvicorn.Config(
@@ -119,15 +123,18 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _load(
-    models: list[str], weights: Path | None, labels: Path | None, device: str, running: Running
-) -> dict[str, Explainer]:
+def _load(models: list[str], one_only: bool, make: Callable[[str], Explainer]) -> dict[str, Explainer]:
     """The explainers, by the models' names; a directory's by its last part alone, since clients read it.
+
+    Args:
+        models: as they were given.
+        one_only: whether something is given that belongs to one model.
+        make: an explainer of one.
 
     Raises:
         VitscopeError: a model cannot be loaded, two have one name, or it is unclear whose weights or labels are given.
     """
-    if len(models) > 1 and (weights or labels):
+    if len(models) > 1 and one_only:
         raise VitscopeError("--weights and --labels are of one model; serve several without them, or each by itself")
     explainers: dict[str, Explainer] = {}
     for given in models:
@@ -135,7 +142,7 @@ def _load(
         if name in explainers:
             raise VitscopeError(f"two models are called {name}; name each once")
         common.say(f"loading {given}")
-        explainers[name] = Explainer(given, weights, labels=labels, device=device, running=running)
+        explainers[name] = make(given)
     return explainers
 
 
