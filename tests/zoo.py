@@ -17,6 +17,7 @@ import torch
 import torchvision
 from timm.models.vision_transformer import Block, PatchEmbed, VisionTransformer
 from torch import Tensor, nn
+from torchvision.models import swin_transformer as swin
 
 import vitscope
 from tests.conftest import perturbed
@@ -132,8 +133,16 @@ add(
         image_size=64, patch_size=16, num_layers=3, num_heads=3, hidden_dim=48, mlp_dim=96, num_classes=CLASSES
     ),
 )
-add("Swin", "torchvision/swin_t", lambda: torchvision.models.swin_t(num_classes=CLASSES), by=0.05)
-add("Swin v2", "torchvision/swin_v2_t", lambda: torchvision.models.swin_v2_t(num_classes=CLASSES), by=0.05)
+NARROW = {
+    "patch_size": [4, 4],
+    "embed_dim": 24,
+    "depths": [2, 2, 6, 2],
+    "num_heads": [1, 2, 4, 8],
+    "num_classes": CLASSES,
+}
+add("Swin", "torchvision/swin_t", lambda: swin.SwinTransformer(**NARROW, window_size=[7, 7]), by=0.05)
+V2 = {"window_size": [8, 8], "block": swin.SwinTransformerBlockV2, "downsample_layer": swin.PatchMergingV2}
+add("Swin v2", "torchvision/swin_v2_t", lambda: swin.SwinTransformer(**NARROW, **V2), by=0.05)
 add("T2T-ViT", "t2t/t2t_vit_14", lambda: t2t_vit("t2t_vit_14", num_classes=CLASSES, img_size=64, depth=3), by=0.05)
 add("T2T-ViT", "t2t/t2t_vit_t_14", lambda: t2t_vit("t2t_vit_t_14", num_classes=CLASSES, img_size=64, depth=3), by=0.05)
 

@@ -275,7 +275,9 @@ def test_a_group_that_does_not_apply_whole_is_no_failure(run, desk, tmp_path):
     for err in other:  # one line for both pictures and all methods
         assert len(err.strip().splitlines()) == 1
         assert re.search(r"left out: .*rollout.*random; each is class-agnostic", err)
-    code, out, err = run("compare", pictures[0], "--methods", "all", "--out", tmp_path / "all.png")
+    code, out, err = run(
+        "compare", pictures[0], "--methods", "all", "--max-forwards", "8", "--out", tmp_path / "all.png"
+    )
     assert (code, out.strip()) == (0, str(tmp_path / "all.png"))
     model = ["--random", "--model", "timm/levit_128s", "--out", tmp_path / "levit.png"]
     code, _, err = run("compare", *pictures, *model, "--methods", "papers,trivial", model=False)
