@@ -46,6 +46,11 @@ def within(bound: float, shaky: bool = False) -> float:
     return math.inf if shaky and rounding() else max(bound, rounding())
 
 
+def limited() -> bool:
+    """Whether a batch may go in several passes."""
+    return vitscope.Explainer.__init__.__kwdefaults__["memory_limit"] is not None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     try:

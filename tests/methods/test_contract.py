@@ -286,7 +286,7 @@ def test_all_methods_in_one_pass_are_each_alone(layout):
     explainer(images, one_pass, strict=False)
     needs = functools.reduce(operator.or_, (as_method(label).needs for label in one_pass))
     more = sum(steps - 1 for steps in needs.scaled) + len(needs.backward)  # that methods ask for
-    assert len(calls) == 1 + more
+    assert len(calls) == 1 + more or (modes.limited() and len(calls) > 1 + more)
     together = explainer(images, LABELS, strict=False)
     assert len(together.attributions) > len(defined) - 4
     for label in LABELS:
