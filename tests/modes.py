@@ -23,7 +23,7 @@ MODES: dict[str, dict[str, Any]] = {
 ROUNDING = {"float32": 0.0, "bf16": 0.1, "fp16": 0.02}
 """In half precision a map also depends, by rounding, on the kernel and on what is computed beside it."""
 
-REFUSED = ("is for weights in float32", "in float32 alone", "gives another map; run the model in float32")
+REFUSED = ("is for weights in float32", "gives another map; run the model in float32")
 """What half precision does not do, by design: a test that asks for it is skipped."""
 
 

@@ -67,6 +67,12 @@ def test_under_no_grad_and_inference_mode(explainer):
         frozen = build()
     with pytest.raises(vitscope.ModelError, match="inference_mode"):
         vitscope.Explainer(frozen)
+    late = vitscope.Explainer(build())
+    late(images, "daam")
+    with torch.inference_mode():
+        late.anatomy.model.load_state_dict(frozen.state_dict(), assign=True)
+    with pytest.raises(vitscope.ModelError, match="inference_mode"):
+        late(images, "daam")
 
 
 def test_frozen_weights_and_tracked_inputs(explainer):

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -42,13 +43,12 @@ def left_as_found(model: nn.Module, watched: bool = True) -> Iterator[None]:
 
 
 def _lock_of(model: nn.Module) -> threading.RLock:
-    """The model's lock; a model that is seen for the first time is held against inference mode."""
+    """The model's lock. Held against inference mode are all parameters at first, and then one, as that takes long."""
     with _locks_guard:
-        if model not in _locks:
-            if any(parameter.is_inference() for parameter in model.parameters()):
-                raise ModelError("the model was built under torch.inference_mode; build or load it outside of it")
-            _locks[model] = threading.RLock()
-        return _locks[model]
+        looked_at = islice(model.parameters(), 1 if model in _locks else None)
+        if any(parameter.is_inference() for parameter in looked_at):
+            raise ModelError("the model was built under torch.inference_mode; build or load it outside of it")
+        return _locks.setdefault(model, threading.RLock())
 
 
 def fitted(images: Tensor, model: nn.Module) -> Tensor:
