@@ -1,7 +1,9 @@
-"""Writes the tables of docs/results.md from finished runs: python docs/make_results.py RUNS.
+"""Writes the tables of docs/results.md from finished runs: python docs/make_results.py [RUNS].
 
-RUNS holds the folders that the commands on that page write. What is between the marks of the page is replaced; the
-reading of the tables is written by hand. What methods are warned of by the sanity check goes into the package.
+RUNS holds the folders that the commands on that page write. The rows that the tables rest on are kept in docs/results/,
+as folders of runs that vitscope reads; without RUNS the page is made from these. What is between the marks of the page
+is replaced; the reading of the tables is written by hand. What methods are warned of by the sanity check goes into the
+package.
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from scipy.stats import spearmanr
 
 from vitscope.bench.findings import Line
 from vitscope.bench.paired import Pair
+from vitscope.bench.store import MANIFEST, PARTS, parts_in
 from vitscope.bench.summary import Summary, summarise
 from vitscope.bench.tables import digits, settings_in_words
 from vitscope.errors import VitscopeError
@@ -24,6 +29,8 @@ from vitscope.methods import FAMILIES
 from vitscope.methods import survival as survival_of
 
 PAGE = Path(__file__).parent / "results.md"
+KEPT = Path(__file__).parent / "results"
+"""Runs with the rows of the tables alone."""
 SURVIVAL = Path(survival_of.__file__).with_suffix(".json")
 SIDES = ("photographs", "scenes")
 RUNS = {"": ("", "-dear"), "-sanity": ("-sanity", "-sanity-relevance", "-sanity-samples")}
@@ -99,6 +106,24 @@ class Side:
         """Of a method."""
         facts = next((run.methods[label] for run in self.runs if label in run.methods), None)
         return "" if facts is None else facts.family
+
+
+def keep(run: Path, into: Path) -> None:
+    """A run with the rows of the tables alone: its parts as they are numbered, so that it can be taken up again.
+
+    Args:
+        run: its folder.
+        into: a folder for it; what is in it of the same run is replaced part by part.
+    """
+    (into / PARTS).mkdir(parents=True, exist_ok=True)
+    manifest = json.loads((run / MANIFEST).read_text(encoding="utf-8"))
+    for place, key in ((manifest["plan"], "weights"), (manifest["plan"]["dataset"], "root")):
+        if place[key] is not None:  # where they lay is nobody's concern
+            place[key] = Path(place[key]).name
+    (into / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    names = pc.field("metric").isin([value.name for values in VALUES.values() for value in values])
+    for part in parts_in(run):
+        pq.write_table(pq.read_table(part).filter(names), into / PARTS / part.name, compression="zstd")
 
 
 def sides(folder: Path, kind: str) -> list[Side]:
@@ -238,8 +263,13 @@ def _between(text: str, key: str, content: str) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python docs/make_results.py RUNS")
-    known = {kind: sides(Path(sys.argv[1]), kind) for kind in RUNS}
+    if len(sys.argv) > 2:
+        sys.exit("usage: python docs/make_results.py [RUNS]")
+    if len(sys.argv) == 2:
+        runs = Path(sys.argv[1])
+        for name in (f"{side}{suffix}" for side in SIDES for suffixes in RUNS.values() for suffix in suffixes):
+            if (runs / name).is_dir():
+                keep(runs / name, KEPT / name)
+    known = {kind: sides(KEPT, kind) for kind in RUNS}
     PAGE.write_text(page(known))
     SURVIVAL.write_text(survival(known["-sanity"]))
