@@ -33,7 +33,7 @@ def installed(tmp_path_factory):
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ROOT], check=True)
     (wheel,) = folder.glob("*.whl")
-    assert wheel.stat().st_size < 25_000_000
+    assert wheel.stat().st_size < 20_000_000
     subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
     return folder / "site"
 

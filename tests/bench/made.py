@@ -17,7 +17,7 @@ def row(image, method, metric, value, target=None, prediction=None, error=""):
 def write(folder, rows, parts=1, manifest=None):
     """A manifest and the rows, dealt out over parts."""
     (folder / "parts").mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").write_text(json.dumps(manifest or {"model": "m", "dataset": {"dataset": "d"}}))
+    (folder / "manifest.json").write_text(json.dumps(manifest or {"plan": {"model": "m", "dataset": {"dataset": "d"}}}))
     for part in range(parts):
         dealt = rows[part::parts]
         columns = list(zip(*dealt, strict=True)) or [[]] * len(NAMES)

@@ -170,11 +170,8 @@ def test_curves_and_classes(tmp_path):
         rows += [
             row(f"i{k}", "daam", f"abpc/morf@{x:g}", float(v)) for x, v in zip((0, 0.1, 1), values[k], strict=True)
         ]
-    manifest = {
-        "model": {"name": "m"},
-        "dataset": {"dataset": "d", "names": ["ant", "bee", "cat"]},
-        "methods": ["daam"],
-    }
+    plan = {"model": "m", "dataset": {"dataset": "d"}, "methods": ["daam"]}
+    manifest = {"plan": plan, "classes": ["ant", "bee", "cat"]}
     summary = summarise(write(tmp_path, rows, manifest=manifest))
     (curve,) = summary.curves
     assert curve.x == (0, 0.1, 1)
@@ -240,7 +237,7 @@ def test_printed_numbers_stand_beside_the_measured(tmp_path):
 def test_the_same_folder_gives_the_same_files_whatever_the_order(tmp_path):
     rng = np.random.default_rng()
     rows = rows_of_values(IOU, {m: rng.random(30) for m in ("daam", "agcam", "random")})
-    manifest = {"methods": ["agcam", "daam", "random"]}
+    manifest = {"plan": {"methods": ["agcam", "daam", "random"]}}
     one = summarise(write(tmp_path / "one", rows, manifest=manifest)).folder
     two = summarise(write(tmp_path / "two", rows[::-1], parts=3, manifest=manifest)).folder
     for name in ("summary.json", "summary.csv", "pairs.csv", "tables/agcam.tex"):
@@ -267,7 +264,7 @@ def test_hostile_names_stay_words(tmp_path):
     rows += rows_of_values(f"{HOSTILE}/value", {HOSTILE: [0.1, 0.2, 0.3]})
     rows = [(f"{one[0]} {HOSTILE}", *one[1:]) for one in rows]
     rows.append(row("i9", HOSTILE, IOU, None, error=HOSTILE))
-    manifest = {"model": HOSTILE, "dataset": {"dataset": HOSTILE, "names": [HOSTILE]}, HOSTILE: HOSTILE}
+    manifest = {"plan": {"model": HOSTILE, "dataset": {"dataset": HOSTILE}}, "classes": [HOSTILE], HOSTILE: HOSTILE}
     summarise(write(tmp_path, rows, manifest=manifest))
     page = (tmp_path / "page.html").read_text()
     assert "alert(1)" in page
@@ -286,6 +283,12 @@ def test_hostile_names_stay_words(tmp_path):
             assert "#" not in body
             assert "<" not in body
             assert {line.count("&") for line in body.splitlines() if line.endswith(r"\\")} == {body.count("&") // 3}
+
+
+def test_a_manifest_of_another_version_is_refused(tmp_path):
+    write(tmp_path, rows_of_values(IOU, {"daam": [0.1, 0.4]}), manifest={"schema_version": 99})
+    with pytest.raises(VitscopeError, match="schema version 99, and this vitscope reads 1"):
+        summarise(tmp_path)
 
 
 def test_a_page_asks_nothing_of_the_network(tmp_path):

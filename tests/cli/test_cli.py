@@ -324,7 +324,8 @@ def test_listings(run):
     assert "timm/vit_tiny_patch16_224" in run("models", "tiny", model=False)[1]
     assert run("models", "zzz", model=False)[0] == 2
     assert json.loads(run("doctor", "--json", model=False)[1])["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert "optional extras:" in run("doctor", model=False)[1]
+    code, out, _ = run("doctor", model=False)
+    assert (code, "optional extras:" in out, out.rstrip().splitlines()[-1]) == (0, True, "  none")
     facts = json.loads(run("describe", "--model", MODEL, "--json", model=False)[1])
     assert facts["prefix_tokens"] == ["class"]
     assert run("describe", model=False)[0] == 2

@@ -10,14 +10,14 @@ from typing import Any
 
 from PIL import Image
 
+from vitscope.bench.store import MANIFEST, SCHEMA_VERSION
 from vitscope.datasets import as_reader
 from vitscope.errors import VitscopeError
 
 LONGEST = 300
 """Characters of one entry that a page shows."""
 
-CLASS_NAMES = ("class_names", "names", "classes")
-TOLD = (*CLASS_NAMES, "metrics", "skipped")
+TOLD = ("classes", "metrics", "skipped")
 """Entries that are long, and shown where they are needed."""
 
 
@@ -39,9 +39,9 @@ class About:
         """Of a run's folder.
 
         Raises:
-            VitscopeError: there is no manifest, or it is no JSON object.
+            VitscopeError: there is no manifest, it is no JSON object, or another version of vitscope's.
         """
-        path = folder / "manifest.json"
+        path = folder / MANIFEST
         try:
             read = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -50,41 +50,34 @@ class About:
             raise VitscopeError(f"{path} is damaged ({error}); run `vitscope bench --resume` again") from error
         if not isinstance(read, dict):
             raise VitscopeError(f"{path} is no manifest; give the folder that `vitscope bench` wrote")
+        if read.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+            raise VitscopeError(
+                f"{path} has schema version {read['schema_version']}, and this vitscope reads {SCHEMA_VERSION}; use "
+                "the version that wrote it, or a newer one"
+            )
         return cls(read)
 
     @property
     def model(self) -> str:
         """The model's name."""
-        return _named(self._entry("model"), ("name", "model"))
+        return str(self._plan.get("model") or "")
 
     @property
     def dataset(self) -> str:
         """The data set's name."""
-        return _named(self._entry("dataset", "data"), ("dataset", "name"))
+        return str(self._dataset.get("dataset") or "")
 
     @property
     def names(self) -> dict[int, str]:
         """Class number -> name."""
-        facts = self._entry("dataset", "data")
-        places = (facts if isinstance(facts, Mapping) else {}, self.manifest)
-        found = next((p[key] for p in places for key in CLASS_NAMES if p.get(key)), None)
-        if isinstance(found, Mapping):
-            return {int(key): str(name) for key, name in found.items() if str(key).isdigit()}
-        if isinstance(found, Sequence) and not isinstance(found, str):
-            return {number: str(name) for number, name in enumerate(found)}
-        return {}
+        found = self.manifest.get("classes")
+        return dict(enumerate(map(str, found))) if isinstance(found, list) else {}
 
     def in_order(self, labels: Sequence[str]) -> list[str]:
         """Labels of methods in the manifest's order, those that it does not name last."""
-        written = self._entry("methods")
-        known: list[str] = []
-        if isinstance(written, Mapping):
-            known = [str(label) for label in written]
-        elif isinstance(written, Sequence) and not isinstance(written, str):
-            known = [_named(one, ("label", "name")) for one in written]
-        return [label for label in dict.fromkeys(known) if label in labels] + [
-            label for label in labels if label not in known
-        ]
+        written = self._plan.get("methods")
+        known = [one for one in written if one in labels] if isinstance(written, list) else []
+        return [*dict.fromkeys(known), *(label for label in labels if label not in known)]
 
     def lines(self) -> list[tuple[str, str]]:
         """Every entry as words, ready to be shown; long lists are cut."""
@@ -112,8 +105,8 @@ class About:
 
     def pictures(self, images: Sequence[str]) -> dict[str, Image.Image]:
         """Those of the images whose files are still where they were; of a set that cannot be opened again, none."""
-        facts = self._entry("dataset", "data")
-        if not isinstance(facts, Mapping) or not self.dataset:
+        facts = self._dataset
+        if not self.dataset:
             return {}
         options = facts.get("options") or {}
         words = ",".join(f"{key}={_word(value)}" for key, value in options.items())
@@ -131,19 +124,17 @@ class About:
                 continue  # no longer there, or no picture of the set by itself (a mosaic)
         return found
 
-    def _entry(self, *keys: str) -> Any:
-        """The first of these that is written, at the top or in the plan."""
-        plan = self.manifest.get("plan")
-        places = [self.manifest, plan if isinstance(plan, Mapping) else {}]
-        return next((place[key] for key in keys for place in places if place.get(key)), None)
+    @property
+    def _plan(self) -> Mapping[str, Any]:
+        return _mapping(self.manifest.get("plan"))
+
+    @property
+    def _dataset(self) -> Mapping[str, Any]:
+        return _mapping(self._plan.get("dataset"))
 
 
-def _named(entry: Any, keys: Sequence[str]) -> str:
-    if isinstance(entry, str):
-        return entry
-    if isinstance(entry, Mapping):
-        return next((str(entry[key]) for key in keys if isinstance(entry.get(key), str)), "")
-    return ""
+def _mapping(entry: Any) -> Mapping[str, Any]:
+    return entry if isinstance(entry, Mapping) else {}
 
 
 def _flat(entry: Any, key: str) -> Iterator[tuple[str, str]]:
@@ -155,8 +146,7 @@ def _flat(entry: Any, key: str) -> Iterator[tuple[str, str]]:
             yield from _flat(value, f"{key} / {name}" if key else str(name))
     elif isinstance(entry, list) and any(isinstance(one, Mapping) for one in entry):
         for number, one in enumerate(entry, start=1):
-            name = _named(one, ("label", "name")) or str(number)
-            yield from _flat(one, f"{key} / {name}")
+            yield from _flat(one, f"{key} / {_mapping(one).get('name') or number}")
     elif isinstance(entry, list):
         yield key, ", ".join(map(_word, entry))
     else:
