@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, reduce
-from importlib.metadata import version
+from functools import reduce
 from typing import Any
 
 import torch
@@ -17,11 +15,12 @@ from torch import Tensor, nn
 from vitscope.attribution import Attribution, Explanation, Subject
 from vitscope.errors import MethodError, ModelError, TargetError, VitscopeError
 from vitscope.evidence import Evidence
-from vitscope.images import Batch, Geometry, Preprocessing, prepare
+from vitscope.images import Batch, Preprocessing, prepare
 from vitscope.methods import CDAM, Method, Wanted, as_method, choose
 from vitscope.models import Anatomy, Loaded, Precision, Running, anatomy_of, load, of_module
 from vitscope.outcome import Progress, Seen, attribute, deaf, refuse, undefined
 from vitscope.passes import Passes
+from vitscope.provenance import covered_by, provenance_of
 from vitscope.targets import ClassNames, Concept, Predicted, Target, Text, as_target
 from vitscope.targets.target import TargetLike
 from vitscope.trace import Effects, Needs, as_bytes, effects_on_features, left_as_found, record, verify
@@ -283,19 +282,8 @@ class Explainer:
     def _subject(
         self, batch: Batch, logits: Tensor, grid: tuple[int, int], target: Tensor | None, asked: str
     ) -> Subject:
-        covered = batch.geometries
-        if not self.anatomy.windows:
-            height, width = (cells * side for cells, side in zip(grid, self.anatomy.patch, strict=True))
-            covered = tuple(_covering(geometry, height, width) for geometry in batch.geometries)
-        provenance = {
-            "versions": dict(_versions()),
-            "python": platform.python_version(),
-            "model": {**self.source, "name": self.anatomy.name, "family": self.anatomy.family},
-            "grid": list(grid),
-            "prefix_tokens": list(self.anatomy.prefix),
-            "preprocessing": self.preprocessing.describe(),
-            "running": self.anatomy.running.describe(),
-        }
+        covered = covered_by(self.anatomy, batch, grid)
+        provenance = provenance_of(self.anatomy, self.preprocessing, self.source, grid)
         return Subject(batch, covered, logits, self.anatomy.outputs > 0, target, asked, self.names, provenance)
 
 
@@ -352,20 +340,6 @@ def _names(labels: ClassNames | str | os.PathLike[str] | None, own: tuple[str, .
     if outputs and len(names) != outputs:
         raise TargetError(f"{len(names)} labels for a model of {outputs} outputs; give the labels of this model")
     return names
-
-
-def _covering(geometry: Geometry, height: int, width: int) -> Geometry:
-    """The geometry of the patch grid, which reaches beyond the input where the model pads it to whole patches."""
-    top, left, crop_height, crop_width = geometry.crop
-    if (crop_height, crop_width) == (height, width):
-        return geometry
-    return dataclasses.replace(geometry, crop=(top, left, height, width))
-
-
-@cache
-def _versions() -> Mapping[str, str]:
-    """Of what took part; read once, since each reading parses a file and takes as long as a block of a small model."""
-    return {name: version(name) for name in ("vitscope", "torch", "timm")}
 
 
 def _random_picture(size: tuple[int, int]) -> Tensor:

@@ -455,7 +455,7 @@ def test_a_budget_of_forwards(run, desk, tmp_path):
 def test_a_slow_method_has_a_bar_of_its_own():
     from rich.progress import Progress
 
-    from vitscope.cli.common import _Bars
+    from vitscope.cli.run_over import _Bars
 
     with Progress(disable=True) as progress:
         bars = _Bars(progress)

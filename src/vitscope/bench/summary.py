@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vitscope.bench.about import About
-from vitscope.bench.findings import ClassMean, Extremes, Findings, Line, MeanCurve, Settings, find
+from vitscope.bench.find import find
+from vitscope.bench.findings import ClassMean, Extremes, Findings, Line, MeanCurve, Settings
 from vitscope.bench.names import Computation, computations_of
 from vitscope.bench.paired import Pair
 from vitscope.bench.rows import Failure, Rows

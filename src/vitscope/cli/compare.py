@@ -13,6 +13,7 @@ from torch import nn
 
 from vitscope.attribution import Explanation
 from vitscope.cli import common
+from vitscope.cli.run_over import run_over
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.methods import choose
@@ -82,7 +83,7 @@ def compare(
             failed[name] = str(error)
             common.say(str(error))
             continue
-        for _, explanation in common.run_over(explainer, pictures, methods, aim, batch_size, failed, max_forwards):
+        for _, explanation in run_over(explainer, pictures, methods, aim, batch_size, failed, max_forwards):
             subject = explanation.subject
             for index, (picture, photo) in enumerate(zip(subject.batch.names, subject.batch.originals, strict=True)):
                 called = f"{name}, random weights" if random else name

@@ -12,6 +12,7 @@ from vitscope.bench.maps import plan_maps, store_maps
 from vitscope.bench.plan import PART
 from vitscope.cli import common
 from vitscope.cli import engine as options
+from vitscope.cli.run_over import run_over
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.report import lens_of
@@ -93,9 +94,7 @@ def explain(
     written: dict[str, str] = {}
     grown = False
     found = common.find_pictures(images)
-    for paths, explanation in common.run_over(
-        explainer, found, methods, aim, batch_size, failed, max_forwards, workers
-    ):
+    for paths, explanation in run_over(explainer, found, methods, aim, batch_size, failed, max_forwards, workers):
         lens = lens_of(explainer, explanation.subject.batch) if report else None
         folders = save_explanation(explanation, out, set(written.values()), lens, min(len(found), PER_PAGE), moving)
         grown = grown or any(one.blocks is not None for one in explanation.attributions.values())

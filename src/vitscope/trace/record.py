@@ -165,8 +165,10 @@ class Trace:
     def input_gradient(self) -> Tensor:
         """The gradient of every target at the pictures, (b m 3 H W), by full back-propagation.
 
+        Where only `pictures` were declared, by a pass of its own.
+
         Raises:
-            MethodError: the method did not declare it in its needs.
+            MethodError: the method declared neither `input_gradient` nor `pictures` in its needs.
         """
         if self.at_pictures is not None:
             return self.at_pictures

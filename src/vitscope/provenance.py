@@ -1,0 +1,56 @@
+"""What an explanation rests on: versions, model and preprocessing; and the part of the picture that its grid covers."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from vitscope.images import Batch, Geometry, Preprocessing
+from vitscope.models import Anatomy
+
+
+def provenance_of(
+    anatomy: Anatomy, preprocessing: Preprocessing, source: Mapping[str, Any], grid: tuple[int, int]
+) -> dict[str, Any]:
+    """All that is needed to repeat an explanation, ready for JSON.
+
+    Args:
+        anatomy: of the model.
+        preprocessing: of its pictures.
+        source: where the model came from.
+        grid: rows and columns of the maps.
+    """
+    return {
+        "versions": dict(_versions()),
+        "python": platform.python_version(),
+        "model": {**source, "name": anatomy.name, "family": anatomy.family},
+        "grid": list(grid),
+        "prefix_tokens": list(anatomy.prefix),
+        "preprocessing": preprocessing.describe(),
+        "running": anatomy.running.describe(),
+    }
+
+
+def covered_by(anatomy: Anatomy, batch: Batch, grid: tuple[int, int]) -> tuple[Geometry, ...]:
+    """Each picture's geometry with the grid's reach for its crop: a model that pads to whole patches sees more."""
+    if anatomy.windows:
+        return batch.geometries
+    height, width = (cells * side for cells, side in zip(grid, anatomy.patch, strict=True))
+    return tuple(_covering(geometry, height, width) for geometry in batch.geometries)
+
+
+def _covering(geometry: Geometry, height: int, width: int) -> Geometry:
+    top, left, crop_height, crop_width = geometry.crop
+    if (crop_height, crop_width) == (height, width):
+        return geometry
+    return dataclasses.replace(geometry, crop=(top, left, height, width))
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Of what took part; read once, since each reading parses a file and takes as long as a block of a small model."""
+    return {name: version(name) for name in ("vitscope", "torch", "timm")}
