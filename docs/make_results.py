@@ -22,7 +22,8 @@ from scipy.stats import spearmanr
 from vitscope.bench.findings import Line
 from vitscope.bench.paired import Pair
 from vitscope.bench.store import MANIFEST, PARTS, parts_in
-from vitscope.bench.summary import Summary, summarise
+from vitscope.bench.summarise import summarise
+from vitscope.bench.summary import Summary
 from vitscope.bench.tables import digits, settings_in_words
 from vitscope.errors import VitscopeError
 from vitscope.methods import FAMILIES

@@ -16,7 +16,7 @@ from scipy import stats
 from tests.bench.made import NAMES, TYPES, row, rows_of_values, write
 from vitscope.bench.sets import key_of
 from vitscope.bench.statistics import interval, ranks, resampled_means
-from vitscope.bench.summary import summarise
+from vitscope.bench.summarise import summarise
 from vitscope.datasets import open_dataset
 from vitscope.errors import VitscopeError
 from vitscope.metrics import GridMaps, ImageNetSegmentation, MaxBoxAccuracy, ThresholdCurve, Truth, rows_of

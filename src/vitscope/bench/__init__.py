@@ -8,7 +8,8 @@ from vitscope.bench.run import Outcome, bench, in_turn, manifest_of, run_parts
 from vitscope.bench.scenes import ClassSensitivity, Localization, class_sensitivity, localization
 from vitscope.bench.statistics import Estimate
 from vitscope.bench.store import Store
-from vitscope.bench.summary import Summary, summarise
+from vitscope.bench.summarise import summarise
+from vitscope.bench.summary import Summary
 from vitscope.bench.worker import Computed, Worker
 
 __all__ = [

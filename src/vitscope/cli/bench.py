@@ -11,7 +11,7 @@ import typer
 from vitscope.bench import OnRay, Outcome, Plan, make_plan
 from vitscope.bench import bench as run_bench
 from vitscope.bench.plan import PART
-from vitscope.bench.summary import summarise
+from vitscope.bench.summarise import summarise
 from vitscope.cli import common
 from vitscope.cli import engine as options
 from vitscope.explainer import Explainer

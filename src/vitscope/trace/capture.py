@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy
+from vitscope.trace.hooks import hooks
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.transform import Measure
 from vitscope.trace.watch import AttentionWatch, BlockCapture
@@ -140,55 +138,3 @@ def check_output(logits: Any, images: Tensor) -> None:
     if not torch.isfinite(logits).all():
         index = int((~torch.isfinite(logits)).any(dim=1).nonzero()[0])
         raise ModelError(f"the model's output for image {index} is not finite; check its weights and its input")
-
-
-class Hooks:
-    """Adds hooks that act in the present thread only, and takes each away again."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._thread = threading.get_ident()
-
-    def before(self, module: nn.Module, see: Callable[[Tensor], None]) -> None:
-        """Show `module`'s first input, also where it is given by name."""
-
-        def hook(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-            if threading.get_ident() == self._thread:
-                see(inputs[0] if inputs else next(iter(named.values())))
-
-        self._stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-
-    def before_with(self, module: nn.Module, see: Callable[[tuple[Any, ...]], None]) -> None:
-        """Show all of `module`'s inputs."""
-
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if threading.get_ident() == self._thread:
-                see(inputs)
-
-        self._stack.callback(module.register_forward_pre_hook(hook).remove)
-
-    def replace_input(self, module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
-        """Give `module` make(x) in place of its first input x."""
-
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            if not inputs or threading.get_ident() != self._thread:
-                return None
-            return (make(inputs[0]), *inputs[1:])
-
-        self._stack.callback(module.register_forward_pre_hook(hook).remove)
-
-    def after(self, module: nn.Module, see: Callable[[Tensor], None]) -> None:
-        """Show `module`'s output."""
-
-        def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            if threading.get_ident() == self._thread:
-                see(output)
-
-        self._stack.callback(module.register_forward_hook(hook).remove)
-
-
-@contextmanager
-def hooks() -> Iterator[Hooks]:
-    """Hooks that are gone behind this context, also after an exception."""
-    with ExitStack() as stack:
-        yield Hooks(stack)

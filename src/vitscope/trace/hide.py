@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy
-from vitscope.trace.capture import hooks
+from vitscope.trace.hooks import hooks
 from vitscope.trace.kernel import Attend
 from vitscope.trace.needs import Needs
 from vitscope.trace.watch import SOFTMAX, AttentionWatch

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy, Grid
-from vitscope.trace.capture import check_output, hooks
+from vitscope.trace.capture import check_output
 from vitscope.trace.chunks import Chunks
 from vitscope.trace.frozen import FrozenWeights
 from vitscope.trace.guard import left_as_found
 from vitscope.trace.hide import hidden
 from vitscope.trace.hold import Held, at_least_float32
+from vitscope.trace.hooks import hooks
 
 Report = Callable[[int, int], object]
 """Is told of forwards: how many are done, and of how many."""

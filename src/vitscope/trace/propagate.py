@@ -15,9 +15,9 @@ from vitscope.errors import MethodError, ModelError
 from vitscope.models import Anatomy
 from vitscope.trace.aim import Aim
 from vitscope.trace.backward import AnotherBackward, Rules
-from vitscope.trace.capture import hooks
 from vitscope.trace.gradient_rules import over
 from vitscope.trace.guard import fitted, left_as_found
+from vitscope.trace.hooks import hooks
 from vitscope.trace.needs import Needs
 from vitscope.trace.watch import AttentionWatch, BlockCapture
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from vitscope.models import Anatomy, Block
 from vitscope.trace.heads import merge_heads
+from vitscope.trace.hooks import Hooks
 from vitscope.trace.needs import Blocks, Needs
 
 if TYPE_CHECKING:
-    from vitscope.trace.capture import Hooks
     from vitscope.trace.watch import BlockCapture
 
 

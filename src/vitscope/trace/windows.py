@@ -15,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy, Running
-from vitscope.trace.capture import check_output, hooks
+from vitscope.trace.capture import check_output
+from vitscope.trace.hooks import hooks
 from vitscope.trace.kernel import Attend, masked
 
 _SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}

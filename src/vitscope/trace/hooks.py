@@ -1,0 +1,62 @@
+"""Hooks of one thread, taken away when a pass ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Hooks:
+    """Adds hooks that act in the present thread only, and takes each away again."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._thread = threading.get_ident()
+
+    def before(self, module: nn.Module, see: Callable[[Tensor], None]) -> None:
+        """Show `module`'s first input, also where it is given by name."""
+
+        def hook(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if threading.get_ident() == self._thread:
+                see(inputs[0] if inputs else next(iter(named.values())))
+
+        self._stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+    def before_with(self, module: nn.Module, see: Callable[[tuple[Any, ...]], None]) -> None:
+        """Show all of `module`'s inputs."""
+
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if threading.get_ident() == self._thread:
+                see(inputs)
+
+        self._stack.callback(module.register_forward_pre_hook(hook).remove)
+
+    def replace_input(self, module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
+        """Give `module` make(x) in place of its first input x."""
+
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if not inputs or threading.get_ident() != self._thread:
+                return None
+            return (make(inputs[0]), *inputs[1:])
+
+        self._stack.callback(module.register_forward_pre_hook(hook).remove)
+
+    def after(self, module: nn.Module, see: Callable[[Tensor], None]) -> None:
+        """Show `module`'s output."""
+
+        def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            if threading.get_ident() == self._thread:
+                see(output)
+
+        self._stack.callback(module.register_forward_hook(hook).remove)
+
+
+@contextmanager
+def hooks() -> Iterator[Hooks]:
+    """Hooks that are gone behind this context, also after an exception."""
+    with ExitStack() as stack:
+        yield Hooks(stack)
