@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import vitscope
 from tests.bridges import fresh
 from tests.cheaper import cheaper
-from tests.conftest import build, pictures
+from tests.conftest import build, perturbed, pictures
 from vitscope import FlatMapError, ImageError, MethodError, TargetError
 from vitscope.bridges import CAM
 from vitscope.bridges.row_targets import of_rows
@@ -235,7 +235,7 @@ def test_a_layer_that_would_change_the_meaning_is_refused(world, method):
 def test_a_transform_that_would_change_the_meaning_is_refused(world):
     model, images, _ = world
     layer = [model.blocks[-1].norm1]
-    there = "the model has 1 tokens before the patches, and these in 4 rows of 6; leave reshape_transform out"
+    there = "tokens before the patches: 1, patches: 4 rows of 6; leave reshape_transform out"
     for transform, words in (
         (lambda tokens: on_grid(tokens).flip(-1), "gives another order or shape than the patches'"),
         (lambda tokens: on_grid(tokens).transpose(2, 3), "gives another order or shape than the patches'"),
@@ -247,6 +247,33 @@ def test_a_transform_that_would_change_the_meaning_is_refused(world):
         assert str(refusal.value).endswith(there)
     wanted = CAM(model, method="layercam")(images)
     assert np.array_equal(CAM(model, layer, on_grid, method="layercam")(images), wanted)
+
+
+def test_a_model_in_the_wrapper_that_the_librarys_tutorial_advises(world):
+    transformers = pytest.importorskip("transformers")
+    _, images, classes = world
+    sizes = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 48}
+    config = transformers.ViTConfig(**sizes, image_size=(32, 48), patch_size=8, num_labels=7)
+
+    class ToTensor(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = transformers.ViTForImageClassification(config)
+
+        def forward(self, x):
+            return self.model(x).logits
+
+    model = perturbed(ToTensor(), torch.Generator().manual_seed(fresh()))
+    inner, asked = model.model.vit, [lambda row, label=label: row[label] for label in classes]
+    wanted = positive_part(model, "layercam", images, classes)
+    with CAM(model, [inner.layers[-1].layernorm_before], on_grid, method="layercam") as cam:
+        if wanted is None:
+            with pytest.raises(FlatMapError):
+                cam(images, asked)
+        else:
+            np.testing.assert_allclose(cam(images, asked), wanted, atol=1e-3)
+    with pytest.raises(MethodError, match=r"layercam is read at model\.vit\.layers\.2\.layernorm_before, and"):
+        CAM(model, [inner.layernorm], on_grid, method="layercam")
 
 
 def test_what_is_refused(world):

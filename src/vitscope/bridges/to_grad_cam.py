@@ -165,8 +165,7 @@ class CAM:
         width = next(anatomy.blocks[-1].norm.parameters(), torch.empty(1)).shape[-1]
         numbers = torch.arange(first + count, dtype=torch.float32)
         wanted = numbers[first:].view(1, 1, rows, cols).expand(1, width, rows, cols)
-        layout = f"{first} tokens before the patches, and these in {rows} rows of {cols}"
-        advice = f"the model has {layout}; leave reshape_transform out"
+        advice = f"tokens before the patches: {first}, patches: {rows} rows of {cols}; leave reshape_transform out"
         try:
             given = reshape(numbers.view(1, -1, 1).expand(1, -1, width).contiguous())
         except Exception as error:
