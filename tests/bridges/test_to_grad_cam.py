@@ -189,7 +189,10 @@ def test_the_positive_part_from_0_to_1_and_the_models_output():
 
 
 def test_augmentation_holds_the_class_that_was_predicted(world):
-    model, images, _ = world
+    model, _, _ = world
+    images = pictures(model, 200, seed=fresh())
+    images = images[model(images).argmax(1) != model(images.flip(-1)).argmax(1)][:2]  # the mirrored look like another
+    assert len(images) == 2
     predicted = model(images).argmax(1).tolist()
     cam, held = CAM(model, method="layercam"), [lambda row, label=label: row[label] for label in predicted]
     found = cam(images, aug_smooth=True)
@@ -200,7 +203,7 @@ def test_augmentation_holds_the_class_that_was_predicted(world):
         for flip, factor in passes
     ]
     np.testing.assert_allclose(found, np.mean(maps, axis=0), atol=1e-3)
-    assert CAM(model, method="attention")(images, aug_smooth=True).shape == (3, 32, 48)
+    assert CAM(model, method="attention")(images, aug_smooth=True).shape == (2, 32, 48)
 
 
 def test_layers_and_transform_are_said_once_to_be_unneeded(world, caplog):
