@@ -139,7 +139,7 @@ def test_augmentation_smooths_as_there(library, world):
 def test_its_overlay_takes_the_map(library, world):
     model, images, classes = world
     targets = [library.utils.model_targets.ClassifierOutputTarget(label) for label in classes]
-    shown = CAM(model, method="grad_eclip")(images, targets)
+    shown = CAM(model, method="agcam")(images, targets)
     picture = images[0].permute(1, 2, 0).sigmoid().numpy()
     drawn = library.utils.image.show_cam_on_image(picture, shown[0], use_rgb=True)
     assert (drawn.shape, drawn.dtype) == ((32, 48, 3), np.uint8)
