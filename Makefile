@@ -44,7 +44,7 @@ test-all: lint
 
 test-peers: install
 	$(BIN)/python -m pip install --quiet --editable ".[dev,peers]"
-	$(BIN)/pytest tests/methods/test_cam_library.py tests/metrics
+	$(BIN)/pytest tests/methods/test_cam_library.py tests/metrics tests/bridges
 
 test-gpu: install
 	$(BIN)/pytest -m gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +23,8 @@ def test_forms():
     assert as_target("Sea Snake", NAMES) == Class(3)
     assert as_target("tinca tinca", NAMES) == Class(0)
     assert as_target([1, "sea snake"], NAMES) == as_target(torch.tensor([1, 3]), NAMES) == Class((1, 3))
+    assert as_target(np.array([1, 3]), NAMES) == Class((1, 3))
+    assert as_target(np.array(1), NAMES) == as_target(np.int64(1), NAMES) == Class(1)
     assert isinstance(as_target(lambda output: output[:, 0], NAMES), Custom)
     assert as_target(Class(1), NAMES) == Class(1)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -192,7 +193,9 @@ class Custom:
         return f"the function {getattr(self.function, '__name__', type(self.function).__name__)}"
 
 
-TargetLike = None | int | str | Sequence[int | str] | Target | Text | Callable[[Tensor], Tensor]
+TargetLike = (
+    None | int | str | Sequence[int | str] | Tensor | np.ndarray[Any, Any] | Target | Text | Callable[[Tensor], Tensor]
+)
 
 
 def as_target(target: TargetLike, names: ClassNames) -> Target:
@@ -213,7 +216,7 @@ def as_target(target: TargetLike, names: ClassNames) -> Target:
         return Custom(target)
     if isinstance(target, str):
         return _in_words(target, names)
-    if isinstance(target, Tensor):
+    if isinstance(target, Tensor | np.ndarray | np.generic):
         target = target.tolist()
     if isinstance(target, Sequence):
         return Class(tuple(_class_index(entry, names) for entry in target))
