@@ -1,7 +1,7 @@
 """Runs what a page shows, block by block: python docs/run_page.py docs/tutorial.md [--in FOLDER].
 
-```python is run, ```pycon is run and its output compared, ```sh is run by vitscope's command line (`exit=2`: and must end
-so). All share names and a folder. ```py and commands that are set in are shown alone.
+```python is run, ```pycon is run and its output compared, ```sh is run by vitscope's command line (`exit=2`: and
+must end so). All share names and a folder. ```py and commands that are set in are shown alone.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nod
 
 @cache
 def _meant(target: str) -> tuple[str, ...]:
-    """The public names of what a name means: of the place where it is defined, or of the one thing that is called so."""
+    """The public names of what a name means: the place where it is defined, or what one thing alone is called."""
     public = public_names()
     if target in public:
         return tuple(public[target])
