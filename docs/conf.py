@@ -21,20 +21,16 @@ nitpicky = True
 nitpick_ignore_regex = [
     # of other libraries, whose inventories would have to be fetched
     (r"py:.*", r"(torch|numpy|np|PIL|nn|timm|pyarrow|pathlib|os|collections|typing|fastapi|starlette|abc)\..*"),
-    (
-        r"py:.*",
-        r"(Tensor|nn|np|Image|Path|Any|Callable|Sequence|Mapping|Iterable|Iterator|Literal|Self|FastAPI|table|NoneType|FieldInfo)",
-    ),
+    (r"py:.*", r"(Tensor|nn|np|Image|Path|Any|Callable|Sequence|Mapping|Iterable|Iterator|Literal|Self)"),
+    (r"py:.*", r"(FastAPI|table|NoneType|FieldInfo)"),
 ]
 nitpick_ignore = [("py:class", "dict[str")]  # autodoc's reading of a field with a default factory
 suppress_warnings = ["config.cache"]
 
 # pages
-myst_enable_extensions = ["attrs_block"]
+myst_enable_extensions = ["html_image"]  # pictures of a given width
 myst_heading_anchors = 3
-nb_execution_mode = (
-    "auto"  # the notebooks are kept without outputs; -D nb_execution_mode=off builds without running them
-)
+nb_execution_mode = "auto"  # they are kept without outputs; -D nb_execution_mode=off does not run them
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
