@@ -17,6 +17,7 @@ release = version = version_of("vitscope")
 extensions = ["myst_nb", "sphinx.ext.autodoc", "docstrings", "pages"]
 exclude_patterns = ["_ext", "_build"]
 default_role = "code"
+smartquotes = False  # texts of errors and options are to be found as they are
 nitpicky = True
 nitpick_ignore_regex = [
     # of other libraries, whose inventories would have to be fetched
