@@ -29,6 +29,7 @@ def run_page(
     page: Path,
     instead: Mapping[str, str] | None = None,
     wanted: Callable[[str], bool] = lambda code: True,
+    given: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run a page's blocks in the current folder, and give the names that they leave.
 
@@ -36,12 +37,13 @@ def run_page(
         page: a Markdown file.
         instead: what stands in a block -> what is run in its place, such as a model that must not be fetched.
         wanted: which blocks are run.
+        given: names that the page takes for known.
 
     Raises:
         AssertionError: an output or an exit code is another than the page's.
     """
     text = page.read_text(encoding="utf-8")
-    names: dict[str, Any] = {"__name__": page.stem}
+    names: dict[str, Any] = {"__name__": page.stem, **(given or {})}
     for found in BLOCK.finditer(text):
         kind, options, code = found.groups()
         for old, new in (instead or {}).items():

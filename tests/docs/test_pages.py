@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import vitscope
 from tests.targets.test_text import directory  # noqa: F401  a tiny CLIP on the disk
 from tests.test_docs import ROOT, script_of
+from vitscope.datasets import Scenes
+from vitscope.models import load_model
 
 DOCS = ROOT / "docs"
 RUN = (
@@ -22,6 +25,8 @@ RUN = (
     "scenes",
     "benchmarks",
 )
+FRAGMENTS = ("report", "performance-memory", "performance-precision")
+"""Of these, what an explainer, its model and pictures are is taken for known."""
 ELSEWHERE = {"adapters", "add-a-dataset", "add-a-method", "add-a-metric"}
 """Run in processes of their own by test_docs.py, since they register what they add."""
 NEEDS_A_SERVER = {"serve"}
@@ -35,12 +40,20 @@ def runner(tmp_path, monkeypatch):
 
 def test_every_page_with_code_is_run():
     with_code = {page.stem for page in DOCS.glob("*.md") if re.search(r"^```(python|pycon|sh)", page.read_text(), re.M)}
-    assert with_code == {*RUN, "tutorial", "clip"} | ELSEWHERE | NEEDS_A_SERVER
+    assert with_code == {*RUN, *FRAGMENTS, "tutorial", "clip"} | ELSEWHERE | NEEDS_A_SERVER
 
 
 @pytest.mark.parametrize("page", RUN)
 def test_the_blocks_of_a_page_run(runner, page):
     runner.run_page(DOCS / f"{page}.md")
+
+
+@pytest.mark.parametrize("page", FRAGMENTS)
+def test_the_fragments_of_a_page_run(runner, page):
+    model = load_model("scenes")
+    given = {"vitscope": vitscope, "model": model, "explainer": vitscope.Explainer("scenes")}
+    names = runner.run_page(DOCS / f"{page}.md", given={**given, "images": [Scenes(1, seed=7)[0].image]})
+    assert isinstance(names["explainer"], vitscope.Explainer)
 
 
 def test_the_blocks_about_texts_run_with_a_small_clip(runner, directory):  # noqa: F811
