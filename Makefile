@@ -4,10 +4,11 @@ BIN := $(VENV)/bin
 # a process a core, each with one thread: torch's own threads would fight for the cores
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
 
-.PHONY: help install demo lint lint-web test test-all test-gpu test-peers cost peers memory gpu clean
+.PHONY: help install demo docs lint lint-web test test-all test-gpu test-peers cost peers memory gpu clean
 help:
 	@echo "make install   create $(VENV) and install vitscope with its development tools"
 	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
+	@echo "make docs      the site of the documentation, its notebooks run, into out/docs; a warning is an error"
 	@echo "make lint-web  the format of the pages' scripts and styles (needs npx)"
 	@echo "make test      lint, types, and the test suite with its coverage"
 	@echo "make test-all  the same, with the slow tests"
@@ -26,6 +27,10 @@ $(VENV)/.installed: pyproject.toml
 
 demo: install
 	$(BIN)/vitscope demo --out out/demo
+
+docs: install
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -n -d out/docs-trees docs out/docs
+	@echo "out/docs/index.html"
 
 lint: install
 	$(BIN)/ruff check .

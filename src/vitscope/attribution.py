@@ -94,6 +94,15 @@ class Subject:
 class Attribution:
     """One method's maps for a batch of images; raw values, never normalised or clipped.
 
+    Example:
+        >>> from vitscope import Explainer
+        >>> from vitscope.datasets import Scenes
+        >>> daam = Explainer("scenes")([Scenes(1, seed=7)[0].image], "daam")["daam"]
+        >>> daam
+        Attribution(daam (1, 12, 12) in 12 blocks, 1 image, 12 x 12 patches, target: the predicted class, model: scenes)
+        >>> daam.to_pixels().shape, daam.signed
+        (torch.Size([1, 96, 96]), False)
+
     Attributes:
         label: the method with its options, as the user named it.
         facts: what is known of the method: paper, signed, class-specific, ...
@@ -164,6 +173,15 @@ class Attribution:
 @dataclass(frozen=True)
 class Explanation:
     """What `Explainer` gives: every method's attribution of one batch, from one pass.
+
+    Example:
+        >>> from vitscope import Explainer
+        >>> from vitscope.datasets import Scenes
+        >>> ex = Explainer("scenes")([scene.image for scene in Scenes(2, seed=7)], "daam,cdam")
+        >>> list(ex), ex.logits.shape
+        (['daam', 'cdam'], torch.Size([2, 12]))
+        >>> ex["cdam"].signed
+        True
 
     Attributes:
         subject: what was explained.

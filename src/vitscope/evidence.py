@@ -27,6 +27,15 @@ class Opinion:
 class Evidence:
     """The evidence of every patch for every class, signed, from one forward pass.
 
+    Example:
+        >>> from vitscope import Explainer
+        >>> from vitscope.datasets import Scenes
+        >>> evidence = Explainer("scenes").evidence([Scenes(1, "two", seed=7)[0].image])
+        >>> evidence
+        Evidence(12 classes, 1 image, 12 x 12 patches, target: every class, model: scenes)
+        >>> evidence["red striped disc"].shape, evidence.contrast(0, 3).shape
+        (torch.Size([1, 12, 12]), torch.Size([1, 12, 12]))
+
     S_c[n] = <W_c, U[n]> with U[n] = J_f(T) dT_n, the effect of patch n on the features f along its own token, and W
     the classifier: CDAM (arXiv 2312.02364) of class c, for all c. Only U and W are kept; maps are made when asked for.
     A model without an affine classifier has W = 1: its outputs are its features.

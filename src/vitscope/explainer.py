@@ -30,10 +30,11 @@ class Explainer:
     """Explains what a vision transformer's output rests on.
 
     Example:
-        >>> explainer = Explainer("timm/vit_tiny_patch16_224")          # doctest: +SKIP
-        >>> ex = explainer("photo.jpg", methods=["daam", "agcam"])      # doctest: +SKIP
-        >>> ex["daam"].values.shape                                     # doctest: +SKIP
-        torch.Size([1, 14, 14])
+        >>> from vitscope.datasets import Scenes
+        >>> explainer = Explainer("scenes")  # or "timm/vit_tiny_patch16_224", or a module of your own
+        >>> ex = explainer([Scenes(1, seed=7)[0].image], methods=["daam", "agcam"])  # or "photo.jpg"
+        >>> ex["daam"].values.shape
+        torch.Size([1, 12, 12])
 
     Attributes:
         anatomy: what was found where in the model.

@@ -161,6 +161,13 @@ class Knobs:
 class Scenes:
     """`count` scenes of one kind: a sequence in which scene i depends on seed, kind, knobs and i, and on nothing else.
 
+    Example:
+        >>> scene = Scenes(100, "two", seed=7)[3]
+        >>> scene.image.shape, [CLASSES[label] for label in scene.labels]
+        ((96, 96, 3), ['yellow plain square', 'magenta checked ring'])
+        >>> bool(scene.mask(scene.labels[0]).any())
+        True
+
     kind: "one" thing; "several" = two or three of one class; "two" = two things of two classes; "none".
     """
 

@@ -95,7 +95,12 @@ def family_of(label: str) -> str:
 
 
 def as_methods(wanted: Wanted) -> dict[str, Method]:
-    """The methods that a user's words mean, by the label under which each result is kept; see `choose`."""
+    """The methods that a user's words mean, by the label under which each result is kept; see `choose`.
+
+    Example:
+        >>> as_methods("cdam,agcam:scores=softmax")
+        {'cdam': CDAM(), 'agcam:scores=softmax': AGCAM(path='skip', scores='softmax', heads='sum', layers='sum')}
+    """
     return dict(choose(wanted).methods)
 
 

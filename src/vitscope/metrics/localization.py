@@ -51,6 +51,10 @@ def iou_curve(values: Tensor, masks: Tensor, thresholds: Tensor = THRESHOLDS) ->
 def energy_in_mask(values: Tensor, masks: Tensor) -> Tensor:
     """Share of a map's positive mass that lies in the mask: the energy-based pointing game.
 
+    Example:
+        >>> energy_in_mask(torch.tensor([[[3.0, 1.0], [-2.0, 0.0]]]), torch.tensor([[[True, False], [True, False]]]))
+        tensor([0.7500])
+
     Args:
         values: (b H W) raw maps; negative values, evidence against the target, count as 0.
         masks: (b H W) bool, at least one pixel each.

@@ -39,6 +39,11 @@ def load(
 ) -> Loaded:
     """Build the model `name`, in evaluation mode, on the CPU, with its preprocessing and class names.
 
+    Example:
+        >>> loaded = load("scenes")
+        >>> loaded.preprocessing.size, loaded.names[0]
+        ((96, 96), 'red striped disc')
+
     Args:
         name: a bundled model ("scenes", "scenes-ssl", "scenes-shortcut"); "timm/NAME" (the prefix may be left out);
             "hf/OWNER/NAME" on the Hugging Face hub or "hf/DIRECTORY"; "torchvision/NAME"; "open_clip/MODEL:PRETRAINED",

@@ -28,6 +28,11 @@ _SLICE = 2**18
 class MemoryBank:
     """Features of pictures whose classes are known.
 
+    Example:
+        >>> bank = MemoryBank.load("scenes-ssl")
+        >>> len(bank), len(bank.names)
+        (6000, 12)
+
     Attributes:
         features: (n d), of length 1, float16 or float32.
         labels: (n) int64.

@@ -125,7 +125,12 @@ class Probability(Class):
 
 @dataclass(frozen=True)
 class Contrast:
-    """The difference of two classes' logits: what speaks for the first rather than the second."""
+    """The difference of two classes' logits: what speaks for the first rather than the second.
+
+    Example:
+        >>> Contrast(0, 2).score(torch.tensor([[3.0, 0.0, 1.0]]))
+        tensor([2.])
+    """
 
     of_features: ClassVar[bool] = False
     linear: ClassVar[bool] = True
