@@ -80,10 +80,10 @@ def read_scan(folder: Path) -> Scan | None:
     if str(first.get("Modality", "")) != "CT":
         return None
     found = [first, *(_read(file) for file in files[1:])]
+    slices = [_slice(one, file) for one, file in zip(found, files, strict=True)]
     uids = {str(_need(one, "SeriesInstanceUID", file)) for one, file in zip(found, files, strict=True)}
     if len(uids) > 1:
         raise DatasetError(f"{folder}: slices of {len(uids)} series in one folder; give each series its own")
-    slices = [_slice(one, file) for one, file in zip(found, files, strict=True)]
     slices.sort(key=lambda one: one.z)
     z = np.array([one.z for one in slices])
     _evenly(z, folder)
