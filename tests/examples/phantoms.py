@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-
 from examples.lung_nodules.phantom import Nodule, Scan
 from examples.lung_nodules.tree import write_scan
 

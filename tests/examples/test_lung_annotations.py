@@ -1,8 +1,8 @@
 """The readers' XML, in the schema of LIDC-IDRI."""
 
 import pytest
-
 from examples.lung_nodules.annotations import CHARACTERISTICS, annotations_below, read_annotations
+
 from tests.examples.phantoms import BALL, written
 from vitscope.errors import DatasetError
 
@@ -17,6 +17,8 @@ NODULE = """<unblindedReadNodule>
 </roi>
 </unblindedReadNodule>"""
 SAID = "<characteristics>" + "".join(f"<{name}>{{}}</{name}>\n" for name in CHARACTERISTICS) + "</characteristics>"
+
+RATED = SAID.format(1, 2, 3, 4, 5, 4, 3, 2, 1)
 
 
 def edges(*points):
@@ -39,7 +41,7 @@ def message(*nodules, series="1.2.3"):
 <locus><xCoord>312</xCoord><yCoord>355</yCoord></locus></nonNodule></readingSession></LidcReadMessage>"""
 
 
-def nodule(name="Nodule 001", said=SAID.format(*range(1, 5), 5, 4, 3, 2, 1), inclusion="TRUE", points=None):
+def nodule(name="Nodule 001", said=RATED, inclusion="TRUE", points=None):
     return NODULE.format(
         name=name, said=said, inclusion=inclusion, edges=edges(*(points or [(1, 1), (5, 1), (5, 5), (1, 5)]))
     )

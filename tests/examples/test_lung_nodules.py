@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import ndimage
-
 from examples.lung_nodules.annotations import Contour, Reading, read_annotations
 from examples.lung_nodules.nodules import SIDE, nodules_of, painted, views_of, windowed
 from examples.lung_nodules.phantom import LUNG, Nodule, random_scan
 from examples.lung_nodules.scans import read_scan
 from examples.lung_nodules.tree import outlines, ratings
+from scipy import ndimage
+
 from tests.examples.phantoms import BALL, ball_scan, change, written
 from vitscope.errors import DatasetError
 
@@ -52,7 +52,9 @@ def test_outlines_enclose_what_they_were_drawn_around(scan, seed):
     mask[8:48, 8:48] = blob(seed)
     lines = outlines(mask)
     assert not any(mask[y, x] for line in lines for x, y in line), "an outline runs outside of what it encloses"
-    assert all(max(abs(a - c), abs(b - d)) == 1 for line in lines for (a, b), (c, d) in zip(line, line[1:], strict=False))
+    assert all(
+        max(abs(a - c), abs(b - d)) == 1 for line in lines for (a, b), (c, d) in zip(line, line[1:], strict=False)
+    )
     found = whole(scan, painted(scan, contours(scan, mask)))
     assert found[:9].sum() == found[10:].sum() == 0
     # A cleft of one pixel is all outline, and cannot be told from nodule that is as thin.

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pydicom
 import pytest
-
 from examples.lung_nodules.scans import read_scan, series_folders
+
 from tests.examples.phantoms import ball_scan, by_position, change, written
 from vitscope.errors import DatasetError
 
