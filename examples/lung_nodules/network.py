@@ -224,7 +224,7 @@ def _fit_head(
         return loss
 
     for epoch in range(recipe.epochs):
-        progress(epoch + 1, float(optimizer.step(closure)))
+        progress(epoch + 1, float(optimizer.step(closure).detach()))
 
 
 def _loss(out: Tensor, label: Tensor, standard: Tensor) -> Tensor:

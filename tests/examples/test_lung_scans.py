@@ -83,7 +83,7 @@ def test_a_file_that_is_no_dicom_is_named(tmp_path):
 def test_a_missing_slice_is_noticed(tmp_path):
     folder = written(tmp_path)
     by_position(folder)[7].unlink()
-    with pytest.raises(DatasetError, match="no slice between z = .* apart"):
+    with pytest.raises(DatasetError, match=r"no slice between z = .* apart"):
         read_scan(folder)
 
 
