@@ -210,34 +210,34 @@ def _agrees(name: str) -> Callable[[Measured, str], Numbers]:
 EXPECTED = (
     Expectation(
         "malignancy: near the nodule, more than the centre",
-        "mass in the grown outline, less that of a Gaussian in the middle",
+        "share of the mass in the grown outline",
         lambda m, method: m.near[method, "malignancy"] - m.near["center", ""],
     ),
     Expectation(
         "malignancy: near the nodule, more than the attention",
-        "the same, less that of the attention map",
+        "likewise",
         lambda m, method: m.near[method, "malignancy"] - m.near["attention", ""],
     ),
     Expectation(
         "texture: in the outline, more than the centre",
-        "mass in the outline, less that of a Gaussian in the middle",
+        "share of the mass in the outline",
         lambda m, method: m.within[method, "texture"] - m.within["center", ""],
     ),
     Expectation(
         "texture: in the outline, more than the attention",
-        "the same, less that of the attention map",
+        "likewise",
         lambda m, method: m.within[method, "texture"] - m.within["attention", ""],
     ),
     Expectation(
         "malignancy on the rim, more than its area",
-        "malignancy hangs on the spikes: share of rim, less the rim's share of the area",
+        "it hangs on the spikes: share of the mass of rim and core",
         lambda m, method: m.rim[method, "malignancy"] - m.rim["frame", ""],
     ),
     Expectation("malignancy on the rim, more than texture", "texture fills the inside", _rims("texture")),
     Expectation("malignancy on the rim, more than calcium", "calcium lies in the middle", _rims("calcified")),
     Expectation(
         "calcium on the calcium, more than malignancy",
-        "malignancy does not hang on calcium: share of the mass on it",
+        "share of the mass on it, of slices that show some",
         lambda m, method: m.calcium[method, "calcified"] - m.calcium[method, "malignancy"],
     ),
     Expectation(
@@ -245,8 +245,8 @@ EXPECTED = (
         "it hangs on one and not the other",
         _agrees("texture"),
     ),
-    Expectation("... more than with calcium", "likewise", _agrees("calcified")),
-    Expectation("... more than with margin", "likewise", _agrees("margin")),
+    Expectation("malignancy agrees with spiculation more than with calcium", "likewise", _agrees("calcified")),
+    Expectation("malignancy agrees with spiculation more than with margin", "likewise", _agrees("margin")),
 )
 
 

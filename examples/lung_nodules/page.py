@@ -25,6 +25,9 @@ from vitscope.view.scale import clipped, minmax
 ZOOM = 9
 """The pictures' pixels for a millimetre."""
 
+_LEADING = ("spiculation", "diameter", "margin", "texture", "calcified")
+"""The biomarkers whose maps the page shows, so that a nodule fills one line; the tables have all."""
+
 WARNING = (
     "This is an example of how to read a model. It is no medical device: nothing here may be used to judge a patient."
 )
@@ -42,7 +45,7 @@ class Findings:
         scores: how well it does on the test patients.
         maps, measured: of the test nodules.
         synthetic: whether the scans are phantoms, so that it is known what to expect.
-        seconds: what each part took, by the clock.
+        seconds: what each part took by the clock, and all of it of the processor.
     """
 
     study: Study
@@ -72,14 +75,18 @@ def html(found: Findings) -> str:
         Section(
             "Malignancy and biomarkers",
             [
-                "CDAM of every output, for one slice of a nodule: red raises the output, blue lowers it. The line is "
-                "the readers' outline; spikes reach beyond it. Each map is scaled by its own largest value."
+                "CDAM of malignancy and of biomarkers, for one slice of a nodule: red raises the output, blue lowers "
+                "it. Point at a picture, or tick the box above, for the readers' outline; spikes reach beyond it. Each "
+                "map is scaled by its own largest value."
             ],
             [_row(found, index) for index in shown(found.maps.views)],
         ),
         Section(
             "Malignancy by all methods",
-            ["CDAM and its two relatives are signed; AG-CAM, DAAM and the attention are not."],
+            [
+                "CDAM and its two relatives are signed; AG-CAM, DAAM and the attention are not. Below each: the share "
+                f"of its mass in the outline grown by {GROWN:g} mm, all three slices."
+            ],
             [_method_row(found, index) for index in shown(found.maps.views)[:3]],
         ),
         Section("Where the maps lie", [], [mass_table(found), part_table(found)]),
@@ -192,8 +199,8 @@ def expected_table(found: Findings) -> Table:
             cells.append(
                 Cell("no value") if e is None else Cell(_verdict(e.low, e.high), _signed(e.mean, e.low, e.high))
             )
-        lines.append([Cell(one.name), *cells])
-    return Table(["expected", *METHODS], lines, "; ".join(f"{one.name}: {one.text}" for one in EXPECTED[:6]) + ".")
+        lines.append([Cell(one.name, one.text), *cells])
+    return Table(["expected", *METHODS], lines)
 
 
 def holds(found: Findings) -> dict[str, dict[str, str]]:
@@ -256,15 +263,12 @@ def figure(found: Findings, rows: int = 4) -> Image.Image:
 def _row(found: Findings, index: int) -> Row:
     view = found.maps.views[index]
     said = found.trained.predict([view])[0]
-    tiles = [_slice_tile(view)]
-    for place, name in enumerate(found.maps.outputs):
-        value = float(said[place])
-        if place:
-            spread, mean = float(found.trained.spread[place - 1]), float(found.trained.mean[place - 1])
-            note = f"says {value * spread + mean:.1f}, readers {_read(view, name):.1f}"
-        else:
-            note = f"logit {value:+.1f}, readers {view.nodule.ratings['malignancy']:.1f}"
-        tiles.append(_tile(found, "cdam", name, index, name, note))
+    tiles = [_slice_tile(view), _tile(found, "cdam", "malignancy", index, "malignancy", f"logit {said[0]:+.1f}")]
+    biomarkers = found.trained.biomarkers
+    for name in [one for one in _LEADING if one in biomarkers]:
+        place = biomarkers.index(name)
+        value = float(said[1 + place]) * float(found.trained.spread[place]) + float(found.trained.mean[place])
+        tiles.append(_tile(found, "cdam", name, index, name, f"says {value:.1f}, readers {_read(view, name):.1f}"))
     ratings = view.nodule.ratings
     heading = f"{view.nodule.id}, {view.name}: the readers say malignancy {ratings['malignancy']:.1f} of 5"
     return Row(heading, tiles)
@@ -272,11 +276,11 @@ def _row(found: Findings, index: int) -> Row:
 
 def _method_row(found: Findings, index: int) -> Row:
     view = found.maps.views[index]
-    tiles = [_slice_tile(view)]
+    tiles = []
     for method in (*METHODS, "attention", "center"):
         name = "malignancy" if method in METHODS else ""
         near = found.measured.near[method, name][found.measured.nodules.index(view.nodule.id)]
-        tiles.append(_tile(found, method, name, index, method, f"{near:.0%} near the nodule, all views"))
+        tiles.append(_tile(found, method, name, index, method, f"{near:.0%} near the nodule"))
     return Row(f"{view.nodule.id}, {view.name}", tiles)
 
 
@@ -329,7 +333,7 @@ def _signed(mean: float, low: float, high: float) -> str:
 def _markdown(table: Table) -> str:
     lines = [table.headings, ["---"] * len(table.headings)]
     lines += [[f"{cell.text} {cell.note}".strip() for cell in line] for line in table.lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{table.note}"
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{table.note}".rstrip()
 
 
 def _foot(found: Findings) -> str:
