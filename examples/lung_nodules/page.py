@@ -199,7 +199,7 @@ def expected_table(found: Findings) -> Table:
             cells.append(
                 Cell("no value") if e is None else Cell(_verdict(e.low, e.high), _signed(e.mean, e.low, e.high))
             )
-        lines.append([Cell(one.name, one.text), *cells])
+        lines.append([Cell(one.name, f"({one.text})"), *cells])
     return Table(["expected", *METHODS], lines)
 
 
