@@ -1,0 +1,1 @@
+"""Worked examples: each in its folder, with a README."""
