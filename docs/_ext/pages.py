@@ -8,7 +8,11 @@ from typer.cli import get_docs_for_click
 
 from vitscope.cli import app as command_line
 
-MOVED = {"../examples/imagenet.md": "imagenet.md", "../CHANGELOG.md": "changelog.md"}
+MOVED = {
+    "../examples/imagenet.md": "imagenet.md",
+    "../examples/lung_nodules/README.md": "lung-nodules.md",
+    "../CHANGELOG.md": "changelog.md",
+}
 """Links out of docs/ -> the site's page that includes what they lead to."""
 
 BELOW = {
