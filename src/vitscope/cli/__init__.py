@@ -70,6 +70,9 @@ def main() -> None:
     except VitscopeError as error:
         say(str(error))
         sys.exit(2)
+    except OSError as error:
+        say(f"{error.filename or 'a file'}: {error.strerror or error}; check the path and its permissions")
+        sys.exit(2)
     except KeyboardInterrupt:
         say("interrupted; what was written is complete")
         sys.exit(130)

@@ -89,12 +89,15 @@ def read_image(file: BinaryIO, name: str, formats: tuple[str, ...], most: int) -
 
 
 def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    if path.is_dir():
-        raise ImageError(f"{path}: a folder with no pictures in it; name a picture")
-    if not path.is_file():
-        raise ImageError(f"{path}: no such file; check the path")
-    if path.stat().st_size == 0:
-        raise ImageError(f"{path}: the file is empty; copy or download it again")
+    try:
+        if path.is_dir():
+            raise ImageError(f"{path}: a folder with no pictures in it; name a picture")
+        if not path.is_file():
+            raise ImageError(f"{path}: no such file; check the path")
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path}: the file is empty; copy or download it again")
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise ImageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -105,7 +108,11 @@ def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image
         raise ImageError(f"{path}: too many pixels to open safely; scale it down first") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: not a picture in a format that Pillow reads; save it as PNG or JPEG") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError(f"{path}: does not fit into memory; scale it down first") from error
+    except Exception as error:  # what the decoders raise on what was made to break them is not known beforehand
         raise ImageError(f"{path}: {_damaged(error)}; copy or download it again") from error
 
 

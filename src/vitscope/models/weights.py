@@ -43,9 +43,9 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         ModelError: the file is missing, damaged, holds code, or holds no tensors.
     """
     file = Path(path)
-    if not file.is_file():
-        raise ModelError(f"{file}: no such weights file; check --weights")
     try:
+        if not file.is_file():
+            raise ModelError(f"{file}: no such weights file; check --weights")
         if file.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(file))
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -54,6 +54,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"{file}: refused, it is damaged or holds Python objects beside tensors; "
             "save its state_dict alone, best as .safetensors"
         ) from error
+    except ModelError:
+        raise
     except Exception as error:  # a damaged file makes torch and safetensors raise nearly any kind
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ModelError(f"{file}: not a readable weights file ({reason}); download or save it again") from error
