@@ -22,6 +22,7 @@ from vitscope.explainer import Explainer
 from vitscope.images import Batch, prepare
 from vitscope.parse import parse_json
 from vitscope.targets import ClassNames, MemoryBank
+from vitscope.targets.bank import check_bank
 
 PART = 1024
 """Pictures in a part: what an interruption loses at most."""
@@ -154,6 +155,10 @@ def _join(parts: Path, file: Path, names: ClassNames, facts: Mapping[str, Any]) 
         raise TargetError(f"none of the {facts['pictures']} pictures could be read; {next(iter(failed.values()))}")
     created = {"created": datetime.now(UTC).isoformat(timespec="seconds")}
     bank = MemoryBank(torch.cat(features), torch.cat(labels), names, {**facts, **created})
+    try:
+        check_bank(bank.features, bank.labels, list(names.names), dict(bank.facts))
+    except ValueError as error:
+        raise VitscopeError(f"{parts}: its parts make no bank ({error}); take the folder away") from error
     bank.save(file)
     shutil.rmtree(parts)
     return Built(bank, failed)

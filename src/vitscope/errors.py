@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-
 LONGEST = 1000
 """Characters of an error's text; what it quotes of a longer one is left out in the middle."""
 

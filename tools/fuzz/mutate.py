@@ -10,7 +10,23 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63, 2**64 - 1)
+NUMBERS = (
+    0,
+    1,
+    2,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x10000,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    2**63,
+    2**64 - 1,
+)
 """Where lengths, offsets and counts go wrong."""
 
 WORDS = (
@@ -69,8 +85,8 @@ VALUES: tuple[Callable[[], Any], ...] = (
     lambda: "\x00",
     lambda: "\ud800",
     lambda: "9" * 5000,
-    lambda: [],
-    lambda: {},
+    list,
+    dict,
     lambda: [None],
     lambda: [[[1]]],
     lambda: {"": {}},
@@ -152,7 +168,9 @@ def some_text(text: str, chance: Random) -> str:
             text = text[:place] + chance.choice(WORDS) + text[place:]
         else:
             place = chance.randrange(len(text) + 1)
-            text = text[:place] + chr(chance.choice((chance.randrange(128), chance.randrange(0xD800)))) + text[place + 1 :]
+            text = (
+                text[:place] + chr(chance.choice((chance.randrange(128), chance.randrange(0xD800)))) + text[place + 1 :]
+            )
     return text
 
 

@@ -115,7 +115,9 @@ def _watch(
         while done < indices.stop:
             # the first answer waits for the valid files to be made
             if not ours.poll(seconds if done > indices.start else 60 + seconds):
-                verdict = Verdict(FINDING, f"no answer within {seconds:g} s", f"hang {_kind(subject, name, seed, done, desk)}")
+                verdict = Verdict(
+                    FINDING, f"no answer within {seconds:g} s", f"hang {_kind(subject, name, seed, done, desk)}"
+                )
                 break
             index, case, verdict, took = ours.recv()
             keep_case(index, case, verdict, took)
@@ -124,7 +126,9 @@ def _watch(
             return done
     except EOFError:
         process.join()
-        verdict = Verdict(FINDING, f"the process died ({process.exitcode})", f"death {_kind(subject, name, seed, done, desk)}")
+        verdict = Verdict(
+            FINDING, f"the process died ({process.exitcode})", f"death {_kind(subject, name, seed, done, desk)}"
+        )
     finally:
         process.kill()
         process.join()

@@ -212,7 +212,9 @@ def _batches(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
             with pq.ParquetFile(file, read_dictionary=[*WORDS, "error"]) as part:
                 for batch in part.iter_batches(batch_size=1 << 17, columns=list(COLUMNS)):
                     if any(batch.column(word).null_count for word in WORDS):
-                        raise VitscopeError(f"{file} has rows that name no picture, method or metric; take it out of parts/")
+                        raise VitscopeError(
+                            f"{file} has rows that name no picture, method or metric; take it out of parts/"
+                        )
                     yield _encoded(batch)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise VitscopeError(f"{file} cannot be read ({error}); delete it and run again with --resume") from error

@@ -14,7 +14,7 @@ import torch
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from vitscope.errors import ModelError
+from vitscope.errors import ModelError, text_of
 
 _WRAPPERS = ("state_dict", "state_dict_ema", "model", "model_ema", "teacher", "student", "module")
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
@@ -114,7 +114,10 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str, 
     differences = _differences(model, weights)
     if differences:
         raise ModelError(misfit(source, name, differences))
-    model.load_state_dict(dict(weights), strict=True)
+    try:
+        model.load_state_dict(dict(weights), strict=True)
+    except RuntimeError as error:  # tensors of the right shape that are no numbers: sparse, quantised, on no device
+        raise ModelError(misfit(source, name, [text_of(error)])) from error
 
 
 def misfit(source: str, name: str, differences: Sequence[str]) -> str:

@@ -70,6 +70,8 @@ def _record(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(f"it has schema version {version}, and this vitscope reads {SCHEMA_VERSION}")
     if not isinstance(key, str) or not re.fullmatch("[0-9a-f]+", key):
         raise ValueError(f"shared: {key!r}")
+    if "name" not in record:
+        raise ValueError("it names no picture")
     file = next((one / f"shared-{key}.json" for one in (path.parents[1], path.parent)), path)
     common = parse_json(file.read_text(encoding="utf-8"))
     json.dumps([record, common], ensure_ascii=False, allow_nan=False).encode()  # or it is in no page

@@ -72,12 +72,14 @@ class MemoryBank:
         file = FOLDER / "scenes-ssl-bank.safetensors" if str(path) == "scenes-ssl" else Path(path)
         try:
             if not file.is_file():
-                raise TargetError(f"{file}: no such memory bank; give the file that MemoryBank.save wrote, or scenes-ssl")
+                raise TargetError(
+                    f"{file}: no such memory bank; give the file that MemoryBank.save wrote, or scenes-ssl"
+                )
             with safe_open(file, framework="pt") as content:
                 known = content.metadata() or {}
                 names, facts = parse_json(known["names"]), parse_json(known.get("facts", "{}"))
                 features, labels = content.get_tensor("features"), content.get_tensor("labels")
-            _check(features, labels, names, facts)
+            check_bank(features, labels, names, facts)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise TargetError(f"{file}: not a memory bank ({error}); write it with MemoryBank.save") from error
         return cls(features, labels.long(), ClassNames(tuple(names)), facts)
@@ -181,8 +183,8 @@ class MemoryBank:
         return votes.scatter_add_(1, self.labels.to(index.device)[index], weight)
 
 
-def _check(features: Tensor, labels: Tensor, names: Any, facts: Any) -> None:
-    """Raise ValueError where a file holds other things than `MemoryBank.save` writes."""
+def check_bank(features: Tensor, labels: Tensor, names: Any, facts: Any) -> None:
+    """Raise ValueError where these, read from a file, are no memory bank's."""
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not isinstance(facts, dict):
         raise ValueError("its class names are no list, or its facts no object")
     if features.ndim != 2 or 0 in features.shape or labels.shape != features.shape[:1]:

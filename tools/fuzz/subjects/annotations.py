@@ -9,6 +9,7 @@ from random import Random
 from tools.fuzz.judge import Case
 from tools.fuzz.mutate import WORDS, encoded, json_text, some_bytes, some_json, some_text
 from tools.fuzz.subjects.folders import SOURCES, Folders
+
 from vitscope.datasets import ClassMap, Synsets
 from vitscope.errors import TargetError
 from vitscope.targets import ClassNames

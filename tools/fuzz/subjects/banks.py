@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-
 from tools.fuzz.judge import Case
 from tools.fuzz.mutate import json_text, some_bytes, some_json
 from tools.fuzz.subjects.checkpoints import other_header
+
 from vitscope.bank import _join, _open_parts
 from vitscope.targets import ClassNames, MemoryBank, Neighbours
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
-
 from tools.fuzz.judge import Case
 from tools.fuzz.mutate import VALUES, json_text, some_bytes, some_json
+from torch import nn
+
 from vitscope.models.weights import outputs_in, put_weights, read_weights
 
 
@@ -108,13 +108,15 @@ def other_content(ending: str, chance: Random) -> bytes:
         elif kind == 1:
             del weights[name]
         elif kind == 2:
-            weights[chance.choice(("head.weight", "head.fc.weight", "", "a" * 300, "ü\n", "blocks.7.x"))] = weights[name]
-        elif kind == 3 and isinstance(weights[name], torch.Tensor):
+            weights[chance.choice(("head.weight", "head.fc.weight", "", "a" * 300, "ü\n", "blocks.7.x"))] = weights[
+                name
+            ]
+        elif kind == 3 and is_plain(weights[name]):
             weights[name] = weights[name].float().repeat([2] * max(1, weights[name].ndim))
         elif kind == 4:
             prefix = chance.choice(("module.", "model.", "x"))
             weights = {f"{prefix}{key}": one for key, one in weights.items()}
-        elif kind == 5 and isinstance(weights[name], torch.Tensor):
+        elif kind == 5 and is_plain(weights[name]):
             weights[name] = torch.full_like(weights[name], chance.choice((float("nan"), float("inf"), 0)))
         elif kind == 6 and ending == ".pth":
             weights[chance.choice((name, 7, None, ("a", 1), "model", "state_dict"))] = chance.choice(VALUES)()
@@ -139,6 +141,11 @@ def other_content(ending: str, chance: Random) -> bytes:
     out = io.BytesIO()
     torch.save(content, out)
     return out.getvalue()
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a tensor of numbers that arithmetic takes."""
+    return isinstance(value, torch.Tensor) and value.dtype == torch.float32 and not value.is_sparse
 
 
 def odd_tensors(ending: str) -> list[torch.Tensor]:

@@ -12,9 +12,9 @@ from unittest import mock
 
 import numpy as np
 from PIL import Image
-
 from tools.fuzz.judge import Case
 from tools.fuzz.mutate import WORDS, some_text
+
 from vitscope import cli
 from vitscope.datasets import as_reader
 from vitscope.methods import choose

@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-
 from tests.datasets import layouts
 from tools.fuzz.judge import Case
+
 from vitscope.datasets import boxes_to_input, mask_to_input, open_dataset
 from vitscope.images import Geometry
 

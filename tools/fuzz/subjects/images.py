@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
-
 from tools.fuzz.judge import Case
 from tools.fuzz.mutate import NUMBERS, some_bytes, with_png_sums
+
 from vitscope.images import Preprocessing, load_image, prepare
-from vitscope.images.preprocess import CROP_MODES
 from vitscope.images.load import load_levels, read_image
+from vitscope.images.preprocess import CROP_MODES
 from vitscope.serve.uploads import FORMATS
 
 PLAIN = Preprocessing.of_fields(

@@ -8,7 +8,6 @@ from random import Random
 
 import numpy as np
 from PIL import Image
-
 from tools.fuzz.judge import Case
 from tools.fuzz.mutate import some_bytes, with_png_sums
 from tools.fuzz.subjects.folders import Folders

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-
 from tools.fuzz.judge import Case
 from tools.fuzz.mutate import encoded, json_text, some_bytes, some_json
+
 from vitscope import Explainer
 from vitscope.bench import bench, make_plan, plan_maps, read_maps, store_maps
 from vitscope.bench.plan import parts_of
@@ -178,5 +178,3 @@ def _replaced(table: pa.Table, place: int, values: list[Any]) -> pa.Table:
             return table.set_column(place, name, pa.array(kept, kind))
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             return table.remove_column(place)
-
-

@@ -8,11 +8,11 @@ from typing import Any
 import timm
 
 from vitscope.errors import ModelError, nearest
-from vitscope.parse import parse_json
 from vitscope.images import Preprocessing
 from vitscope.models.bundled import BUNDLED
 from vitscope.models.loaded import Loaded, Request, one_line, own_names, quiet_hub
 from vitscope.models.weights import outputs_in, put_weights, read_weights
+from vitscope.parse import parse_json
 
 FILES = (
     "vision_transformer",
