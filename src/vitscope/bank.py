@@ -70,14 +70,18 @@ def build_bank(
         "pictures": len(dataset),
     }
     _open_parts(parts, facts)
-    for start in range(0, len(dataset), PART):
+    for start, part in zip(range(0, len(dataset), PART), _parts_of(parts, len(dataset)), strict=True):
         end = min(start + PART, len(dataset))
-        part = parts / f"{start:09d}.safetensors"
         if part.exists():
             progress(end - start)
         else:
             _write_part(explainer, dataset, range(start, end), part, batch_size, progress)
     return _join(parts, file, ClassNames(dataset.names), facts)
+
+
+def _parts_of(parts: Path, count: int) -> list[Path]:
+    """The files of the parts that `count` pictures make."""
+    return [parts / f"{start:09d}.safetensors" for start in range(0, count, PART)]
 
 
 def _open_parts(parts: Path, facts: Mapping[str, Any]) -> None:
@@ -141,7 +145,7 @@ def _write_part(
 
 def _join(parts: Path, file: Path, names: ClassNames, facts: Mapping[str, Any]) -> Built:
     features, labels, failed = [], [], {}
-    for part in sorted(parts.glob("*.safetensors")):
+    for part in _parts_of(parts, facts["pictures"]):
         try:
             found = _read_part(part)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
@@ -160,7 +164,7 @@ def _join(parts: Path, file: Path, names: ClassNames, facts: Mapping[str, Any]) 
     except ValueError as error:
         raise VitscopeError(f"{parts}: its parts make no bank ({error}); take the folder away") from error
     bank.save(file)
-    shutil.rmtree(parts)
+    shutil.rmtree(parts, ignore_errors=True)  # another process may be at the same bank
     return Built(bank, failed)
 
 

@@ -7,9 +7,19 @@ import random
 import pytest
 from tools.fuzz.judge import FINDING, READ, REFUSED, case_of, judge
 from tools.fuzz.subjects import SUBJECTS
+from vitscope import VitscopeError
 
 FEW = 150
 MANY = pytest.param(3000, marks=pytest.mark.slow)
+
+
+def line_of(does):
+    """The one line of what vitscope refuses; "" where it does not."""
+    try:
+        does()
+    except VitscopeError as error:
+        return str(error)
+    return ""
 
 
 def holds(name, cases, folder, seed=None):

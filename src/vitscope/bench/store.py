@@ -80,7 +80,8 @@ class Store:
             raise VitscopeError(f"{folder}: holds parts without a manifest; choose another folder, or add --overwrite")
         with _told(folder):
             for left in (folder / PARTS).glob(".*.tmp"):
-                left.unlink(missing_ok=True)
+                if not _alive(left.suffixes[-2][1:]):  # another process may be at the same run
+                    left.unlink(missing_ok=True)
         return store
 
     def manifest(self) -> dict[str, Any] | None:
@@ -122,7 +123,7 @@ class Store:
         """What was written with a part beside its rows; None where it is not there or damaged."""
         try:
             known = pq.read_schema(self.path(part)).metadata or {}
-        except (OSError, pa.ArrowException):
+        except (OSError, ValueError, pa.ArrowException):
             return None
         if known.get(_HASH) != self.hash.encode():
             return None
@@ -166,6 +167,19 @@ class Store:
                 file.unlink()
             for name in (*_BESIDE, MANIFEST):
                 (self.folder / name).unlink(missing_ok=True)
+
+
+def _alive(process: str) -> bool:
+    """Whether another process of this number is there."""
+    if not process.isdecimal() or int(process) == os.getpid():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def _repeating(schema: pa.Schema) -> list[str]:

@@ -93,7 +93,7 @@ class _Index:
             annotations: dict[str, list[dict[str, Any]]] = {}
             for found in content["annotations"]:
                 annotations.setdefault(str(found["image_id"]), []).append(dict(found))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise DatasetError(f"{file}: is no whole file of COCO instances ({reason}); download it again") from error
         places = {key: place for place, (key, _) in enumerate(kinds)}

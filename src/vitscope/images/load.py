@@ -15,6 +15,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vitscope.errors import FormatError, ImageError, PixelsError
 
+_AT_A_TIME = 2**20
+"""Pixels of more than 8 bits that are scaled at once."""
+
 Source = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
 
 
@@ -164,9 +167,13 @@ def _converted(image: Image.Image, name: str) -> Image.Image:
 
 def _from_deep(image: Image.Image, name: str) -> Image.Image:
     """Greys of more than 8 bits: 16-bit integers by 65535, floats as 0 to 1."""
-    values = np.asarray(image, dtype=np.float64)
     top = 1.0 if image.mode == "F" else 65535.0
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
-        raise ImageError(f"{name}: grey values outside 0 to {top:g}; scale them into that range first")
-    grey = np.rint(values * (255.0 / top)).astype(np.uint8)
+    grey = np.empty((image.height, image.width), dtype=np.uint8)
+    rows = max(1, _AT_A_TIME // image.width)  # in float64 a large picture would take gigabytes
+    for start in range(0, image.height, rows):
+        stop = min(start + rows, image.height)
+        values = np.asarray(image.crop((0, start, image.width, stop)), dtype=np.float64)
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
+            raise ImageError(f"{name}: grey values outside 0 to {top:g}; scale them into that range first")
+        grey[start:stop] = np.rint(values * (255.0 / top))
     return Image.fromarray(grey).convert("RGB")

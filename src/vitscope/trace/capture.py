@@ -19,8 +19,8 @@ from vitscope.trace.transform import Measure
 from vitscope.trace.watch import AttentionWatch, BlockCapture
 
 NO_GRADIENT = (
-    "no gradient leads from the model's output to its input: it is detached, or made by steps that have none; take such "
-    "steps out of the model, or use a method without a backward pass, such as attention"
+    "no gradient leads from the model's output to its input: it is detached, or made by steps that have none; take "
+    "such steps out of the model, or use a method without a backward pass, such as attention"
 )
 
 

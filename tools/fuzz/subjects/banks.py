@@ -18,7 +18,7 @@ from tools.fuzz.subjects.checkpoints import other_header
 from vitscope.bank import _join, _open_parts
 from vitscope.targets import ClassNames, MemoryBank, Neighbours
 
-FACTS = {"model": {"name": "scenes", "weights": None}, "dataset": {"count": 6}, "pictures": 6}
+FACTS = {"model": {"name": "scenes", "weights": None}, "dataset": {"count": 6}, "pictures": 2000}
 
 
 class Banks:

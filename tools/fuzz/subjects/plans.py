@@ -1,4 +1,4 @@
-"""What a run left in its folder, to be gone on with, summed up or shown: manifests, Parquet parts, records of reports."""
+"""What a run left in its folder, to be gone on with, summed up or shown: manifests, Parquet parts, records."""
 
 from __future__ import annotations
 
