@@ -19,11 +19,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A folder of twelve scenes, two of each of six classes' folders below it."""
+    """A folder of six scenes, and each again in a class's folder below it."""
     folder = tmp_path_factory.mktemp("pictures")
-    for index, scene in enumerate(Scenes(12)):
-        (folder / f"class{index % 6}").mkdir(exist_ok=True)
-        for place in (folder / f"{index}.png", folder / f"class{index % 6}" / f"{index}.png"):
+    for index, scene in enumerate(Scenes(6)):
+        (folder / f"class{index % 3}").mkdir(exist_ok=True)
+        for place in (folder / f"{index}.png", folder / f"class{index % 3}" / f"{index}.png"):
             Image.fromarray(scene.image).save(place)
     return folder
 

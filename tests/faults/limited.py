@@ -1,6 +1,6 @@
 """Work within a limit of the process's memory: `python -m tests.faults.limited MIB`; prints JSON.
 
-The limit is set beyond what the process holds once the model is loaded; it is the system that refuses more (RLIMIT_DATA).
+The limit is set beyond what the process holds once the model is loaded; the system refuses more (RLIMIT_DATA).
 """
 
 from __future__ import annotations

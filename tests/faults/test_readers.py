@@ -35,5 +35,5 @@ def test_a_killed_reader_costs_no_picture(more, pictures, run, tmp_path):
     assert code == 0, err
     assert "a process that reads pictures died; the rest are read in this one" in err
     content = json.loads((tmp_path / "o" / "manifest.json").read_text())
-    assert (content["images"] if more else len(content["written"])) == 12
+    assert (content["images"] if more else len(content["written"])) == 6
     assert not content["failed"]

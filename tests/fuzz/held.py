@@ -7,6 +7,7 @@ import random
 import pytest
 from tools.fuzz.judge import FINDING, READ, REFUSED, case_of, judge
 from tools.fuzz.subjects import SUBJECTS
+
 from vitscope import VitscopeError
 
 FEW = 150

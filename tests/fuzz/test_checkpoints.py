@@ -43,5 +43,5 @@ def test_names_in_a_file_of_weights_break_no_line(tmp_path):
 
 
 def test_a_size_that_no_memory_holds_is_refused():
-    with pytest.raises(ModelError, match="scenes: cannot be built .* give a smaller size"):
+    with pytest.raises(ModelError, match=r"scenes: cannot be built .* give a smaller size"):
         load("scenes", image_size=(96 * 10**6, 96 * 10**6))
