@@ -61,7 +61,10 @@ def test_a_damaged_part_or_plan_of_a_bank_is_named(tmp_path):
     (parts / "000001024.safetensors").write_bytes(valid_part()[:-7])
     with pytest.raises(VitscopeError, match=r"000001024.safetensors: is damaged .*; delete it and run it again"):
         _join(parts, tmp_path / "b.safetensors", ClassNames(("a", "b", "c")), FACTS)
-    (parts / "000001024.safetensors").unlink()
+    (parts / "000001024.safetensors").unlink()  # as another process at the same bank leaves it
+    with pytest.raises(VitscopeError, match=r"000001024.safetensors: is damaged \(No such file"):
+        _join(parts, tmp_path / "b.safetensors", ClassNames(("a", "b", "c")), FACTS)
+    (parts / "000001024.safetensors").write_bytes(valid_part())
     with pytest.raises(VitscopeError, match=r"its parts make no bank \(labels from 0 to 2, and 2 class names\)"):
         _join(parts, tmp_path / "b.safetensors", ClassNames(("a", "b")), FACTS)
     (parts / "plan.json").write_text('{"model')
