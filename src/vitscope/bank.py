@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from vitscope.datasets.labelled import Labelled
 from vitscope.errors import ImageError, TargetError, VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.images import Batch, prepare
+from vitscope.parse import parse_json
 from vitscope.targets import ClassNames, MemoryBank
+from vitscope.targets.bank import check_bank
 
 PART = 1024
 """Pictures in a part: what an interruption loses at most."""
@@ -67,9 +70,8 @@ def build_bank(
         "pictures": len(dataset),
     }
     _open_parts(parts, facts)
-    for start in range(0, len(dataset), PART):
+    for start, part in zip(range(0, len(dataset), PART), _parts_of(parts, len(dataset)), strict=True):
         end = min(start + PART, len(dataset))
-        part = parts / f"{start:09d}.safetensors"
         if part.exists():
             progress(end - start)
         else:
@@ -77,18 +79,33 @@ def build_bank(
     return _join(parts, file, ClassNames(dataset.names), facts)
 
 
+def _parts_of(parts: Path, count: int) -> list[Path]:
+    """The files of the parts that `count` pictures make."""
+    return [parts / f"{start:09d}.safetensors" for start in range(0, count, PART)]
+
+
 def _open_parts(parts: Path, facts: Mapping[str, Any]) -> None:
     plan = parts / "plan.json"
     try:
         parts.mkdir(parents=True, exist_ok=True)
-        if plan.exists() and json.loads(plan.read_text(encoding="utf-8")) != json.loads(json.dumps(facts)):
+        if not plan.exists():
+            passing = _passing(plan)
+            passing.write_text(json.dumps(facts), encoding="utf-8")
+            passing.replace(plan)
+        elif parse_json(plan.read_bytes()) != json.loads(json.dumps(facts)):
             raise VitscopeError(
                 f"{parts}: holds parts of a bank of another model or other pictures; take the folder away, or choose "
                 "another --out"
             )
-        plan.write_text(json.dumps(facts), encoding="utf-8")
     except OSError as error:
         raise VitscopeError(f"{parts}: cannot be written ({error.strerror}); choose another --out") from error
+    except ValueError as error:
+        raise VitscopeError(f"{plan}: is damaged ({error}); take the folder {parts} away") from error
+
+
+def _passing(file: Path) -> Path:
+    """Where a file is written before it is whole, apart from what another process writes."""
+    return file.with_name(f"{file.stem}.{os.getpid()}.passing")
 
 
 def _write_part(
@@ -116,23 +133,50 @@ def _write_part(
     tensors = {"labels": torch.tensor(labels, dtype=torch.int64)}
     if features:
         tensors["features"] = torch.cat(features)
-    passing = part.with_suffix(".passing")
-    save_file(tensors, passing, metadata={"failed": json.dumps(failed, ensure_ascii=False)})
-    passing.replace(part)
+    passing = _passing(part)
+    try:
+        save_file(tensors, passing, metadata={"failed": json.dumps(failed, ensure_ascii=False)})
+        passing.replace(part)
+    except (OSError, SafetensorError) as error:
+        raise VitscopeError(f"{part}: cannot be written ({error}); free some space and run it again") from error
+    finally:
+        passing.unlink(missing_ok=True)
 
 
 def _join(parts: Path, file: Path, names: ClassNames, facts: Mapping[str, Any]) -> Built:
     features, labels, failed = [], [], {}
-    for part in sorted(parts.glob("*.safetensors")):
-        with safe_open(part, framework="pt") as content:
-            failed.update(json.loads(content.metadata()["failed"]))
-            labels.append(content.get_tensor("labels"))
-            if "features" in content.keys():  # noqa: SIM118  (no mapping)
-                features.append(content.get_tensor("features"))
+    for part in _parts_of(parts, facts["pictures"]):
+        try:
+            found = _read_part(part)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise VitscopeError(f"{part}: is damaged ({error}); delete it and run it again") from error
+        failed.update(found[0])
+        labels.append(found[1])
+        features += found[2]
+    if len({one.shape[1] for one in features}) > 1:
+        raise VitscopeError(f"{parts}: holds parts of several models; take the folder away")
     if not features:
         raise TargetError(f"none of the {facts['pictures']} pictures could be read; {next(iter(failed.values()))}")
     created = {"created": datetime.now(UTC).isoformat(timespec="seconds")}
     bank = MemoryBank(torch.cat(features), torch.cat(labels), names, {**facts, **created})
+    try:
+        check_bank(bank.features, bank.labels, list(names.names), dict(bank.facts))
+    except ValueError as error:
+        raise VitscopeError(f"{parts}: its parts make no bank ({error}); take the folder away") from error
     bank.save(file)
-    shutil.rmtree(parts)
+    shutil.rmtree(parts, ignore_errors=True)  # another process may be at the same bank
     return Built(bank, failed)
+
+
+def _read_part(part: Path) -> tuple[dict[str, str], Tensor, list[Tensor]]:
+    """Its failures, labels, and features where there are any; ValueError or KeyError where it is no part."""
+    with safe_open(part, framework="pt") as content:
+        failed = parse_json((content.metadata() or {})["failed"])
+        labels = content.get_tensor("labels")
+        features = [content.get_tensor("features")] if "features" in content.keys() else []  # noqa: SIM118  (no mapping)
+    count = len(features[0]) if features and features[0].ndim == 2 else 0
+    if not isinstance(failed, dict) or labels.dtype != torch.int64 or labels.shape != (count,):
+        raise ValueError("its tensors do not belong together")
+    if any(one.ndim != 2 or one.dtype != torch.float16 for one in features):
+        raise ValueError("its features are no table of float16")
+    return failed, labels, features

@@ -5,9 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 1000
+"""Characters of an error's text; what it quotes of a longer one is left out in the middle."""
+
 
 class VitscopeError(Exception):
-    """Any failure that a user can mend; its text is one line."""
+    """Any failure that a user can mend; its text is one line, whatever it quotes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(_one_line(text))
 
 
 class ImageError(VitscopeError):
@@ -44,6 +50,13 @@ class TargetError(VitscopeError):
 
 class FlatMapError(VitscopeError):
     """A map came out constant or not finite, so it would show nothing, or something false."""
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks and control signs, and of a length that a person reads."""
+    line = "".join(sign if sign.isprintable() else " " for sign in text)
+    half = LONGEST // 2
+    return line if len(line) <= LONGEST else f"{line[:half]} … {line[3 - half :]}"
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from vitscope.attribution import Attribution, Explanation, by_reason
 from vitscope.errors import VitscopeError
 from vitscope.methods import family_of
+from vitscope.parse import parse_json
 from vitscope.report.lens import Lens
 from vitscope.report.record import content_of
 from vitscope.view.evolution import LONGEST, animate, cards, filmstrip
@@ -229,7 +230,7 @@ def _on_photo(attribution: Attribution, index: int) -> Tensor:
 def _files_of_an_earlier_run(folder: Path) -> set[str]:
     """What an earlier run wrote here by its manifest, to be taken away where this run does not write it anew."""
     try:
-        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        listed = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         return {name for name in listed if isinstance(name, str) and Path(name).name == name}
     except (OSError, ValueError, KeyError, TypeError):
         return set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 from vitscope.bench.store import MANIFEST, SCHEMA_VERSION
 from vitscope.datasets import as_reader
 from vitscope.errors import VitscopeError
+from vitscope.parse import parse_json
 
 LONGEST = 300
 """Characters of one entry that a page shows."""
@@ -43,7 +43,7 @@ class About:
         """
         path = folder / MANIFEST
         try:
-            read = json.loads(path.read_text(encoding="utf-8"))
+            read = parse_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise VitscopeError(f"{path} cannot be read; give the folder that `vitscope bench` wrote") from error
         except ValueError as error:

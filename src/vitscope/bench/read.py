@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,10 @@ class StoredMap:
     error: str | None
 
 
+COLUMNS = {one.name for one in fields(StoredMap)} | {"rows", "cols", "classes"}
+"""Of a part."""
+
+
 def read_maps(folder: str | os.PathLike[str], methods: Sequence[str] | None = None) -> Iterator[StoredMap]:
     """The maps of a folder, one after another, by image and method within a part; a few are in memory at a time.
 
@@ -56,20 +61,26 @@ def read_maps(folder: str | os.PathLike[str], methods: Sequence[str] | None = No
     for file in parts_in(folder):
         try:
             part = pq.ParquetFile(file)
-            if "values" not in part.schema_arrow.names or "rows" not in part.schema_arrow.names:
+            if not COLUMNS.issubset(part.schema_arrow.names):
                 raise VitscopeError(f"{file}: holds no maps; give a folder that vitscope explain --store parquet wrote")
             for batch in part.iter_batches(batch_size=256):
                 for place, record in enumerate(batch.drop_columns(["values"]).to_pylist()):
                     if methods is None or record["method"] in methods:
-                        yield _stored(record, batch.column("values")[place])
-        except (OSError, pa.ArrowException) as error:
+                        yield _stored(record, batch.column("values")[place], file)
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise VitscopeError(f"{file}: cannot be read ({error}); delete it and run again with --resume") from error
 
 
-def _stored(record: Mapping[str, Any], values: Any) -> StoredMap:
+def _stored(record: Mapping[str, Any], values: Any, file: Path) -> StoredMap:
     numbers = None
-    if values.is_valid:
-        numbers = values.values.to_numpy(zero_copy_only=False).reshape(record["rows"], record["cols"])
+    try:
+        if values.is_valid:
+            numbers = values.values.to_numpy(zero_copy_only=False).reshape(record["rows"], record["cols"])
+        logits = dict(zip(record["classes"] or (), record["logits"] or (), strict=True))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise VitscopeError(
+            f"{file}: a map or its logits are not whole ({error}); delete it and run again with --resume"
+        ) from error
     return StoredMap(
         record["image"],
         record["method"],
@@ -77,7 +88,7 @@ def _stored(record: Mapping[str, Any], values: Any) -> StoredMap:
         record["prediction"],
         record["probability"],
         record["target_logit"],
-        dict(zip(record["classes"] or (), record["logits"] or (), strict=True)),
+        logits,
         numbers,
         record["error"],
     )

@@ -204,14 +204,29 @@ def _batches(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
     """The parts in pieces, their words as dictionaries."""
     for file in files:
         try:
-            missing = set(COLUMNS) - set(pq.read_schema(file).names)
-            if missing:
+            schema = pq.read_schema(file)
+            if missing := set(COLUMNS) - set(schema.names):
                 raise VitscopeError(f"{file} has no column {', '.join(sorted(missing))}; take it out of parts/")
+            if wrong := [name for name in COLUMNS if not _fits(name, schema.field(name).type)]:
+                raise VitscopeError(f"{file} has another kind of {', '.join(wrong)}; take it out of parts/")
             with pq.ParquetFile(file, read_dictionary=[*WORDS, "error"]) as part:
                 for batch in part.iter_batches(batch_size=1 << 17, columns=list(COLUMNS)):
+                    if any(batch.column(word).null_count for word in WORDS):
+                        raise VitscopeError(
+                            f"{file} has rows that name no picture, method or metric; take it out of parts/"
+                        )
                     yield _encoded(batch)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise VitscopeError(f"{file} cannot be read ({error}); delete it and run again with --resume") from error
+
+
+def _fits(name: str, kind: Any) -> bool:
+    """Whether a column may be of an Arrow type."""
+    if name in ("value", "target", "prediction"):
+        return bool(pa.types.is_integer(kind) or (name == "value" and pa.types.is_floating(kind)))
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _encoded(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from vitscope.bench.plan import Part
 from vitscope.errors import VitscopeError
+from vitscope.parse import parse_json
 
 MANIFEST = "manifest.json"
 PARTS = "parts"
@@ -79,7 +80,8 @@ class Store:
             raise VitscopeError(f"{folder}: holds parts without a manifest; choose another folder, or add --overwrite")
         with _told(folder):
             for left in (folder / PARTS).glob(".*.tmp"):
-                left.unlink(missing_ok=True)
+                if not _alive(left.suffixes[-2][1:]):  # another process may be at the same run
+                    left.unlink(missing_ok=True)
         return store
 
     def manifest(self) -> dict[str, Any] | None:
@@ -92,9 +94,11 @@ class Store:
         if not file.is_file():
             return None
         try:
-            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            content = parse_json(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise VitscopeError(f"{file}: cannot be read ({error}); add --overwrite to begin again") from error
+        if not isinstance(content, dict):
+            raise VitscopeError(f"{file}: is no manifest of a run; add --overwrite to begin again")
         return content
 
     def write_manifest(self, content: Mapping[str, Any]) -> None:
@@ -119,12 +123,15 @@ class Store:
         """What was written with a part beside its rows; None where it is not there or damaged."""
         try:
             known = pq.read_schema(self.path(part)).metadata or {}
-        except (OSError, pa.ArrowException):
+        except (OSError, ValueError, pa.ArrowException):
             return None
         if known.get(_HASH) != self.hash.encode():
             return None
-        facts: dict[str, Any] = json.loads(known[_FACTS])
-        return facts
+        try:
+            facts = parse_json(known[_FACTS])
+        except (KeyError, ValueError):
+            return None
+        return facts if isinstance(facts, dict) else None
 
     def write(self, part: Part, table: pa.Table, facts: Mapping[str, Any]) -> None:
         """A part, whole or not at all.
@@ -160,6 +167,19 @@ class Store:
                 file.unlink()
             for name in (*_BESIDE, MANIFEST):
                 (self.folder / name).unlink(missing_ok=True)
+
+
+def _alive(process: str) -> bool:
+    """Whether another process of this number is there."""
+    if not process.isdecimal() or int(process) == os.getpid():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def _repeating(schema: pa.Schema) -> list[str]:
@@ -205,8 +225,10 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _difference(before: Any, now: Mapping[str, Any]) -> str:
     """Which parts of two runs differ, in words."""
     plain: Mapping[str, Any] = json.loads(json.dumps(dict(now), default=str))
+    if not isinstance(before, Mapping):
+        return "made otherwise"
     keys: Sequence[str] = [key for key in plain if before.get(key) != plain[key] and key != "weights"]
     return "other " + ", ".join(keys) if keys else "made otherwise"

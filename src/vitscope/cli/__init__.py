@@ -52,6 +52,10 @@ app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it; typer turns the exception into it."""
+
+
 class _ToErrorStream(logging.Handler):
     """What the library says in its log, as the commands say it."""
 
@@ -70,6 +74,11 @@ def main() -> None:
     except VitscopeError as error:
         say(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
+    except OSError as error:
+        say(f"{error.filename or 'a file'}: {error.strerror or error}; check the path and its permissions")
+        sys.exit(2)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
+            raise
         say("interrupted; what was written is complete")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

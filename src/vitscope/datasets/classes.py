@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from timm.data import ImageNetInfo
 
 from vitscope.datasets.files import read_text
 from vitscope.errors import DatasetError, nearest
+from vitscope.parse import parse_json
 
 OWN = "own"
-_ROW = re.compile(r"(?P<name>.*[^\s,])[\s,]+(?P<index>\d+)")
+_ROW = re.compile(r"(?P<name>.*[^\s,])[\s,]+(?P<index>\d{1,9})")
 _SYNSET = re.compile(r"(?P<synset>n\d{8})\s+(?P<names>\S.*)")
 
 
@@ -63,7 +63,7 @@ def _read(file: Path) -> dict[str, int]:
     text = read_text(file)
     if file.suffix == ".json":
         try:
-            found = json.loads(text)
+            found = parse_json(text)
         except ValueError as error:
             raise DatasetError(f"{file}: is no JSON ({error}); write an object from class name to index") from error
         if not isinstance(found, dict) or not all(type(index) is int and index >= 0 for index in found.values()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +14,7 @@ from vitscope.datasets.files import PictureFile, inside, need, numbers, read_tex
 from vitscope.datasets.record import Box, Dataset, DatasetInfo, Item, Masks, Region
 from vitscope.datasets.registry import register_dataset
 from vitscope.errors import DatasetError
+from vitscope.parse import parse_json
 
 
 @register_dataset
@@ -87,13 +87,13 @@ class _Index:
     def read(cls, file: Path) -> _Index:
         """Read the file's outer form; an object's own fields are only understood when its picture is asked for."""
         try:
-            content = json.loads(read_text(file))
+            content = parse_json(read_text(file))
             images = {str(image["id"]): dict(image) for image in content["images"]}
             kinds = sorted((int(kind["id"]), str(kind["name"])) for kind in content["categories"])
             annotations: dict[str, list[dict[str, Any]]] = {}
             for found in content["annotations"]:
                 annotations.setdefault(str(found["image_id"]), []).append(dict(found))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise DatasetError(f"{file}: is no whole file of COCO instances ({reason}); download it again") from error
         places = {key: place for place, (key, _) in enumerate(kinds)}

@@ -222,6 +222,8 @@ def read_colours(path: Path, size: tuple[int, int]) -> NDArray[Any]:
 
 def _sized(path: Path, size: tuple[int, int]) -> NDArray[Any]:
     values = np.asarray(load_levels(path))
+    if values.dtype.kind == "f":
+        raise DatasetError(f"{path}: holds fractions, so it is no mask; expected a grey or palette PNG")
     if values.shape[:2] != size:
         (rows, cols), (height, width) = values.shape[:2], size
         raise DatasetError(

@@ -17,7 +17,7 @@ from vitscope.datasets.registry import register_dataset
 from vitscope.errors import DatasetError
 
 FILE = "gtsegs_ijcv.mat"
-_FAULTS = (OSError, KeyError, ValueError, IndexError, TypeError, AttributeError, OverflowError)
+_FAULTS = (OSError, RuntimeError, KeyError, ValueError, IndexError, TypeError, AttributeError, OverflowError)
 
 
 @register_dataset
@@ -119,9 +119,13 @@ class _Cells:
     def names(self) -> tuple[str, ...]:
         """The pictures' names; "picture-0" where the file gives none."""
         with self._opened() as value:
-            count = len(value["img"])
-            if len(value["gt"]) != count:
-                raise DatasetError(f"{self.file}: has {count} pictures and {len(value['gt'])} masks; download it again")
+            try:
+                count, masks = len(value["img"]), len(value["gt"])
+            except _FAULTS as error:
+                reason = " ".join(str(error).split())
+                raise DatasetError(f"{self.file}: cannot be read ({reason}); download it again") from error
+            if masks != count:
+                raise DatasetError(f"{self.file}: has {count} pictures and {masks} masks; download it again")
             return tuple(_name(value, index) for index in range(count))
 
     def synset(self, index: int, name: str) -> str:
@@ -162,7 +166,11 @@ class _Value:
 
     def __init__(self, file: Any, path: Path) -> None:
         self.file = file
-        missing = [name for name in ("img", "gt") if f"value/{name}" not in file]
+        try:
+            missing = [name for name in ("img", "gt") if f"value/{name}" not in file]
+        except _FAULTS as error:
+            file.close()
+            raise DatasetError(f"{path}: cannot be read ({' '.join(str(error).split())}); download it again") from error
         if missing:
             file.close()
             raise DatasetError(f"{path}: has no /value/{missing[0]}; expected {FILE}")

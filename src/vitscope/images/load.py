@@ -15,6 +15,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vitscope.errors import FormatError, ImageError, PixelsError
 
+_AT_A_TIME = 2**20
+"""Pixels of more than 8 bits that are scaled at once."""
+
 Source = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
 
 
@@ -89,12 +92,15 @@ def read_image(file: BinaryIO, name: str, formats: tuple[str, ...], most: int) -
 
 
 def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    if path.is_dir():
-        raise ImageError(f"{path}: a folder with no pictures in it; name a picture")
-    if not path.is_file():
-        raise ImageError(f"{path}: no such file; check the path")
-    if path.stat().st_size == 0:
-        raise ImageError(f"{path}: the file is empty; copy or download it again")
+    try:
+        if path.is_dir():
+            raise ImageError(f"{path}: a folder with no pictures in it; name a picture")
+        if not path.is_file():
+            raise ImageError(f"{path}: no such file; check the path")
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path}: the file is empty; copy or download it again")
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise ImageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -105,7 +111,11 @@ def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image
         raise ImageError(f"{path}: too many pixels to open safely; scale it down first") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: not a picture in a format that Pillow reads; save it as PNG or JPEG") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError(f"{path}: does not fit into memory; scale it down first") from error
+    except Exception as error:  # what the decoders raise on what was made to break them is not known beforehand
         raise ImageError(f"{path}: {_damaged(error)}; copy or download it again") from error
 
 
@@ -157,9 +167,13 @@ def _converted(image: Image.Image, name: str) -> Image.Image:
 
 def _from_deep(image: Image.Image, name: str) -> Image.Image:
     """Greys of more than 8 bits: 16-bit integers by 65535, floats as 0 to 1."""
-    values = np.asarray(image, dtype=np.float64)
     top = 1.0 if image.mode == "F" else 65535.0
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
-        raise ImageError(f"{name}: grey values outside 0 to {top:g}; scale them into that range first")
-    grey = np.rint(values * (255.0 / top)).astype(np.uint8)
+    grey = np.empty((image.height, image.width), dtype=np.uint8)
+    rows = max(1, _AT_A_TIME // image.width)  # in float64 a large picture would take gigabytes
+    for start in range(0, image.height, rows):
+        stop = min(start + rows, image.height)
+        values = np.asarray(image.crop((0, start, image.width, stop)), dtype=np.float64)
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
+            raise ImageError(f"{name}: grey values outside 0 to {top:g}; scale them into that range first")
+        grey[start:stop] = np.rint(values * (255.0 / top))
     return Image.fromarray(grey).convert("RGB")

@@ -12,7 +12,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
-from vitscope.errors import ModelError
+from vitscope.errors import ImageError, ModelError
 from vitscope.images.geometry import Geometry
 
 CROP_MODES = ("center", "squash", "border")
@@ -110,6 +110,9 @@ class Preprocessing:
         Returns:
             (3 h w) float32, exactly timm's pixels (with `crop_start="down"` exactly transformers' with its PIL
             backend, up to float32 rounding), and where they lie on the picture.
+
+        Raises:
+            ImageError: so long and narrow a picture that it would be more pixels than are read.
         """
         transform = create_transform(
             input_size=(3, *self.size),
@@ -120,6 +123,7 @@ class Preprocessing:
             crop_mode=self.crop_mode,
         )
         resize, crop, *rest = transform.transforms
+        self._check_shape(image)
         resized = resize(image)
         down = self.crop_start == "down"
         top, left = (
@@ -132,6 +136,18 @@ class Preprocessing:
             picture = step(picture)
         geometry = Geometry((image.height, image.width), (resized.height, resized.width), (top, left, height, width))
         return picture, geometry
+
+    def _check_shape(self, image: Image.Image) -> None:
+        """Raise ImageError where resizing so long and narrow a picture would make too many pixels, or none."""
+        if self.crop_mode == "squash":
+            return
+        shares = [have * self.crop_pct / want for have, want in zip(image.size, self.size[::-1], strict=True)]
+        share = min(shares) if self.crop_mode == "center" else max(shares)
+        width, height = (side / share for side in image.size)
+        if width * height > (Image.MAX_IMAGE_PIXELS or math.inf) or min(width, height) <= 0.5:
+            raise ImageError(
+                f"a picture of {image.width} x {image.height} pixels is too long and narrow to be resized; cut it first"
+            )
 
     def denormalise(self, values: Tensor) -> np.ndarray[Any, Any]:
         """A normalised input (3 h w) as a uint8 picture (h w 3), for display."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from vitscope.errors import ModelError, nearest
+from vitscope.errors import ModelError, nearest, text_of
 from vitscope.images import Preprocessing
 from vitscope.models.bundled import BUNDLED, FOLDER, PATCH, scenes_vit
 from vitscope.models.loaded import Loaded, Request, own_names
@@ -148,7 +148,10 @@ def _bundled(
     if image_size is not None and any(side < PATCH or side % PATCH for side in image_size):
         height, width = image_size
         raise ModelError(f"{name}: cannot be built for {height} x {width} pixels; give multiples of its patch, {PATCH}")
-    model: nn.Module = scenes_vit(outputs, **({} if image_size is None else {"img_size": image_size}))
+    try:
+        model: nn.Module = scenes_vit(outputs, **({} if image_size is None else {"img_size": image_size}))
+    except (RuntimeError, MemoryError) as error:  # a position embedding that no memory holds
+        raise ModelError(f"{name}: cannot be built ({text_of(error)}); give a smaller size") from error
     if tensors is not None:
         put_weights(model, tensors, str(weights or name), name)
     model.eval()

@@ -14,7 +14,7 @@ import torch
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from vitscope.errors import ModelError
+from vitscope.errors import ModelError, text_of
 
 _WRAPPERS = ("state_dict", "state_dict_ema", "model", "model_ema", "teacher", "student", "module")
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
@@ -43,9 +43,9 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         ModelError: the file is missing, damaged, holds code, or holds no tensors.
     """
     file = Path(path)
-    if not file.is_file():
-        raise ModelError(f"{file}: no such weights file; check --weights")
     try:
+        if not file.is_file():
+            raise ModelError(f"{file}: no such weights file; check --weights")
         if file.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(file))
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -54,6 +54,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"{file}: refused, it is damaged or holds Python objects beside tensors; "
             "save its state_dict alone, best as .safetensors"
         ) from error
+    except ModelError:
+        raise
     except Exception as error:  # a damaged file makes torch and safetensors raise nearly any kind
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ModelError(f"{file}: not a readable weights file ({reason}); download or save it again") from error
@@ -112,7 +114,10 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str, 
     differences = _differences(model, weights)
     if differences:
         raise ModelError(misfit(source, name, differences))
-    model.load_state_dict(dict(weights), strict=True)
+    try:
+        model.load_state_dict(dict(weights), strict=True)
+    except RuntimeError as error:  # tensors of the right shape that are no numbers: sparse, quantised, on no device
+        raise ModelError(misfit(source, name, [text_of(error)])) from error
 
 
 def misfit(source: str, name: str, differences: Sequence[str]) -> str:

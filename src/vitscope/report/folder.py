@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitscope.errors import VitscopeError
+from vitscope.parse import parse_json
 from vitscope.report.page import report_page
 from vitscope.report.record import SCHEMA_VERSION
 from vitscope.save import MANIFEST, VIEW, save_text
@@ -54,23 +55,27 @@ def _found(root: Path) -> list[Path]:
         return [root / VIEW]
     found = sorted(root.glob(f"*/{VIEW}"), key=lambda path: _natural(path.parent.name))
     try:
-        written = list(json.loads((root / MANIFEST).read_text(encoding="utf-8"))["written"].values())
+        written = list(parse_json((root / MANIFEST).read_text(encoding="utf-8"))["written"].values())
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return found
-    place = {name: number for number, name in enumerate(written)}
+    place = {str(name): number for number, name in enumerate(written)}
     return sorted(found, key=lambda path: place.get(path.parent.name, len(place)))
 
 
 def _record(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A picture's record, and what it shares with others."""
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    record = parse_json(path.read_text(encoding="utf-8"))
     version, key = record["schema_version"], record["shared"]
     if version != SCHEMA_VERSION:
         raise ValueError(f"it has schema version {version}, and this vitscope reads {SCHEMA_VERSION}")
-    if not re.fullmatch("[0-9a-f]+", key):
+    if not isinstance(key, str) or not re.fullmatch("[0-9a-f]+", key):
         raise ValueError(f"shared: {key!r}")
+    if "name" not in record:
+        raise ValueError("it names no picture")
     file = next((one / f"shared-{key}.json" for one in (path.parents[1], path.parent)), path)
-    return record, json.loads(file.read_text(encoding="utf-8"))
+    common = parse_json(file.read_text(encoding="utf-8"))
+    json.dumps([record, common], ensure_ascii=False, allow_nan=False).encode()  # or it is in no page
+    return record, common
 
 
 def _pages(root: Path, records: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[Path]:

@@ -16,12 +16,15 @@ from torch import Tensor
 
 from vitscope.errors import TargetError
 from vitscope.models.bundled import FOLDER
+from vitscope.parse import parse_json
 from vitscope.targets.names import ClassNames
 
 FAISS_ABOVE = 1_000_000
 """Banks of more pictures are searched by faiss where the extra `faiss` is installed; exactly, either way."""
 
 _SLICE = 2**18
+_KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,18 +75,19 @@ class MemoryBank:
             TargetError: no such file, or none that `save` wrote.
         """
         file = FOLDER / "scenes-ssl-bank.safetensors" if str(path) == "scenes-ssl" else Path(path)
-        if not file.is_file():
-            raise TargetError(f"{file}: no such memory bank; give the file that MemoryBank.save wrote, or scenes-ssl")
         try:
+            if not file.is_file():
+                raise TargetError(
+                    f"{file}: no such memory bank; give the file that MemoryBank.save wrote, or scenes-ssl"
+                )
             with safe_open(file, framework="pt") as content:
                 known = content.metadata() or {}
-                names, facts = json.loads(known["names"]), json.loads(known.get("facts", "{}"))
-                tensors = content.get_tensor("features"), content.get_tensor("labels")
-                return cls(*tensors, ClassNames(tuple(names)), facts)
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise TargetError(
-                f"{file}: not a memory bank ({str(error).splitlines()[0]}); write it with MemoryBank.save"
-            ) from error
+                names, facts = parse_json(known["names"]), parse_json(known.get("facts", "{}"))
+                features, labels = content.get_tensor("features"), content.get_tensor("labels")
+            check_bank(features, labels, names, facts)
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise TargetError(f"{file}: not a memory bank ({error}); write it with MemoryBank.save") from error
+        return cls(features, labels.long(), ClassNames(tuple(names)), facts)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank as one .safetensors file, whole or not at all.
@@ -182,6 +186,20 @@ class MemoryBank:
         weight = (similar / temperature).softmax(dim=1)
         votes = weight.new_zeros(len(weight), len(self.names))
         return votes.scatter_add_(1, self.labels.to(index.device)[index], weight)
+
+
+def check_bank(features: Tensor, labels: Tensor, names: Any, facts: Any) -> None:
+    """Raise ValueError where these, read from a file, are no memory bank's."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not isinstance(facts, dict):
+        raise ValueError("its class names are no list, or its facts no object")
+    if features.ndim != 2 or 0 in features.shape or labels.shape != features.shape[:1]:
+        raise ValueError(f"features {tuple(features.shape)} and labels {tuple(labels.shape)}")
+    if features.dtype not in _KINDS or labels.dtype not in _WHOLE:
+        raise ValueError(f"features of {features.dtype} and labels of {labels.dtype}")
+    if not features.sum(dtype=torch.float32).isfinite():
+        raise ValueError("features that are not finite")
+    if int(labels.min()) < 0 or int(labels.max()) >= len(names):
+        raise ValueError(f"labels from {int(labels.min())} to {int(labels.max())}, and {len(names)} class names")
 
 
 def _faiss() -> Any:

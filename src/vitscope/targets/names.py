@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from timm.data import ImageNetInfo
 
 from vitscope.errors import TargetError, nearest
+from vitscope.parse import parse_json
 
 _SYNSET = re.compile(r"^n\d{8}\s+")
 
@@ -82,7 +82,7 @@ UNNAMED = ClassNames()
 
 def _from_json(text: str, file: Path) -> tuple[str, ...]:
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         if isinstance(content, dict):
             content = [content[str(index)] for index in range(len(content))]
         return tuple(

@@ -72,7 +72,7 @@ def seeds_of(anatomy: Anatomy, aims: Sequence[Aim], slopes: Sequence[Slope], fea
     for which, matrix in ((of_features, None), (~of_features, weight)):
         if which.any():
             stacked = torch.stack([gradient for gradient, one in zip(defined, which.tolist(), strict=True) if one])
-            seeds[which] = stacked if matrix is None else stacked @ matrix
+            seeds[which] = stacked if matrix is None else stacked.to(matrix.dtype) @ matrix
             reached[which] = stacked.any(dim=-1)
     return seeds, reached
 

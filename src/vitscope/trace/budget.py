@@ -28,7 +28,7 @@ def as_bytes(limit: int | str) -> int:
         VitscopeError: it is neither, or nothing.
     """
     if isinstance(limit, str):
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B|)\s*", limit.upper())
+        found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([KMG]?I?B|)\s*", limit.upper())
         unit = _UNITS.get(found[2]) if found else None
         size = 0 if found is None or unit is None else int(float(found[1]) * unit)
     else:

@@ -16,6 +16,11 @@ from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.transform import Measure
 from vitscope.trace.watch import AttentionWatch, BlockCapture
 
+NO_GRADIENT = (
+    "no gradient leads from the model's output to its input: it is detached, or made by steps that have none; take "
+    "such steps out of the model, or use a method without a backward pass, such as attention"
+)
+
 
 @dataclass
 class ForwardCapture:
@@ -89,7 +94,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
             f"the attention of {', '.join(unseen[:3])} was not seen: it uses a kernel that torch does not show; "
             "switch the model to torch's scaled_dot_product_attention"
         )
-    check_output(logits, images)
+    check_output(logits, images, anatomy.outputs)
     for record in records:
         record.widen(anatomy.running)
     if not final:
@@ -130,11 +135,16 @@ def _tokens(row: BlockCapture) -> int | None:
     return None if row.attended is None else row.attended[1].shape[-2]
 
 
-def check_output(logits: Any, images: Tensor) -> None:
-    """Raise ModelError where the model's output is not (b c) and finite."""
+def check_output(logits: Any, images: Tensor, outputs: int = 0) -> None:
+    """Raise ModelError where the model's output is not (b c) and finite, or c is not `outputs`; 0 for any."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(f"the model's output must be a tensor (images, outputs), got {found}; wrap the model")
+    if not logits.is_floating_point() or logits.shape[1] != (outputs or max(1, logits.shape[1])):
+        raise ModelError(
+            f"the model's output must be {outputs or 'some'} floating-point numbers an image, got {logits.shape[1]} of "
+            f"{logits.dtype}; wrap the model"
+        )
     if not torch.isfinite(logits).all():
         index = int((~torch.isfinite(logits)).any(dim=1).nonzero()[0])
         raise ModelError(f"the model's output for image {index} is not finite; check its weights and its input")

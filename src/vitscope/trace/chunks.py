@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,7 +23,12 @@ _FIRST, _MOST_ON_CPU, _MOST = 8, 32, 512
 _PART = 0.5  # of the free memory
 _ON_CPU = 2**30  # bytes at most, for the sake of caches and of the others on the machine
 _ROOM = 0.9  # of a limit: what an allocator keeps between tensors, and kernels take for themselves, is not measured
-_FULL = ("out of memory", "can't allocate memory", "not enough memory")
+_FULL = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "could not create a primitive",  # oneDNN's words
+)
 
 
 class Chunks:
@@ -119,6 +126,7 @@ class Chunks:
         # Here the failed chunk's tensors are no longer held by the exception.
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+        _give_back()
         return None
 
     def _fit(self, each: int) -> None:
@@ -146,6 +154,13 @@ class Chunks:
         if "SC_AVPHYS_PAGES" in names:
             return min(_ON_CPU, _PART * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
         return _ON_CPU
+
+
+def _give_back() -> None:
+    """Let the C library of Linux return what it holds of freed memory, which others in the process cannot take."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def out_of_memory(error: BaseException) -> bool:

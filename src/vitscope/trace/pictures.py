@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy, Grid
-from vitscope.trace.capture import check_output
+from vitscope.trace.capture import NO_GRADIENT, check_output
 from vitscope.trace.chunks import Chunks
 from vitscope.trace.frozen import FrozenWeights
 from vitscope.trace.guard import left_as_found
@@ -235,6 +235,8 @@ class Pictures:
             with torch.enable_grad(), FrozenWeights(self.anatomy.model):
                 leaf = some.requires_grad_()
                 value = self.held.score(slot, *self._run(leaf), index)
+                if not value.requires_grad:
+                    raise ModelError(NO_GRADIENT)
                 (gradient,) = torch.autograd.grad(value.sum(), leaf)
             both = torch.cat([value.detach()[:, None].to(rows), gradient.flatten(1).to(rows)], dim=1)
             return both[: stop - start]

@@ -15,6 +15,7 @@ from vitscope.errors import MethodError, ModelError
 from vitscope.models import Anatomy
 from vitscope.trace.aim import Aim
 from vitscope.trace.backward import AnotherBackward, Rules
+from vitscope.trace.capture import NO_GRADIENT
 from vitscope.trace.gradient_rules import over
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.hooks import hooks
@@ -63,6 +64,8 @@ def propagate(anatomy: Anatomy, images: Tensor, rules: Rules, aims: Sequence[Aim
         found = []
         for aim in aims:
             at, seed = _start(aim, run, rules.relevance)
+            if not at.requires_grad:
+                raise ModelError(NO_GRADIENT)
             found.append(torch.autograd.grad(at, wanted, seed, retain_graph=True, materialize_grads=True))
     by_slot = [torch.stack(each, dim=1) for each in zip(*found, strict=True)]
     count = len(run.tokens)

@@ -79,6 +79,13 @@ def _claims(anatomy: Anatomy, seen: watching.ForwardCapture, grid: Grid) -> Iter
         flow = row.residual + block.feedforward(row.residual)
     assert flow is not None
     yield "the last block's output", flow, seen.final
+    if anatomy.classifier is not None:
+        features, weight = anatomy.features(seen.final), anatomy.classifier.weight
+        yield (
+            "the slope of the classifier",
+            features @ weight.T,
+            anatomy.output(features) - anatomy.output(0 * features),
+        )
     yield "the head", anatomy.output(anatomy.features(seen.final)), seen.logits
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from vitscope.models.loaded import Loaded, Request, library, one_line, own_names
 from vitscope.models.sources import from_timm
 from vitscope.models.sources.translate import of_processor
 from vitscope.models.weights import clause, misfit, outputs_in, read_weights
+from vitscope.parse import parse_json
 
 EXAMPLES = (
     "google/vit-base-patch16-224",
@@ -123,7 +123,7 @@ def _config(transformers: Any, where: str, request: Request) -> Any:
         cause = one_line(error)
         if os.path.isdir(where):
             try:
-                json.loads((Path(where) / "config.json").read_text(encoding="utf-8"))
+                parse_json((Path(where) / "config.json").read_text(encoding="utf-8"))
             except ValueError as damage:
                 raise ModelError(f"{request.name}: config.json is no JSON ({damage}); save the model again") from error
             action = "only models of transformers itself are loaded, and no code from a repository"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from vitscope.images import Preprocessing
 from vitscope.models.bundled import BUNDLED
 from vitscope.models.loaded import Loaded, Request, one_line, own_names, quiet_hub
 from vitscope.models.weights import outputs_in, put_weights, read_weights
+from vitscope.parse import parse_json
 
 FILES = (
     "vision_transformer",
@@ -58,7 +58,7 @@ def load(request: Request) -> Loaded:
 def is_directory(folder: Path) -> bool:
     """Whether the folder holds a timm model: a config.json that names an "architecture"."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and isinstance(config.get("architecture"), str)

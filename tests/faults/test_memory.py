@@ -1,0 +1,23 @@
+"""A process that may not take more memory: smaller batches are tried, it is said, and the maps are the same."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to RLIMIT_DATA")
+
+
+def test_a_batch_that_the_process_may_not_hold_is_halved_and_said(apart):
+    found = apart("tests.faults.limited", 250)
+    assert found["error"] == ""
+    assert found["same"]
+    assert found["said"][0] == "out of memory with 96 pictures at once; going on with 48"
+
+
+@pytest.mark.slow
+def test_a_process_that_holds_not_even_one_picture_says_so(apart):
+    found = apart("tests.faults.limited", 1)
+    assert found["said"][-1] == "out of memory with 3 pictures at once; going on with 1"
+    assert found["error"].startswith("one picture by itself does not fit into the memory of cpu; use smaller pictures")

@@ -1,0 +1,158 @@
+"""Models that misbehave, from the first pass on or later: refused in one line, and left as they were found."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.conftest import build, pictures
+from vitscope import Explainer, ModelError, VitscopeError
+from vitscope.methods import list_methods
+from vitscope.models import anatomy_of
+
+METHODS = (
+    "attention",
+    "agcam",
+    "daam",
+    "cdam",
+    "smooth_cdam",
+    "rollout",
+    "chefer",
+    "gradcam",
+    "legrad",
+    "input_x_gradient",
+    "smoothgrad:samples=2",
+    "libra_fullgrad",
+    "attnlrp",
+    "rise:masks=8",
+    "token_ablation",
+    "random",
+)
+OUTPUTS = {
+    "not a number": (lambda out: out * torch.nan, "output for image 0 is not finite; check its weights"),
+    "infinite": (lambda out: out + torch.inf, "output for image 0 is not finite"),
+    "a tuple": (lambda out: (out,), r"must be a tensor \(images, outputs\), got tuple; wrap the model"),
+    "a dictionary": (lambda out: {"logits": out}, "got dict; wrap the model"),
+    "nothing": (lambda out: None, "got NoneType; wrap the model"),
+    "a word": (lambda out: "cat", "got str; wrap the model"),
+    "fewer logits": (lambda out: out[:, :5], "must be 7 floating-point numbers an image, got 5 of torch.float32"),
+    "more logits": (lambda out: out.repeat(1, 2), "must be 7 floating-point numbers an image, got 14"),
+    "no logits": (lambda out: out[:, :0], "must be 7 floating-point numbers an image, got 0"),
+    "whole numbers": (lambda out: out.long(), r"must be 7 floating-point numbers an image, got 7 of torch\.int64"),
+    "another batch": (lambda out: out[:0], r"must be a tensor \(images, outputs\), got \(0, 7\)"),
+    "another axis": (lambda out: out[:, None], r"got \(\d, 1, 7\)"),
+    "no axis": (lambda out: out[:, 0], r"got \(\d,\)"),
+}
+
+
+def faulty(change):
+    """A model whose output is changed, and what takes the change away."""
+    model = build()
+    plain = model.head.forward
+    model.head.forward = lambda x: change(plain(x))
+    return model, lambda: model.head.__dict__.pop("forward")
+
+
+def state_of(model):
+    return {name: one.clone() for name, one in model.state_dict().items()}
+
+
+def test_each_family_of_methods_is_asked():
+    families = {facts.name: facts.family for facts in list_methods()}
+    assert {families[name.partition(":")[0]] for name in METHODS} == set(families.values())
+
+
+@pytest.mark.parametrize("fault", sorted(OUTPUTS))
+def test_an_output_that_is_none_is_refused_before_and_after_the_model_is_understood(fault):
+    change, says = OUTPUTS[fault]
+    model, _ = faulty(change)
+    with pytest.raises(ModelError, match=says):
+        Explainer(model)
+    fine = build()
+    explainer, images = Explainer(fine), pictures(fine)
+    wanted = {method: explainer(images, method)[method].values for method in ("daam", "cdam")}
+    before, plain = state_of(fine), fine.head.forward
+    fine.head.forward = lambda x: change(plain(x))
+    for method in METHODS:
+        with pytest.raises(ModelError, match=says) as caught:
+            explainer(images, method)
+        assert str(caught.value).isprintable()
+    del fine.head.forward
+    assert all(torch.equal(one, before[name]) for name, one in fine.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in fine.modules())
+    for method, values in wanted.items():
+        assert torch.equal(explainer(images, method)[method].values, values)
+
+
+@pytest.mark.parametrize("change", [lambda out: out * 0, lambda out: out.tanh(), lambda out: out * 3])
+def test_a_classifier_that_is_not_what_its_weights_say_is_refused(change):
+    model, heal = faulty(change)
+    with pytest.raises(ModelError, match="the slope of the classifier differs"):
+        Explainer(model)
+    heal()
+    Explainer(model)
+
+
+def test_an_output_without_gradient_is_refused_where_a_gradient_is_needed():
+    fine = build()
+    explainer, images = Explainer(fine), pictures(fine)
+    plain = fine.head.forward
+    wanted = explainer(images, "cdam")["cdam"].values
+    fine.head.forward = lambda x: plain(x).detach()
+    for method in ("smoothgrad:samples=2", "libra_fullgrad", "attnlrp"):
+        with pytest.raises(ModelError, match="no gradient leads from the model's output to its input"):
+            explainer(images, method)
+    assert torch.equal(explainer(images, "cdam")["cdam"].values, wanted)  # its slope is the classifier's own weight
+
+
+def test_half_precision_at_the_end_is_taken():
+    fine = build()
+    explainer, images = Explainer(fine), pictures(fine)
+    wanted = explainer(images, "daam,cdam,agcam")
+    plain = fine.head.forward
+    fine.head.forward = lambda x: plain(x).half()
+    found = explainer(images, "daam,cdam,agcam")
+    for name in ("daam", "cdam", "agcam"):
+        assert torch.allclose(found[name].values, wanted[name].values, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_exception_amid_a_pass_reaches_the_caller_and_leaves_no_trace(method):
+    model = build()
+    explainer, images = Explainer(model), pictures(model)
+    before, calls = state_of(model), []
+
+    def broken(_, inputs):
+        calls.append(1)
+        raise ZeroDivisionError("amid a block")
+
+    handle = model.blocks[1].mlp.register_forward_pre_hook(broken)
+    with pytest.raises(ZeroDivisionError, match="amid a block"):
+        explainer(images, method)
+    handle.remove()
+    assert calls
+    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert explainer(images, method)[method].values.isfinite().all()
+
+
+def test_a_model_that_changes_its_own_weights_is_refused_when_it_is_described():
+    model = build()
+
+    def restless(_, inputs, output):
+        with torch.no_grad():
+            model.norm.bias.add_(0.5)
+
+    model.head.register_forward_hook(restless)
+    with pytest.raises(ModelError, match="the description of VisionTransformer does not fit it"):
+        Explainer(model)
+
+
+def test_all_methods_fail_alike_where_strictness_is_not_asked_for():
+    model, _ = faulty(lambda out: out)
+    explainer, images = Explainer(model), pictures(model)
+    explainer.anatomy = anatomy_of(model)
+    plain = model.head.forward
+    model.head.forward = lambda x: plain(x) * torch.nan
+    with pytest.raises(VitscopeError, match="not finite"):
+        explainer(images, "all", strict=False)
