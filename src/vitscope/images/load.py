@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vitscope.errors import FormatError, ImageError, PixelsError
+from vitscope.warned import warnings_are
 
 Source = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
 
@@ -96,11 +96,11 @@ def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image
     if path.stat().st_size == 0:
         raise ImageError(f"{path}: the file is empty; copy or download it again")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return take(image)
+        with warnings_are("error", Image.DecompressionBombWarning):
+            opened = Image.open(path)
+        with opened as image:
+            image.load()
+            return take(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{path}: too many pixels to open safely; scale it down first") from error
     except UnidentifiedImageError as error:

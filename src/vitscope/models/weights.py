@@ -47,13 +47,15 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise ModelError(f"{file}: no such weights file; check --weights")
     try:
         if file.suffix == ".safetensors":
-            return dict(safetensors.torch.load_file(file))
+            return _unwrap(safetensors.torch.load_file(file), file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{file}: refused, it is damaged or holds Python objects beside tensors; "
             "save its state_dict alone, best as .safetensors"
         ) from error
+    except ModelError:
+        raise
     except Exception as error:  # a damaged file makes torch and safetensors raise nearly any kind
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ModelError(f"{file}: not a readable weights file ({reason}); download or save it again") from error
@@ -69,9 +71,8 @@ def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
         raise ModelError(f"{file}: holds no tensors by name; save the model's state_dict")
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    while prefix := next((each for each in _PREFIXES if all(name.startswith(each) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 
