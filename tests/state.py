@@ -35,7 +35,16 @@ def _of_tensor(tensor: Tensor) -> tuple[Any, ...]:
     grad = None if tensor.grad is None else (id(tensor.grad), tensor.grad.detach().cpu().numpy().tobytes())
     hooks = sorted(tensor._backward_hooks or {})
     version = None if tensor.is_inference() else tensor._version  # written to and written back is found out too
-    return id(tensor), tensor.data_ptr(), bits.numpy().tobytes(), version, tensor.requires_grad, grad, hooks, tensor.dtype
+    return (
+        id(tensor),
+        tensor.data_ptr(),
+        bits.numpy().tobytes(),
+        version,
+        tensor.requires_grad,
+        grad,
+        hooks,
+        tensor.dtype,
+    )
 
 
 def _of_module(module: nn.Module) -> tuple[Any, ...]:
@@ -74,7 +83,9 @@ def of_process() -> dict[str, Any]:
             torch.backends.cuda.math_sdp_enabled(),
             torch.backends.mha.get_fastpath_enabled(),
         ),
-        "hooks of all modules": [len(each) for name, each in sorted(vars(global_hooks).items()) if _of_hooks(name, each)],
+        "hooks of all modules": [
+            len(each) for name, each in sorted(vars(global_hooks).items()) if _of_hooks(name, each)
+        ],
         "stances": len(_inside),
         "memory limit": limit_of_pass(),
         "warnings": [str(each) for each in warnings.filters],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import importlib.util
 import os
 import random
@@ -18,21 +17,21 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from torch import Tensor, nn
 
 import vitscope
 from tests import state
 from tests.cheaper import cheaper
 from tests.conftest import LAYOUTS, POOLED, build
-from tests.zoo import ZOO, built, module_of
+from tests.zoo import ZOO, built
 from vitscope.flow import attention_flow
 from vitscope.methods import as_methods, list_methods
 from vitscope.metrics import Forwards, GridMaps, InsertionDeletion, ModelScorer, evaluate, randomised
 from vitscope.metrics.base import Pictures
 from vitscope.models import anatomy_of
-from vitscope.targets import Concept, Contrast, Output, Probability
 from vitscope.models.guard import _lock_of
+from vitscope.targets import Concept, Contrast, Output, Probability
 
 LABELS = [cheaper(facts.name) for facts in list_methods()]
 LIGHT = [label for label in LABELS if next(iter(as_methods(label).values())).facts.forwards < 10]
@@ -209,11 +208,14 @@ class Calls(RuleBasedStateMachine):
             except BaseException as error:
                 failures.append(error)
 
-        threads = [threading.Thread(target=work, args=(rng.getrandbits(32),)) for _ in range(rng.choice([2, 3]))]
+        threads = [
+            threading.Thread(target=work, args=(rng.getrandbits(32),), daemon=True) for _ in range(rng.choice([2, 3]))
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(120)
+            assert not thread.is_alive(), "threads wait for each other"
         for failure in failures:
             raise failure
         self._check()
@@ -315,7 +317,7 @@ class Calls(RuleBasedStateMachine):
         calls = [self.explain, self.explain, self.each, self.features, self.describe, self.understand, self.metrics]
         if self.anatomy.class_row and self.anatomy.rows_read is not None:
             calls += [self.evidence, self.flow]
-        if self.anatomy.blocks:
+        if self.anatomy.blocks and self.anatomy.call is None:
             calls += [self.sanity]
         return calls
 
@@ -356,11 +358,15 @@ class Calls(RuleBasedStateMachine):
     def sanity(self, rng: random.Random) -> None:
         for step in randomised(self.model, [block.name for block in self.anatomy.blocks]):
             with torch.no_grad():
-                (step.model if self.anatomy.call is None else self.model)(self._images(rng))
+                step.model.eval()(self._images(rng))
             break
 
     def _one(
-        self, rng: random.Random, call: Callable[[random.Random], object], globals_too: bool = True, nested: bool = False
+        self,
+        rng: random.Random,
+        call: Callable[[random.Random], object],
+        globals_too: bool = True,
+        nested: bool = False,
     ) -> None:
         """In a mode of torch that a user may be in."""
         modes: dict[str, Callable[[], Any]] = {
@@ -395,7 +401,9 @@ class Calls(RuleBasedStateMachine):
         return torch.randn(rng.choice([1, 2]), 3, height, width, generator=generator, dtype=torch.float32)
 
     def _labels(self, rng: random.Random) -> list[str]:
-        usable = [label for label in self.labels if not self.explainer.why_not(label, next(iter(as_methods(label).values())))]
+        usable = [
+            label for label in self.labels if not self.explainer.why_not(label, next(iter(as_methods(label).values())))
+        ]
         return rng.sample(usable, min(len(usable), rng.choice([1, 2, 4])))
 
     def _target(self, rng: random.Random, count: int) -> Any:

@@ -76,7 +76,9 @@ def test_02_swin_has_no_layer_to_point_at(swin):
     assert explainer(images, "attention:stage=0")["attention:stage=0"].values.shape == (1, 14, 14)
     altered = images.clone()
     altered[..., 2 * 4 : 3 * 4, 9 * 4 : 10 * 4] += 3  # the token in row 2, column 9; windows of 7 x 7
-    one, other = (record(explainer.anatomy, x, Needs(attention=Blocks.LAST), [Predicted()]).windows for x in (images, altered))
+    one, other = (
+        record(explainer.anatomy, x, Needs(attention=Blocks.LAST), [Predicted()]).windows for x in (images, altered)
+    )
     plain = (one[0].received - other[0].received).abs().sum(dim=(0, 1)) > 1e-7
     assert plain[:7, 7:].any()
     assert not plain[7:].any()
