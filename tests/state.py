@@ -19,7 +19,7 @@ from vitscope.trace.budget import limit_of_pass
 
 
 def of_model(model: nn.Module) -> dict[str, Any]:
-    """By name: tensors to the bit with their flags and gradients, and of each module its class, flags, hooks and keys."""
+    """By name: tensors to the bit with flags and gradients, and of each module its class, flags, hooks and keys."""
     found: dict[str, Any] = {}
     for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
         for name, tensor in named:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import os
 import random
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -239,7 +241,7 @@ class Calls(RuleBasedStateMachine):
             elif where == "target":
                 self.explainer(self._images(rng), self._labels(rng), target, strict=rng.random() < 0.5)
             elif where == "method":
-                self.explainer(self._images(rng), [method], strict=rng.random() < 0.5)
+                self.explainer(self._images(rng), [method], Output(0), strict=rng.random() < 0.5)
             else:
                 self.explainer(self._images(rng), self._labels(rng), strict=False, progress=progress)
         except (error, vitscope.VitscopeError):
@@ -265,8 +267,8 @@ class Calls(RuleBasedStateMachine):
             self.explainer(rng.choice(bad), self._labels(rng))
         with pytest.raises(vitscope.VitscopeError):
             self.explainer(good, rng.choice(["nothing", "daam:odd=1", "agcam:scores=odd", 7]))
+        wrong: list[Any] = [10**6, -99, "no such class", [0] * 9, lambda y: y, lambda y: y[:, 0].detach()]
         with pytest.raises(vitscope.VitscopeError):
-            wrong: list[Any] = [10**6, -99, "no such class", [0] * 9, lambda y: y, lambda y: y[:, 0].detach()]
             self.explainer(good, "cdam" if self.anatomy.class_row else "input_x_gradient", rng.choice(wrong))
         self.counts["bad input"] += 1
         self._check()
@@ -293,13 +295,13 @@ class Calls(RuleBasedStateMachine):
     def a_call_in_a_models_hook(self, rng: random.Random) -> None:
         """Of another model, or of the model itself."""
         _, inner = made("vit")
-        images, labels = self._images(rng), self._labels(rng)
+        images, labels = self._images(rng), sorted({*self._labels(rng), "input_x_gradient"})
         mine = rng.random() < 0.5
         wanted = self._explained(images, labels)
 
         def nested() -> None:
             if mine:
-                self.explainer(images.flip(0, -1), "input_x_gradient", strict=False)
+                self._explained(images.flip(0, -1), ["input_x_gradient"])
             else:
                 inner(OUTER, "daam,cdam,chefer", 0)
 
@@ -392,7 +394,8 @@ class Calls(RuleBasedStateMachine):
             self.counts["refused"] += 1
 
     def _explained(self, images: Tensor, labels: list[str]) -> dict[str, Tensor]:
-        explanation = self.explainer(images, labels, strict=False)
+        target = None if self.anatomy.outputs else Output(0)
+        explanation = self.explainer(images, labels, target, strict=False)
         return {label: attribution.values for label, attribution in explanation.attributions.items()}
 
     def _images(self, rng: random.Random) -> Tensor:
@@ -470,7 +473,7 @@ def run(calls: type[Calls], examples: int, steps: int) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
-    print(f"\n{calls.counts['steps']} steps: {dict(calls.counts.most_common())}")
+    sys.stdout.write(f"\n{calls.counts['steps']} steps: {dict(calls.counts.most_common())}\n")
 
 
 def test_everything_is_left_as_found_after_any_sequence_of_calls():
@@ -484,3 +487,94 @@ def test_everything_is_left_as_found_after_long_sequences_of_every_call():
     run(EveryCall, int(os.environ.get("VITSCOPE_SEQUENCES", "60")), 40)
     kinds = {"explain", "each", "evidence", "features", "flow", "metrics", "sanity", "describe", "understand"}
     assert kinds <= EveryCall.counts.keys()
+
+
+MODES = {
+    "no grad": torch.no_grad,
+    "inference": torch.inference_mode,
+    "autocast": functools.partial(torch.autocast, "cpu", torch.bfloat16),
+    "float64": in_float64,
+}
+"""What a caller may be in."""
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+@pytest.mark.parametrize("label", LABELS)
+def test_the_callers_mode_changes_no_map(label, mode):
+    _, explainer = made("distilled")
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    wanted = explainer(images, label, strict=False)
+    with MODES[mode]():
+        found = explainer(images, label, strict=False)
+    assert found.failures == wanted.failures
+    for name, attribution in wanted.attributions.items():
+        assert found[name].values.dtype == torch.float32
+        torch.testing.assert_close(found[name].values, attribution.values, rtol=1e-4, atol=1e-6)
+
+
+def test_threads_that_ask_for_the_same_do_not_wait_for_each_other():
+    """Python 3.11's cached_property holds one lock for all instances, which was taken while a model was waited for."""
+    _, explainer = made("distilled")
+    labels = ["gradcam", "gradcam_pp", "eigencam", "xgradcam", "smooth_cdam:samples=3"] * 4
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    threads = [
+        threading.Thread(target=lambda label=label: explainer(images, label, strict=False), daemon=True)
+        for label in labels
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_random_numbers_of_another_thread_are_its_own():
+    """SmoothGrad draws from a generator of its own, which threads of other models neither see nor change."""
+    state_before = torch.get_rng_state()
+    explainers = [made(name)[1] for name in ("distilled", "vit")]
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    wanted = [explainer(images, "smoothgrad:samples=4")["smoothgrad:samples=4"].values for explainer in explainers]
+    found: list[Any] = [[], []]
+
+    def work(which: int) -> None:
+        for _ in range(5):
+            found[which].append(explainers[which](images, "smoothgrad:samples=4")["smoothgrad:samples=4"].values)
+
+    threads = [threading.Thread(target=work, args=(which,)) for which in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for which in (0, 1):
+        assert len(found[which]) == 5
+        for maps in found[which]:
+            torch.testing.assert_close(maps, wanted[which], rtol=1e-4, atol=1e-6)
+    assert torch.equal(state_before, torch.get_rng_state())
+
+
+def test_a_hundred_calls_keep_no_tensor_alive():
+    """Nor a cycle that holds one: Python's collector of cycles is off meanwhile."""
+    calls = Calls()
+    calls.anatomy, calls.explainer = made("distilled")
+    calls.model = calls.anatomy.model
+
+    def alive() -> tuple[int, int]:
+        tensors = [thing for thing in gc.get_objects() if isinstance(thing, Tensor)]
+        return len(tensors), sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+    def call(seed: int) -> None:
+        rng = random.Random(seed)
+        calls._one(rng, calls._calls()[seed % len(calls._calls())])
+
+    for seed in range(20):
+        call(seed)
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        for seed in range(100):
+            call(seed % 20)
+        after = alive()
+    finally:
+        gc.enable()
+    assert after == before

@@ -11,8 +11,8 @@ Value = TypeVar("Value")
 class once(Generic[Value]):  # noqa: N801  (used as a decorator, like property)
     """As functools.cached_property, without a lock: two threads may both compute it, and one result is kept.
 
-    Python 3.11's holds ONE lock for all instances while it computes. A thread that waits for a model there stops another
-    one that has the model and asks for the same property, and neither ever goes on.
+    Python 3.11's holds ONE lock for all instances while it computes. A thread that waits for a model there stops
+    another one that has the model and asks for the same property, and neither ever goes on.
     """
 
     def __init__(self, compute: Callable[[Any], Value]) -> None:

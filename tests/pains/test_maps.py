@@ -16,7 +16,7 @@ from vitscope.view.overlay import overlay
 
 
 def test_06_the_map_of_the_last_block_is_blank():
-    """Behind the last block no patch has a gradient, yet every map says something; where none can, the reason is told."""
+    """Behind the last block no patch has a gradient, yet every map says something, or why it cannot."""
     model = build()
     seen: list[torch.Tensor] = []
     handle = model.blocks[-1].register_forward_hook(
@@ -65,7 +65,7 @@ def test_09_batches_come_out_wrong():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_12_half_precision_breaks_maps(dtype):
-    """Maps stay those of float32, nearly, and are float32; with half weights, asked for, or under the user's autocast."""
+    """Maps stay nearly those of float32: of half weights, of a precision that was asked for, under autocast."""
     exact = vitscope.Explainer(build())(pictures(build()), "daam,agcam,cdam", 1)
 
     def close(found: vitscope.Explanation, bound: float) -> None:
@@ -126,7 +126,7 @@ def _drawn(explainer: vitscope.Explainer, images: torch.Tensor, values: torch.Te
 
 
 def test_14_colours_and_overlays_are_off(tmp_path):
-    """A pure red picture stays reddest in red, at its own size, its cut-off part is no zero evidence, for has one hue."""
+    """A red picture stays red, at its own size; what was cut off is no zero evidence; for and against have hues."""
     photo = Image.fromarray(
         np.random.default_rng(0).integers(0, 40, (30, 80, 3), dtype=np.uint8) + np.uint8([200, 0, 0])
     )

@@ -38,7 +38,7 @@ def written_out(layout: str) -> nn.Module:
 
 
 def test_01_a_reshape_transform_must_be_written():
-    """A model and a picture are enough: the layout is found, printed, and turns tokens into rows and columns rightly."""
+    """A model and a picture are enough: the layout is found, printed, and cells lie where their patches do."""
     for layout in ("non_square", "distilled", "dinov2_registers", "mean_no_class_token"):
         model = build(layout)
         with torch.no_grad():

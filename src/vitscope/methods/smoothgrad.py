@@ -96,4 +96,7 @@ class _DrawnFrom(TorchFunctionMode):
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        return func(*args, **kwargs, generator=self._generator) if func is torch.normal else func(*args, **kwargs)
+        if func is not torch.normal:
+            return func(*args, **kwargs)
+        mean, spread = args  # in torch's default dtype, of which the draws must not depend
+        return func(mean, spread.float(), **kwargs, generator=self._generator).to(spread.dtype)

@@ -34,7 +34,7 @@ def depth() -> int:
 
 @contextmanager
 def left_as_found(model: nn.Module, watched: bool = True) -> Iterator[None]:
-    """The model in evaluation mode, for one thread at a time, also where the caller is under inference mode or autocast.
+    """The model in evaluation mode, for one thread at a time, whatever mode of torch the caller is in.
 
     Every module's own training flag comes back, also after an exception.
 
@@ -46,7 +46,7 @@ def left_as_found(model: nn.Module, watched: bool = True) -> Iterator[None]:
         ModelError: the model's parameters are inference tensors, which no gradient can pass.
     """
     lock, device = _lock_of(model), next(model.parameters()).device
-    with lock, uncompiled() if watched else nullcontext(), torch.inference_mode(False), undisturbed(device):
+    with lock, uncompiled() if watched else nullcontext(), undisturbed(device):
         training = [module for module in model.modules() if module.training]
         try:
             for module in training:
@@ -59,13 +59,13 @@ def left_as_found(model: nn.Module, watched: bool = True) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Outside of what the caller is in: of any autocast, and of a pass that is watched.
+    """Outside of what the caller is in: of inference mode, of any autocast, and of a pass that is watched.
 
     In which precision a model is run is what its `Running` says. A pass lies within another where a hook of the user's
     calls an explainer; what watches the outer one looks at its `depth`, and lets the inner one alone.
     """
     outer = _depth.passes
-    with ExitStack() as stack:
+    with torch.inference_mode(False), ExitStack() as stack:
         for kind in {"cpu", device.type}:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
+import pickle  # nosec B403  # for its error alone
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path

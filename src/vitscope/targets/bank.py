@@ -47,15 +47,7 @@ class MemoryBank:
         Raises:
             TargetError: features and labels differ in number, or a label has no name.
         """
-        if features.ndim != 2 or len(features) == 0 or labels.shape != features.shape[:1]:
-            raise TargetError(
-                f"a bank of features {tuple(features.shape)} and labels {tuple(labels.shape)}; give (n, d) and (n)"
-            )
-        if int(labels.min()) < 0 or int(labels.max()) >= len(names):
-            raise TargetError(
-                f"the bank's labels run from {int(labels.min())} to {int(labels.max())} and {len(names)} classes are "
-                "named; give a name for each"
-            )
+        _check(features, labels, names)
         unit = torch.nn.functional.normalize(features.detach().float(), dim=1)
         return cls(unit.to("cpu", dtype), labels.long().cpu(), names)
 
@@ -74,11 +66,18 @@ class MemoryBank:
                 known = content.metadata() or {}
                 names, facts = json.loads(known["names"]), json.loads(known.get("facts", "{}"))
                 tensors = content.get_tensor("features"), content.get_tensor("labels")
-                return cls(*tensors, ClassNames(tuple(names)), facts)
-        except (SafetensorError, KeyError, ValueError) as error:
+                if not isinstance(names, list) or not isinstance(facts, dict):
+                    raise ValueError("its names are no list, or its facts no table")
+                bank = cls(*tensors, ClassNames(tuple(map(str, names))), facts)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise TargetError(
                 f"{file}: not a memory bank ({str(error).splitlines()[0]}); write it with MemoryBank.save"
             ) from error
+        try:
+            _check(bank.features, bank.labels, bank.names)
+        except TargetError as error:
+            raise TargetError(f"{file}: {error}") from error
+        return bank
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank as one .safetensors file, whole or not at all.
@@ -177,6 +176,23 @@ class MemoryBank:
         weight = (similar / temperature).softmax(dim=1)
         votes = weight.new_zeros(len(weight), len(self.names))
         return votes.scatter_add_(1, self.labels.to(index.device)[index], weight)
+
+
+def _check(features: Tensor, labels: Tensor, names: ClassNames) -> None:
+    """Raise TargetError where they are no bank's."""
+    if features.ndim != 2 or len(features) == 0 or labels.shape != features.shape[:1]:
+        raise TargetError(
+            f"a bank of features {tuple(features.shape)} and labels {tuple(labels.shape)}; give (n, d) and (n)"
+        )
+    if labels.is_floating_point() or not features.is_floating_point():
+        raise TargetError(
+            f"a bank of {features.dtype} features and {labels.dtype} labels; give floats and whole numbers"
+        )
+    if int(labels.min()) < 0 or int(labels.max()) >= len(names):
+        raise TargetError(
+            f"the bank's labels run from {int(labels.min())} to {int(labels.max())} and {len(names)} classes are "
+            "named; give a name for each"
+        )
 
 
 def _faiss() -> Any:
