@@ -87,12 +87,14 @@ def test_so_is_the_head_of_a_second_request(impatient):
 
 def test_a_connection_is_used_again_after_a_while(impatient):
     """Time passes between two requests, more than a head may take."""
-    with socket.create_connection(impatient) as connection:
-        connection.settimeout(5)
+    streams = set()
+    with httpx2.Client(base_url=f"http://127.0.0.1:{impatient[1]}", timeout=20) as client:
         for _ in range(2):
-            connection.sendall(b"GET /api/limits HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            reply = client.get("/api/limits")
+            assert reply.status_code == 200
+            streams.add(reply.extensions["network_stream"].get_extra_info("client_addr"))
             time.sleep(0.8)
+    assert len(streams) == 1
 
 
 def test_an_answer_that_nobody_reads_is_given_up(impatient):
