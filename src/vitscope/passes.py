@@ -13,6 +13,7 @@ from torch import Tensor
 from vitscope.errors import VitscopeError
 from vitscope.methods import Maps, Method
 from vitscope.models import Anatomy
+from vitscope.models.guard import undisturbed
 from vitscope.outcome import Progress, Seen, maps_of
 from vitscope.targets import Predicted, Target
 from vitscope.targets.names import UNNAMED, ClassNames
@@ -90,14 +91,14 @@ class Passes:
             MethodError: one picture by itself does not fit into memory.
         """
         key = kind, images.shape[1:]
+        device = next(self._anatomy.model.parameters()).device
         if key not in self._known:
-            device = next(self._anatomy.model.parameters()).device
             self._known[key] = (
                 Chunks.whole(device, _log.warning)
                 if self._limit is None
                 else Chunks(device, 2**62, limit=self._limit, say=_log.warning)
             )
-        with within(self._limit):
+        with within(self._limit), undisturbed(device):
             return self._known[key].parts(len(images), job)
 
     def fit(self) -> int | None:

@@ -32,6 +32,8 @@ from vitscope.view.video import usable
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 VIEW = "view.json"
+LONGEST_NAME = 200
+"""Bytes of a picture's name that its folder keeps; most file systems take 255."""
 
 
 def save_explanation(
@@ -71,6 +73,7 @@ def save_explanation(
         _write(root / f"shared-{key}.json", partial(_dump_small, shared))
     for index, name in enumerate(explanation.subject.batch.names):
         stem = re.sub(r"[^\w.=-]+", "-", Path(name).stem).lstrip(".") or "image"
+        stem = stem.encode()[:LONGEST_NAME].decode(errors="ignore")
         unique, number = stem, 2
         while unique in names or unique in taken or unique == MANIFEST:
             unique, number = f"{stem}-{number}", number + 1
@@ -231,7 +234,8 @@ def _files_of_an_earlier_run(folder: Path) -> set[str]:
     """What an earlier run wrote here by its manifest, to be taken away where this run does not write it anew."""
     try:
         listed = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return {name for name in listed if isinstance(name, str) and Path(name).name == name}
+        names = {name for name in listed if isinstance(name, str) and Path(name).name == name and "\0" not in name}
+        return {name for name in names if not (folder / name).is_dir()}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 

@@ -64,6 +64,7 @@ def serve(
         import uvicorn
 
         from vitscope import serve as web
+        from vitscope.serve.connections import Connection
     except ImportError as error:
         raise VitscopeError(f'serve needs {error.name}; pip install "vitscope[web]"') from error
     limits = web.Limits(
@@ -82,7 +83,7 @@ def serve(
     _quieten()
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
         ws="none",
         log_level="warning",
         access_log=False,

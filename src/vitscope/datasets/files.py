@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree  # nosec B405  # see _Plain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,7 +175,7 @@ def read_pascal(path: Path) -> tuple[PascalObject, ...]:
         DatasetError: no such file, not such a file, or one that declares a document type.
     """
     try:
-        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_Plain()))
+        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_Plain()))  # nosec B314  # without a document type
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such annotation; check that the data set is complete") from error
     except DatasetError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
+import pickle  # nosec B403  # between this process and its forks
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -116,7 +116,7 @@ class ReadAhead(Generic[Found]):
                 self._say("a process that reads pictures died; the rest are read in this one")
             else:
                 self._order.pop()
-                found: Found | Unread = pickle.loads(packed.numpy().data)
+                found: Found | Unread = pickle.loads(packed.numpy().data)  # nosec B301  # our own forks'
                 return found
         return _tried(self._read, name)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vitscope.errors import FormatError, ImageError, PixelsError
+from vitscope.warned import warnings_are
 
 _AT_A_TIME = 2**20
 """Pixels of more than 8 bits that are scaled at once."""
@@ -102,11 +102,11 @@ def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise ImageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return take(image)
+        with warnings_are("error", Image.DecompressionBombWarning):
+            opened = Image.open(path)
+        with opened as image:
+            image.load()
+            return take(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{path}: too many pixels to open safely; scale it down first") from error
     except UnidentifiedImageError as error:

@@ -188,7 +188,10 @@ def as_method(text: str) -> Method:
 
 def _label(method: Method) -> str:
     """ "name", or "name:option=value" for the options that differ from their defaults."""
-    fields = dataclasses.fields(method)  # type: ignore[arg-type]
+    if isinstance(method, type) or not (dataclasses.is_dataclass(method) and hasattr(method, "facts")):
+        found = f"the class {method.__name__}" if isinstance(method, type) else f"{type(method).__name__}"
+        raise MethodError(f"{found} is no method; give a name such as 'agcam', or an instance such as AGCAM()")
+    fields = dataclasses.fields(method)
     changed = [f"{f.name}={getattr(method, f.name)}" for f in fields if getattr(method, f.name) != f.default]
     return method.facts.name + (":" + ",".join(changed) if changed else "")
 

@@ -95,7 +95,7 @@ class _Masks:
         self._size = size
         self._cell = tuple(-(-side // cells) for side in size)
         # Drawn mask by mask, so that the first ones are the same however many there are.
-        drawn = [torch.rand(cells * cells + 2, generator=generator) for _ in range(count)]
+        drawn = [torch.rand(cells * cells + 2, generator=generator, dtype=torch.float32) for _ in range(count)]
         self._grids = [(each[2:] < keep).view(cells, cells) for each in drawn]
         self._places = [
             [int(share * side) for share, side in zip(each[:2].tolist(), self._cell, strict=True)] for each in drawn

@@ -72,7 +72,8 @@ class SmoothCDAM:
         chunk = samples_at_once(tokens, _CACHED)
         for start in range(0, self.samples, chunk):
             count = min(chunk, self.samples - start)
-            draws = torch.stack([torch.randn(tokens.shape[1:], generator=generator) for _ in range(count)])
+            shape = tokens.shape[1:]
+            draws = torch.stack([torch.randn(shape, generator=generator, dtype=torch.float32) for _ in range(count)])
             noisy = tokens + spread * draws[:, None].to(tokens)
             effects.append(run(noisy).sum(dim=0))
         return Maps(values=trace.to_grid(torch.stack(effects).sum(dim=0) / self.samples))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
@@ -25,7 +25,7 @@ class SmoothGrad:
     The mean of dY/dx over noisy copies of the picture, Gaussian, of `noise` times its (max - min). The paper leaves the
     convention open and shows magnitudes as well as signed values: here it is the gradient itself, with its sign, not
     its magnitude and not times the picture; then the sum over channels and over each patch's pixels, in which opposite
-    signs cancel. Every picture gets the draws that it would get alone; torch's own random state is put back.
+    signs cancel. Every picture gets the draws that it would get alone; torch's own random state is left alone.
 
     Attributes:
         samples: noisy copies.
@@ -70,7 +70,7 @@ class SmoothGrad:
 
         image = image.detach()
         spread = self.noise * float(image.max() - image.min())
-        with _drawn_from(self.seed):
+        with _DrawnFrom(self.seed):
             found: Tensor = NoiseTunnel(Saliency(score)).attribute(
                 image,
                 nt_type="smoothgrad",
@@ -82,12 +82,21 @@ class SmoothGrad:
         return found
 
 
-@contextmanager
-def _drawn_from(seed: int) -> Iterator[None]:
-    """torch's random numbers on the CPU from `seed`, and behind it from where they were."""
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
+class _DrawnFrom(TorchFunctionMode):
+    """Within it, in this thread, normal numbers come from a seed; torch's own random state is not touched.
+
+    Captum takes no generator, and the state of torch's own is shared by all threads.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.normal:
+            return func(*args, **kwargs)
+        mean, spread = args  # in torch's default dtype, of which the draws must not depend
+        return func(mean, spread.float(), **kwargs, generator=self._generator).to(spread.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +16,7 @@ from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
 from vitscope.methods.samples import check_samples, weigh, within
 from vitscope.trace import Needs, Pictures, Trace
+from vitscope.warned import warnings_are
 
 
 @register_method
@@ -96,7 +96,6 @@ def _clustered(points: NDArray[np.float64], count: int, rounds: int, seed: int) 
     """The centroids of k-means, (k P), that starts from random points."""
     count = min(count, len(points))
     start = points[np.random.default_rng(seed).choice(len(points), count, replace=False)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that a cluster is empty, whose centroid then stays
+    with warnings_are("ignore", UserWarning):  # that a cluster is empty, whose centroid then stays
         centroids: NDArray[np.float64] = kmeans2(points, start, iter=rounds, minit="matrix")[0]
     return centroids

@@ -42,7 +42,8 @@ class Random:
         """Noise a picture."""
         order = trace.logits.topk(min(8, trace.logits.shape[1]), dim=1).indices.tolist()
         seeds = [zlib.crc32(repr((self.seed, one)).encode()) for one in order]
-        noise = [torch.rand(trace.grid, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noise = [torch.rand(trace.grid, generator=each, dtype=torch.float32) for each in draws]
         return Maps(values=torch.stack(noise).to(trace.logits.device))
 
 

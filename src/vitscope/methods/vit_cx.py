@@ -91,7 +91,8 @@ class ViTCX:
             """A mask's two pictures one after the other."""
             which = [row // 2 for row in range(start, stop)]
             mask = enlarged(on_grid[which], (image.shape[1], image.shape[2])).to(image)
-            draws = [torch.randn(image.shape, generator=torch.Generator().manual_seed(seeds[i])) for i in which]
+            sources = [torch.Generator().manual_seed(seeds[i]) for i in which]
+            draws = [torch.randn(image.shape, generator=each, dtype=torch.float32) for each in sources]
             noise = self.noise * torch.stack(draws).to(image) * (1 - mask)
             first = torch.tensor([row % 2 == 0 for row in range(start, stop)], device=image.device)
             return torch.where(first[:, None, None, None], image * mask, image) + noise

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vitscope.models.running import Compiled, Running
+from vitscope.once import once
 
 Grid = tuple[int, int]
 """Patch grid, (rows, cols)."""
@@ -178,7 +178,7 @@ class Anatomy:
             images = images.contiguous(memory_format=torch.channels_last)
         return self._compiled(images) if self.running.compiled else self.forward(images)
 
-    @cached_property
+    @once
     def _compiled(self) -> Compiled:
         return Compiled(self.forward)
 

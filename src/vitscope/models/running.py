@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope.errors import ModelError
+from vitscope.warned import warnings_are
 
 Precision = Literal["float32", "bf16", "fp16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -78,8 +78,7 @@ class Running:
             )
         one = torch.ones(1, 1, device=weight.device)
         try:
-            with warnings.catch_warnings(), self.lowered(weight.device):
-                warnings.simplefilter("error")
+            with warnings_are("error"), self.lowered(weight.device):
                 there = (one @ one).dtype == _DTYPES[self.precision]
         except (RuntimeError, UserWarning):
             there = False

@@ -6,6 +6,7 @@ only what gives that output is believed.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Classifier, Grid
-from vitscope.models.compiled import uncompiled
+from vitscope.models.guard import left_as_found
 from vitscope.models.parts import whole_patches
 from vitscope.models.timm_vit import block_of
 
@@ -125,21 +126,22 @@ def _run(model: nn.Module, last: nn.Module, size: Grid) -> tuple[Tensor, Tensor]
     parameter = next(model.parameters())
     picture = torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(1)).to(parameter)
     seen: list[Tensor] = []
-    handle = last.register_forward_hook(lambda _, __, output: seen.append(output))
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        with uncompiled(), torch.no_grad():
+    thread = threading.get_ident()
+
+    def see(_: nn.Module, __: Any, output: Any) -> None:
+        if threading.get_ident() == thread:
+            seen.append(output)
+
+    with left_as_found(model), torch.no_grad():
+        handle = last.register_forward_hook(see)
+        try:
             output: Any = model(picture)
-    except Exception as error:  # a module of anyone's own may raise anything
-        raise ModelError(
-            f"{type(model).__name__} does not take a picture of {size[0]} x {size[1]} pixels ({error}); {_WAY_OUT}"
-        ) from error
-    finally:
-        handle.remove()
-        for module in training:
-            module.training = True
+        except Exception as error:  # a module of anyone's own may raise anything
+            raise ModelError(
+                f"{type(model).__name__} does not take a picture of {size[0]} x {size[1]} pixels ({error}); {_WAY_OUT}"
+            ) from error
+        finally:
+            handle.remove()
     if len(seen) != 1 or not isinstance(output, Tensor) or seen[0].ndim != 3:
         raise ModelError(f"{type(model).__name__} gives no tensor, or runs its blocks several times; {_WAY_OUT}")
     return seen[0], output

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
+import pickle  # nosec B403  # for its error alone
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,7 +47,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if not file.is_file():
             raise ModelError(f"{file}: no such weights file; check --weights")
         if file.suffix == ".safetensors":
-            return dict(safetensors.torch.load_file(file))
+            return _unwrap(safetensors.torch.load_file(file), file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
@@ -71,9 +71,8 @@ def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
         raise ModelError(f"{file}: holds no tensors by name; save the model's state_dict")
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    while prefix := next((each for each in _PREFIXES if all(name.startswith(each) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 

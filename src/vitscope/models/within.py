@@ -6,7 +6,9 @@ What the outer module does with the inner one is seen in one pass over random pi
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Classifier
-from vitscope.models.compiled import uncompiled
+from vitscope.models.guard import left_as_found
 
 Describe = Callable[[nn.Module], Anatomy | None]
 
@@ -79,24 +81,20 @@ def _watch(model: nn.Module, inner: Anatomy) -> nn.Module | str | None:
     picture = picture.to(parameter.device, parameter.dtype)
     calls: list[tuple[nn.Module, Any, Any, Any]] = []
     own = set(inner.model.modules()) - {inner.model}
-    handles = [
-        module.register_forward_hook(lambda *call: calls.append(call), with_kwargs=True)
-        for module in model.modules()
-        if module not in own
-    ]
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        with uncompiled(), torch.no_grad():
+    thread = threading.get_ident()
+
+    def see(*call: Any) -> None:
+        if threading.get_ident() == thread:
+            calls.append(call)
+
+    with left_as_found(model), torch.no_grad(), ExitStack() as hooks:
+        for module in model.modules():
+            if module not in own:
+                hooks.callback(module.register_forward_hook(see, with_kwargs=True).remove)
+        try:
             output = model(picture)
-    except Exception as error:  # a module of anyone's own may raise anything
-        return f"which does not take a picture of {inner.input_size[0]} x {inner.input_size[1]} pixels ({error})"
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module in training:
-            module.training = True
+        except Exception as error:  # a module of anyone's own may raise anything
+            return f"which does not take a picture of {inner.input_size[0]} x {inner.input_size[1]} pixels ({error})"
     output = _tensor(output)
     within = [
         (_first(inputs, named), _tensor(result)) for module, inputs, named, result in calls if module is inner.model

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vitscope.serve.errors import refusal
 
 LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
-ANYWHERE = frozenset(("0.0.0.0", "::", ""))
+ANYWHERE = frozenset(("0.0.0.0", "::", ""))  # nosec B104  # a name that is compared, not bound
 """Addresses to listen on that stand for all of the machine's own."""
 
 HEADERS = {

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import MethodError
 from vitscope.trace.frozen import Frozen
+from vitscope.trace.guard import depth
 from vitscope.trace.kernel import Attend
 
 Function = Callable[[Tensor], Tensor]
@@ -105,6 +106,7 @@ class AnotherBackward(TorchFunctionMode):
 
     def __init__(self, rules: Rules, model: nn.Module) -> None:
         super().__init__()
+        self._depth = depth()
         self._rules = rules
         self._frozen = Frozen(model)
         self.where = ""
@@ -112,6 +114,8 @@ class AnotherBackward(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if depth() != self._depth:  # a pass within this one, as a hook of the user's may make
+            return func(*args, **(kwargs or {}))
         args, kwargs = self._frozen.all(args, kwargs or {})
         if self._rules is PLAIN or not torch.is_grad_enabled() or not any(map(_carries, (*args, *kwargs.values()))):
             return func(*args, **kwargs)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy
+from vitscope.trace.guard import depth
 from vitscope.trace.hooks import hooks
 from vitscope.trace.kernel import Attend
 from vitscope.trace.needs import Needs
@@ -32,7 +33,13 @@ class _HidingWatch(AttentionWatch):
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         written = self._written
-        if func in SOFTMAX and self.current is not None and written is not None and args[0] is written.scores:
+        if (
+            depth() == self._depth
+            and func in SOFTMAX
+            and self.current is not None
+            and written is not None
+            and args[0] is written.scores
+        ):
             self._check(args[0])
             written.scores = args[0].masked_fill(~self._seen, float("-inf"))
             args = (written.scores, *args[1:])

@@ -1,4 +1,4 @@
-"""Hooks of one thread, taken away when a pass ends."""
+"""Hooks of one thread and one pass, taken away when it ends."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vitscope.trace.guard import depth
+
 
 class Hooks:
-    """Adds hooks that act in the present thread only, and takes each away again."""
+    """Adds hooks that act in the present thread and pass only, and takes each away again."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
-        self._thread = threading.get_ident()
+        self._thread, self._depth = threading.get_ident(), depth()
 
     def before(self, module: nn.Module, see: Callable[[Tensor], None]) -> None:
         """Show `module`'s first input, also where it is given by name."""
 
         def hook(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-            if threading.get_ident() == self._thread:
+            if self._mine():
                 see(inputs[0] if inputs else next(iter(named.values())))
 
         self._stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
@@ -30,7 +32,7 @@ class Hooks:
         """Show all of `module`'s inputs."""
 
         def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if threading.get_ident() == self._thread:
+            if self._mine():
                 see(inputs)
 
         self._stack.callback(module.register_forward_pre_hook(hook).remove)
@@ -39,7 +41,7 @@ class Hooks:
         """Give `module` make(x) in place of its first input x."""
 
         def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            if not inputs or threading.get_ident() != self._thread:
+            if not inputs or not self._mine():
                 return None
             return (make(inputs[0]), *inputs[1:])
 
@@ -49,10 +51,14 @@ class Hooks:
         """Show `module`'s output."""
 
         def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            if threading.get_ident() == self._thread:
+            if self._mine():
                 see(output)
 
         self._stack.callback(module.register_forward_hook(hook).remove)
+
+    def _mine(self) -> bool:
+        """Whether it is this thread, and no pass within the one that is watched."""
+        return threading.get_ident() == self._thread and depth() == self._depth
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy, Grid
+from vitscope.once import once
 from vitscope.trace.capture import NO_GRADIENT, check_output
 from vitscope.trace.chunks import Chunks
 from vitscope.trace.frozen import FrozenWeights
@@ -67,7 +67,7 @@ class Pictures:
     meter: Meter = field(default_factory=Meter)
     limit: int | None = None
 
-    @cached_property
+    @once
     def _chunks(self) -> dict[bool, Chunks]:
         """Without a graph, and with one."""
         return {graph: Chunks(self._device, self.limit) for graph in (False, True)}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitscope.models import Anatomy, Block, Grid
+from vitscope.once import once
 from vitscope.trace.affine import Affine, keys_and_values
 from vitscope.trace.aim import Aim, seeds_at
 from vitscope.trace.backward import PLAIN, AnotherBackward, Rules
@@ -75,7 +75,7 @@ class LastBlock:
         assert self.record.input is not None
         return self.record.input
 
-    @cached_property
+    @once
     def tokens(self) -> Tensor:
         """t_B = LN1(x_B), (b n D)."""
         with left_as_found(self.anatomy.model), torch.no_grad():
@@ -217,7 +217,7 @@ class LastBlock:
         at_output = (gradient * output.unsqueeze(3)).sum(dim=-1, keepdim=True)
         return Sway(attention, score_change, at_values, at_changes, at_output)
 
-    @cached_property
+    @once
     def _affine(self) -> tuple[Affine, Affine]:
         return keys_and_values(self._block, self.grid, self.input)
 

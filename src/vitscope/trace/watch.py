@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy, Grid, Running
 from vitscope.trace.frozen import Frozen
+from vitscope.trace.guard import depth
 from vitscope.trace.heads import head_products, merge_heads, split_heads
 from vitscope.trace.kernel import Attend
 from vitscope.trace.needs import Blocks, Needs
@@ -149,6 +150,7 @@ class AttentionWatch(TorchFunctionMode):
         self, anatomy: Anatomy, needs: Needs, records: list[BlockCapture], lean: bool = False, whole: bool = False
     ) -> None:
         super().__init__()
+        self._depth = depth()
         self._lean = lean
         self._blocks = anatomy.blocks
         self._fused_before = False
@@ -189,6 +191,8 @@ class AttentionWatch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if depth() != self._depth:  # a pass within this one, as a hook of the user's may make
+            return func(*args, **kwargs)
         if self._frozen is not None:
             args, kwargs = self._frozen.all(args, kwargs)
         if self.current is not None and func is F.scaled_dot_product_attention:

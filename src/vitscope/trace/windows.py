@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy, Running
 from vitscope.trace.capture import check_output
+from vitscope.trace.guard import depth
 from vitscope.trace.hooks import hooks
 from vitscope.trace.kernel import Attend, masked
 
@@ -41,6 +42,7 @@ class _WindowWatch(TorchFunctionMode):
 
     def __init__(self, count: int, running: Running) -> None:
         super().__init__()
+        self._depth = depth()
         self._running = running
         self.current: int | None = None
         self.received: list[Tensor | None] = [None] * count
@@ -56,7 +58,7 @@ class _WindowWatch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if self.current is None or self.received[self.current] is not None:
+        if self.current is None or self.received[self.current] is not None or depth() != self._depth:
             return result
         wide = self._running.wide
         if func is F.scaled_dot_product_attention:
