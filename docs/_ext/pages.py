@@ -12,6 +12,7 @@ MOVED = {
     "../examples/imagenet.md": "imagenet.md",
     "../examples/lung_nodules/README.md": "lung-nodules.md",
     "../CHANGELOG.md": "changelog.md",
+    "../SECURITY.md": "security.md",
 }
 """Links out of docs/ -> the site's page that includes what they lead to."""
 

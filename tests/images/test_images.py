@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from timm.data import create_transform
 from torch.nn import functional as F
 
@@ -235,3 +235,12 @@ def test_a_float_tensor_is_explained_as_it_is():
 def test_no_batch_is_answered(images, says):
     with pytest.raises(ImageError, match=says):
         prepare(images, PLAIN)
+
+
+def test_no_program_is_run_for_a_picture(tmp_path, monkeypatch):
+    """EPS is PostScript, which Pillow would hand to Ghostscript under any file name."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **options: pytest.fail("it was run"))
+    file = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(file, format="EPS")
+    with pytest.raises(ImageError, match="not a picture in a format"):
+        load_image(file)

@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -103,7 +104,7 @@ def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image
         raise ImageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     try:
         with warnings_are("error", Image.DecompressionBombWarning):
-            opened = Image.open(path)
+            opened = Image.open(path, formats=_formats())
         with opened as image:
             image.load()
             return take(image)
@@ -117,6 +118,13 @@ def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image
         raise ImageError(f"{path}: does not fit into memory; scale it down first") from error
     except Exception as error:  # what the decoders raise on what was made to break them is not known beforehand
         raise ImageError(f"{path}: {_damaged(error)}; copy or download it again") from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those that Pillow reads by itself: EPS is a program, which it hands to Ghostscript where that is installed."""
+    Image.init()
+    return tuple(name for name in Image.OPEN if name != "EPS")
 
 
 def _damaged(error: BaseException) -> str:
