@@ -31,6 +31,7 @@ def test_a_notebook_is_kept_without_outputs(path):
     assert path.stat().st_size < 20_000
 
 
+@pytest.mark.slow  # `make docs` runs them in CI
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))

@@ -19,7 +19,7 @@ for needed in ("sphinx", "furo", "myst_nb"):
     pytest.importorskip(needed, reason=f"{needed} is not installed; pip install -e '.[docs]'")
 
 DOCS = ROOT / "docs"
-pytestmark = pytest.mark.xdist_group("site")  # one build for all
+pytestmark = [pytest.mark.xdist_group("site"), pytest.mark.slow]  # one build for all; `make docs` builds it in CI
 
 
 def build(out: Path, *options: str) -> subprocess.CompletedProcess[str]:

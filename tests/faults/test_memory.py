@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux hold
 
 
 def test_a_batch_that_the_process_may_not_hold_is_halved_and_said(apart):
-    found = apart("tests.faults.limited", 250)
+    found = apart("tests.faults.limited", 400)
     assert found["error"] == ""
     assert found["same"]
     assert found["said"][0] == "out of memory with 96 pictures at once; going on with 48"

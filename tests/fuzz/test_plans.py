@@ -16,7 +16,7 @@ from vitscope import VitscopeError
 from vitscope.bench import read_maps
 from vitscope.bench.plan import Part
 from vitscope.bench.store import Store
-from vitscope.bench.summary import summarise
+from vitscope.bench.summarise import summarise
 from vitscope.report.folder import write_report
 
 JSON = st.recursive(

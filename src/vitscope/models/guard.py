@@ -67,13 +67,20 @@ def undisturbed(device: torch.device) -> Iterator[None]:
     outer = _depth.passes
     with torch.inference_mode(False), ExitStack() as stack:
         for kind in {"cpu", device.type}:
-            if torch.is_autocast_enabled(kind):
+            if _autocasts(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         try:
             _depth.passes = outer + 1
             yield
         finally:
             _depth.passes = outer
+
+
+def _autocasts(kind: str) -> bool:
+    try:
+        return torch.is_autocast_enabled(kind)
+    except RuntimeError:  # a kind of device that knows no autocast
+        return False
 
 
 def _lock_of(model: nn.Module) -> threading.RLock:

@@ -206,3 +206,16 @@ def windows_to_picture(
         return torch.roll(whole[..., :height, :width], (down, right), dims=(2, 3))
     down, right = (0 if rows == 1 else down), (0 if cols == 1 else right)
     return torch.roll(whole, (down, right), dims=(2, 3))[..., :height, :width]
+
+
+def outputs_of(head: nn.Module, told: int) -> int:
+    """How many outputs a head has, 0 for none: by its last Linear layer, since a head is often replaced by hand.
+
+    Args:
+        head: of the model.
+        told: by the model, for a head without such a layer.
+    """
+    if isinstance(head, nn.Identity):
+        return 0
+    layers = [module for module in head.modules() if isinstance(module, nn.Linear)]
+    return layers[-1].out_features if layers else told

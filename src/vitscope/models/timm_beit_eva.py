@@ -15,7 +15,17 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Block, Grid
-from vitscope.models.parts import Projections, Rotate, apart, joint, reading, rotated_after, scaled_by, timm_like_block
+from vitscope.models.parts import (
+    Projections,
+    Rotate,
+    apart,
+    joint,
+    outputs_of,
+    reading,
+    rotated_after,
+    scaled_by,
+    timm_like_block,
+)
 from vitscope.models.registry import register_adapter
 from vitscope.models.timm_vit import attention_pool, classifier_of, fixed_or_dynamic_grid, name_of, prefix_of
 
@@ -73,7 +83,7 @@ def _describe(family: str, model: Any, rotation: Callable[[int], Rotate | None])
         grid=fixed_or_dynamic_grid(model),
         input_size=tuple(model.patch_embed.img_size),
         flexible_size=bool(getattr(model, "dynamic_img_size", False)),
-        outputs=0 if isinstance(model.head, nn.Identity) else int(model.num_classes),
+        outputs=outputs_of(model.head, int(model.num_classes)),
     )
 
 

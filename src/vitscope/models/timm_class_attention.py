@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Block, Grid
-from vitscope.models.parts import Reading, apart, reading, scaled_by, timm_like_block, whole_patches
+from vitscope.models.parts import Reading, apart, outputs_of, reading, scaled_by, timm_like_block, whole_patches
 from vitscope.models.registry import register_adapter
 from vitscope.models.timm_vit import classifier_of, fixed_or_dynamic_grid, name_of
 
@@ -88,7 +88,7 @@ def _describe(family: str, model: Any, blocks: Sequence[Block], before: int, gri
         grid=grid,
         input_size=(int(size[0]), int(size[1])),
         flexible_size=isinstance(model, Xcit),
-        outputs=0 if isinstance(model.head, nn.Identity) else int(model.num_classes),
+        outputs=outputs_of(model.head, int(model.num_classes)),
         note=f"the {before} blocks before have no class token and are left out",
         whole=before == 0,
     )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Block, Classifier, Grid
-from vitscope.models.parts import Projections, joint, reading, timm_like_block
+from vitscope.models.parts import Projections, joint, outputs_of, reading, timm_like_block
 from vitscope.models.registry import register_adapter
 
 
@@ -65,7 +65,7 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
         grid=fixed_or_dynamic_grid(model),
         input_size=tuple(model.patch_embed.img_size),
         flexible_size=bool(model.dynamic_img_size),
-        outputs=0 if isinstance(model.head, nn.Identity) else int(model.num_classes),
+        outputs=outputs_of(model.head, int(model.num_classes)),
     )
 
 

@@ -21,7 +21,7 @@ from vitscope import Explainer
 from vitscope.bench import bench, make_plan, plan_maps, read_maps, store_maps
 from vitscope.bench.plan import parts_of
 from vitscope.bench.store import Store
-from vitscope.bench.summary import summarise
+from vitscope.bench.summarise import summarise
 from vitscope.datasets import Scenes
 from vitscope.report.folder import write_report
 from vitscope.save import save_explanation, write_run_manifest
