@@ -97,11 +97,47 @@ def test_it_can_be_drawn_and_saved(evidence, tmp_path):
 def test_a_classifier_that_is_not_affine_still_has_evidence():
     model = build()
     model.head = nn.Sequential(nn.Linear(24, 16), nn.GELU(), nn.Linear(16, 5))
+    _is_every_classs_cdam(model, outputs=5)
+
+
+class _Bottleneck(torch.nn.Module):
+    """Its layers are not in the order in which they run."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(16, 5), torch.nn.Linear(24, 16)
+
+    def forward(self, x):
+        return self.up(self.down(x).tanh())
+
+
+class _Bilinear(torch.nn.Module):
+    """It has no Linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.matrix = torch.nn.Parameter(torch.randn(24, 6))
+
+    def forward(self, x):
+        return (x @ self.matrix).square()
+
+
+@pytest.mark.parametrize(("head", "outputs"), [(_Bottleneck, 5), (_Bilinear, 6)])
+def test_the_models_own_output_tells_how_many_there_are(head, outputs):
+    model = build()  # whose own number of classes is 7
+    model.head = head()
+    _is_every_classs_cdam(model, outputs)
+    assert vitscope.describe(model).facts["outputs"] == outputs
+
+
+def _is_every_classs_cdam(model, outputs):
     images = pictures(model)
     explainer = vitscope.Explainer(model)
+    assert explainer.anatomy.outputs == outputs
     evidence = explainer.evidence(images)
     assert evidence.weight is None
-    for c in range(5):
+    assert evidence.classes == outputs
+    for c in range(outputs):
         assert relative(evidence[c], explainer(images, "cdam", c)["cdam"].values) <= within(1e-4)
     classes, maps = evidence.top(2)
     torch.testing.assert_close(maps[0, 1], evidence.all()[0, classes[0, 1]])

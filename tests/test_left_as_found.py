@@ -528,6 +528,33 @@ def test_threads_that_ask_for_the_same_do_not_wait_for_each_other():
     assert not any(thread.is_alive() for thread in threads)
 
 
+def test_a_wrapper_and_the_model_in_it_wait_for_each_other():
+    """Both are in training mode; a pass that ends must not switch dropout on amid another pass."""
+    inner = build(proj_drop_rate=0.5, attn_drop_rate=0.5)
+    models = [inner, nn.Sequential(nn.Identity(), inner)]
+    explainers = [vitscope.Explainer(model, preprocessing={"size": 32}) for model in models]
+    assert _lock_of(models[0]) is _lock_of(models[1])
+    assert _lock_of(models[0]) is not _lock_of(build())
+    models[1].train()
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    wanted = explainers[0](images, "gradcam")["gradcam"].values
+    found: list[Any] = []
+
+    def work(explainer: vitscope.Explainer) -> None:
+        for _ in range(20):
+            found.append(explainer(images, "gradcam")["gradcam"].values)
+
+    threads = [threading.Thread(target=work, args=(one,)) for one in explainers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 40
+    for maps in found:
+        torch.testing.assert_close(maps, wanted, rtol=1e-4, atol=1e-6)
+    assert inner.training
+
+
 def test_random_numbers_of_another_thread_are_its_own():
     """SmoothGrad draws from a generator of its own, which threads of other models neither see nor change."""
     state_before = torch.get_rng_state()

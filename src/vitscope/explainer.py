@@ -95,10 +95,11 @@ class Explainer:
             if isinstance(preprocessing, Preprocessing)
             else loaded.preprocessing_with(_fields(preprocessing, loaded, self.anatomy))
         )
+        verified = verify(self.anatomy.exact, _random_picture(self.preprocessing.size))
+        self.description_error = verified.error
+        self.anatomy = dataclasses.replace(self.anatomy, outputs=verified.outputs, running=Running.of(running))
         self.names = _names(labels, loaded.names, self.anatomy.outputs)
         self._tokenizer = tokenizer or loaded.tokenizer
-        self.description_error = verify(self.anatomy.exact, _random_picture(self.preprocessing.size))
-        self.anatomy = dataclasses.replace(self.anatomy, running=Running.of(running))
         self.anatomy.running.check(self.anatomy.model)
         self.passes = Passes(self.anatomy, limit)
 

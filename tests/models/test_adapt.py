@@ -215,7 +215,8 @@ def test_a_head_of_ones_own_is_the_classifier(vit, images):
     cdam = vitscope.Explainer(model, preprocessing=PREPARED)(images, "cdam", 3)["cdam"]
     assert torch.allclose(evidence[3], cdam.values, rtol=1e-3, atol=1e-5)
     probabilities = anatomy_of(Holder(vit, nn.Softmax(dim=-1)))
-    assert (probabilities.outputs, probabilities.classifier) == (0, None)
+    assert (probabilities.outputs, probabilities.classifier) == (7, None)
+    assert anatomy_of(Holder(backbone, nn.LayerNorm(24))).outputs == 0
 
 
 @pytest.mark.parametrize(

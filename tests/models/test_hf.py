@@ -209,7 +209,7 @@ def test_described_traced_and_explained(family, kernel):
     assert anatomy.rows_read == rows
     assert anatomy.outputs == (7 if name == "logits" else 0)
     assert explainer.description_error < 1e-5
-    assert verify(anatomy, images) < 1e-5
+    assert verify(anatomy, images).error < 1e-5
     ex = explainer(images, LABELS, target_of(explainer))
     assert relative(ex.logits, untouched(family, anatomy.model, images)) < 1e-5
     for label in LABELS:

@@ -31,7 +31,7 @@ def test_prefix_grid_and_blocks(layout):
     assert len(anatomy.blocks) == len(model.blocks)
     assert anatomy.outputs == 7
     assert anatomy.class_row
-    assert verify(anatomy, images) < 1e-5
+    assert verify(anatomy, images).error < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,7 @@ def test_the_description_holds(kind):
     assert anatomy.patch == (16, 16)
     assert anatomy.grid((48, 64)) == (3, 4)
     assert anatomy.class_row
-    assert verify(anatomy, pictures(2, (48, 64))) < 1e-5
+    assert verify(anatomy, pictures(2, (48, 64))).error < 1e-5
     with pytest.raises(ModelError, match="takes pictures of 48 x 64 pixels, got 64 x 64"):
         vitscope.Explainer(model)(pictures(), "cdam")
     with pytest.raises(ModelError, match="takes pictures of 48 x 64 pixels, got 64 x 64"):

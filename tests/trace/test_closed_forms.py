@@ -123,7 +123,7 @@ def test_feature_map_leads_to_the_models_own_output(layout):
 
 def test_verify_finds_nothing_wrong(layout):
     model = build(layout, dtype=torch.float64)
-    assert verify(anatomy_of(model), pictures(model, 1, dtype=torch.float64)) < 1e-12
+    assert verify(anatomy_of(model), pictures(model, 1, dtype=torch.float64)).error < 1e-12
 
 
 @pytest.mark.parametrize("boolean", [False, True])

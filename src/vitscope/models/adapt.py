@@ -11,7 +11,17 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Block, Classifier, Grid
-from vitscope.models.parts import Reading, RowMap, apart, joint, multi_head, reading, scaled_by, whole_patches
+from vitscope.models.parts import (
+    Reading,
+    RowMap,
+    apart,
+    joint,
+    multi_head,
+    outputs_of,
+    reading,
+    scaled_by,
+    whole_patches,
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ def adapt(model: nn.Module, layout: Layout) -> Anatomy:
         grid=whole_patches(patch, only=None if layout.any_size else size),
         input_size=size,
         flexible_size=layout.any_size,
-        outputs=_outputs(layout.head),
+        outputs=outputs_of(layout.head, told=1),
     )
 
 
@@ -147,11 +157,6 @@ def _scaled(scale: Any, function: RowMap) -> RowMap:
     if isinstance(scale, nn.Module):
         return lambda rows: scale(function(rows))
     return function if scale is None else scaled_by(lambda: scale, function)
-
-
-def _outputs(head: nn.Module | None) -> int:
-    layers = [] if head is None else [module for module in head.modules() if isinstance(module, nn.Linear)]
-    return layers[-1].out_features if layers else 0
 
 
 def _pair(side: int | Grid) -> Grid:

@@ -137,7 +137,8 @@ class Anatomy:
         grid: picture size (height, width) in pixels -> patch grid (rows, cols).
         input_size: the picture size (height, width) that the model was built for.
         flexible_size: whether other sizes are taken.
-        outputs: number of outputs c of the head, 0 where there is no head.
+        outputs: number of outputs c of the head, 0 where there is no head; as the adapter reads it off the layers, or,
+            in an Explainer, as the model gave them when its description was verified.
         windows: in place of blocks, where attention stays within windows or keys are pooled, so that there is no row
             of tokens that leads from a block to the output.
         note: what a reader of the maps should know of this family, e.g. which blocks are left out.

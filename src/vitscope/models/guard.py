@@ -6,15 +6,18 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import islice
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from vitscope.errors import ModelError
 from vitscope.models.compiled import uncompiled
 
-_locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+_locks = WeakIdKeyDictionary()
+"""First parameter of a model -> its lock: a wrapper and the model in it, which share parameters, have one."""
+
+_looked_at: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _locks_guard = threading.Lock()
 
 
@@ -85,8 +88,10 @@ def _autocasts(kind: str) -> bool:
 
 def _lock_of(model: nn.Module) -> threading.RLock:
     """The model's lock. Held against inference mode are all parameters at first, and then one, as that takes long."""
+    first = next(model.parameters())
     with _locks_guard:
-        looked_at = islice(model.parameters(), 1 if model in _locks else None)
-        if any(parameter.is_inference() for parameter in looked_at):
+        if any(parameter.is_inference() for parameter in ([first] if model in _looked_at else model.parameters())):
             raise ModelError("the model was built under torch.inference_mode; build or load it outside of it")
-        return _locks.setdefault(model, threading.RLock())
+        _looked_at.add(model)
+        lock: threading.RLock = _locks.setdefault(first, threading.RLock())
+        return lock

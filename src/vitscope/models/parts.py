@@ -208,14 +208,17 @@ def windows_to_picture(
     return torch.roll(whole, (down, right), dims=(2, 3))[..., :height, :width]
 
 
-def outputs_of(head: nn.Module, told: int) -> int:
-    """How many outputs a head has, 0 for none: by its last Linear layer, since a head is often replaced by hand.
+def outputs_of(head: nn.Module | None, told: int) -> int:
+    """How many outputs a head has as far as its layers tell, 0 for none: those of its last Linear layer.
+
+    What a model itself tells is often stale, since heads are replaced by hand. The pass that verifies a description
+    counts the outputs in any case.
 
     Args:
-        head: of the model.
-        told: by the model, for a head without such a layer.
+        head: of the model, or None.
+        told: for a head without such a layer.
     """
-    if isinstance(head, nn.Identity):
+    if head is None or isinstance(head, nn.Identity):
         return 0
     layers = [module for module in head.modules() if isinstance(module, nn.Linear)]
     return layers[-1].out_features if layers else told

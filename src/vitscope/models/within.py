@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Classifier
 from vitscope.models.guard import left_as_found
+from vitscope.models.parts import outputs_of
 
 Describe = Callable[[nn.Module], Anatomy | None]
 
@@ -132,8 +133,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def _with_head(model: nn.Module, inner: Anatomy, head: nn.Module) -> Anatomy:
     """The inner model with `head` on its output."""
-    layers = [module for module in head.modules() if isinstance(module, nn.Linear)]
-    outputs = layers[-1].out_features if layers else 0
+    outputs = outputs_of(head, told=inner.outputs)
     if inner.call is not None:
         raise ModelError(
             f"a {type(head).__name__} stands behind a {inner.family} within a {type(model).__name__}; explain the "

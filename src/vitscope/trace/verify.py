@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -20,27 +22,39 @@ from vitscope.trace.windows import watch_windows
 _EVERYTHING = Needs(attention=Blocks.ALL, values=Blocks.ALL, sensitivity=Blocks.ALL, skip_gradient=Blocks.ALL)
 
 
-def verify(anatomy: Anatomy, images: Tensor) -> float:
+@dataclass(frozen=True)
+class Verified:
+    """What a description was found to be.
+
+    Attributes:
+        error: the largest relative error of its claims.
+        outputs: how many the model gives an image, 0 where there is no head.
+    """
+
+    error: float
+    outputs: int
+
+
+def verify(anatomy: Anatomy, images: Tensor) -> Verified:
     """Run `images` (b 3 H W) through the model and compare it with its description.
 
     Checked in every block: `norm` is given x_b, which is e_b less the projection and the block before it plus its
     feed-forward; `queries` and `keys_values` give what the attention used, and the latter is affine where it says so;
-    the recorded scores and values give T_b. And in the end: features and classifier give the model's output.
-
-    Returns:
-        The largest relative error found.
+    the recorded scores and values give T_b. And in the end: features and classifier give the model's output, the
+    numbers of which are counted, since a head that was replaced by hand may not tell them.
 
     Raises:
         ModelError: a claim does not hold; the text names it.
     """
+    uncounted = anatomy if anatomy.classifier else dataclasses.replace(anatomy, outputs=0)
     if anatomy.windows:
         with left_as_found(anatomy.model):
-            watch_windows(anatomy, fitted(images, anatomy.model))  # which raises where a map does not fit
-        return 0.0
+            logits, _ = watch_windows(uncounted, fitted(images, anatomy.model))  # which raises where a map does not fit
+        return Verified(0.0, logits.shape[1] if anatomy.outputs else 0)
     with left_as_found(anatomy.model), torch.no_grad():
         grid = anatomy.grid((images.shape[-2], images.shape[-1]))
         batch = fitted(images, anatomy.model)
-        seen = watching.forward(anatomy, batch, _EVERYTHING, thorough=True)
+        seen = watching.forward(uncounted, batch, _EVERYTHING, thorough=True)
         watching.check_tokens(anatomy, seen, grid)
         worst = 0.0
         for name, claimed, found in _claims(anatomy, seen, grid):
@@ -51,7 +65,7 @@ def verify(anatomy: Anatomy, images: Tensor) -> float:
                     "the model changes its tokens in a way that its adapter does not know"
                 )
             worst = max(worst, error)
-    return worst
+    return Verified(worst, seen.logits.shape[1] if anatomy.outputs else 0)
 
 
 Claim = tuple[str, Tensor, Tensor]
@@ -86,7 +100,13 @@ def _claims(anatomy: Anatomy, seen: watching.ForwardCapture, grid: Grid) -> Iter
             features @ weight.T,
             anatomy.output(features) - anatomy.output(0 * features),
         )
-    yield "the head", anatomy.output(anatomy.features(seen.final)), seen.logits
+    output = anatomy.output(anatomy.features(seen.final))
+    if output.shape != seen.logits.shape:
+        raise ModelError(
+            f"the description of {anatomy.name} does not fit it: its head gives {output.shape[1]} outputs an image, "
+            f"the model {seen.logits.shape[1]}"
+        )
+    yield "the head", output, seen.logits
 
 
 def _of_attention(block: Block, row: BlockCapture, grid: Grid) -> list[Claim]:

@@ -97,7 +97,7 @@ def watch_windows(anatomy: Anatomy, images: Tensor) -> tuple[Tensor, tuple[Windo
             hook.before(window.attention, partial(watch.enter, index))
             hook.after(window.attention, watch.leave)
         logits = anatomy.forward(images)
-    check_output(logits, images)
+    check_output(logits, images, anatomy.outputs)
     found = []
     for index, window in enumerate(anatomy.windows):
         received = watch.received[index]
