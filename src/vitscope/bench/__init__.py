@@ -1,6 +1,7 @@
 """Benchmarks: methods on data sets with known truth, next to trivial baselines; and maps of folders of any size."""
 
-from vitscope.bench.maps import MapsPlan, MapsWorker, plan_maps, store_maps
+from vitscope.bench.maps import MapsWorker, store_maps
+from vitscope.bench.maps_plan import MapsPlan, plan_maps
 from vitscope.bench.on_ray import OnRay
 from vitscope.bench.plan import Part, Plan, make_plan
 from vitscope.bench.read import StoredMap, read_maps

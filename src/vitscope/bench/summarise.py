@@ -11,7 +11,7 @@ from vitscope.bench.about import About
 from vitscope.bench.find import find
 from vitscope.bench.findings import Findings, Line, Settings
 from vitscope.bench.names import computations_of
-from vitscope.bench.report import page_of
+from vitscope.bench.page import page_of
 from vitscope.bench.rows import Rows
 from vitscope.bench.summary import Compared, Summary
 from vitscope.bench.tables import curves_csv, lines_csv, pairs_csv, tables

@@ -7,8 +7,7 @@ from typing import Annotated, Literal, NamedTuple, cast
 
 import typer
 
-from vitscope.bench import OnRay
-from vitscope.bench.maps import plan_maps, store_maps
+from vitscope.bench import OnRay, plan_maps, store_maps
 from vitscope.bench.plan import PART
 from vitscope.cli import common
 from vitscope.cli import engine as options
