@@ -56,6 +56,7 @@ def test_wrong_words(target, says):
 
 def test_in_words():
     names = ClassNames(("cat", "dog, hound", "bird"))
+    assert (list(names), names[3]) == (["cat", "dog, hound", "bird"], "output 3")
     assert as_target("hound rather than Cat", names) == Contrast(1, 0)
     assert as_target("2 rather than 0", ClassNames()) == Contrast(2, 0)
     assert as_target("probability of bird", names) == Probability(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 
 import pytest
 import timm
@@ -39,7 +40,7 @@ def without(model, image, kept):
 
 
 def random_masks(count, patches, seed=None):
-    generator = torch.Generator().manual_seed(torch.seed() % 2**32 if seed is None else seed)
+    generator = torch.Generator().manual_seed(secrets.randbits(31) if seed is None else seed)
     masks = torch.rand(count, patches, generator=generator) < 0.6
     masks[:, 0] = True
     return masks

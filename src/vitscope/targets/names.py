@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,10 @@ class ClassNames:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        """The names that are known, which end; an index has one without end."""
+        return iter(self.names)
 
     def __getitem__(self, index: int) -> str:
         """The name of output `index`, or "output 7" where names are unknown."""
