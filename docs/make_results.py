@@ -21,7 +21,8 @@ from scipy.stats import spearmanr
 
 from vitscope.bench.findings import Line
 from vitscope.bench.paired import Pair
-from vitscope.bench.store import MANIFEST, PARTS, parts_in
+from vitscope.bench.plan import deciding, hash_of, parts_of
+from vitscope.bench.store import MANIFEST, PARTS, Store
 from vitscope.bench.summarise import summarise
 from vitscope.bench.summary import Summary
 from vitscope.bench.tables import digits, settings_in_words
@@ -116,15 +117,18 @@ def keep(run: Path, into: Path) -> None:
         run: its folder.
         into: a folder for it; what is in it of the same run is replaced part by part.
     """
-    (into / PARTS).mkdir(parents=True, exist_ok=True)
     manifest = json.loads((run / MANIFEST).read_text(encoding="utf-8"))
-    for place, key in ((manifest["plan"], "weights"), (manifest["plan"]["dataset"], "root")):
+    whole, plan = Store(run, manifest.pop("hash")), manifest["plan"]
+    for place, key in ((plan, "weights"), (plan["dataset"], "root")):
         if place[key] is not None:  # where they lay is nobody's concern
             place[key] = Path(place[key]).name
-    (into / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    kept = Store(into, hash_of(deciding(plan)))
+    (into / PARTS).mkdir(parents=True, exist_ok=True)
+    kept.write_manifest(manifest)
     names = pc.field("metric").isin([value.name for values in VALUES.values() for value in values])
-    for part in parts_in(run):
-        pq.write_table(pq.read_table(part).filter(names), into / PARTS / part.name, compression="zstd")
+    for part in parts_of(plan["dataset"]["count"], plan["part_size"]):
+        if (facts := whole.facts(part)) is not None:
+            kept.write(part, pq.read_table(whole.path(part)).filter(names), facts)
 
 
 def sides(folder: Path, kind: str) -> list[Side]:
