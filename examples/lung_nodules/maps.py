@@ -85,36 +85,45 @@ class Regions:
         return cls(*(torch.from_numpy(part) for part in parts))
 
 
-def explain(trained: Trained, views: Sequence[View], progress: Callable[[int], object] = lambda done: None) -> Maps:
-    """The maps of `METHODS` for every output, and of `AGNOSTIC`, of views.
+def explain(
+    trained: Trained,
+    views: Sequence[View],
+    outputs: Sequence[str] = (),
+    progress: Callable[[int], object] = lambda done: None,
+) -> Maps:
+    """The maps of `METHODS` for outputs, and of `AGNOSTIC`, of views.
 
     Args:
         trained: the model.
         views: what is explained.
+        outputs: by name, malignancy first; otherwise every one.
         progress: called with the views done.
     """
+    outputs = tuple(outputs) or trained.names
     grids: dict[tuple[str, str], list[Tensor]] = {}
     pixels: dict[tuple[str, str], list[Tensor]] = {}
     for start in range(0, len(views), BATCH):
         part = views[start : start + BATCH]
-        for key, (grid, pixel) in _explained(trained, part).items():
+        for key, (grid, pixel) in _explained(trained, part, outputs).items():
             grids.setdefault(key, []).append(grid)
             pixels.setdefault(key, []).append(pixel)
         progress(min(start + BATCH, len(views)))
     joined = {key: torch.cat(found) for key, found in grids.items()}
     missing = {key: int(found.isnan().flatten(1).any(dim=1).sum()) for key, found in joined.items()}
-    return Maps(tuple(views), trained.names, joined, {key: torch.cat(found) for key, found in pixels.items()}, missing)
+    return Maps(tuple(views), outputs, joined, {key: torch.cat(found) for key, found in pixels.items()}, missing)
 
 
-def _explained(trained: Trained, views: Sequence[View]) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
+def _explained(
+    trained: Trained, views: Sequence[View], outputs: Sequence[str]
+) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
     """Of one batch; where a method gives no map of some picture, each picture is asked by itself."""
     images = pictures(views)
-    targets = [Output(index) for index in range(len(trained.names))]
+    targets = [Output(trained.names.index(name)) for name in outputs]
     specific = trained.explainer.each(images, METHODS, targets, strict=False)
     agnostic = trained.explainer(images, AGNOSTIC, strict=False)
     found: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
     failed = False
-    for name, explanation in (*zip(trained.names, specific, strict=True), ("", agnostic)):
+    for name, explanation in (*zip(outputs, specific, strict=True), ("", agnostic)):
         failed |= bool(explanation.failures)
         for method, attribution in explanation.attributions.items():
             found[method, name] = attribution.values, torch.stack(list(attribution.to_pixels()))
@@ -122,10 +131,10 @@ def _explained(trained: Trained, views: Sequence[View]) -> dict[tuple[str, str],
         return found
     rows, columns = next(iter(found.values()))[0].shape[1:] if found else trained.explainer.anatomy.grid()
     blank = (torch.full((1, rows, columns), torch.nan), torch.full((1, *views[0].mask.shape), torch.nan))
-    keys = [(method, name) for name in trained.names for method in METHODS] + [(method, "") for method in AGNOSTIC]
+    keys = [(method, name) for name in outputs for method in METHODS] + [(method, "") for method in AGNOSTIC]
     if len(views) == 1:
         return {key: found.get(key, blank) for key in keys}
-    alone = [_explained(trained, [view]) for view in views]
+    alone = [_explained(trained, [view], outputs) for view in views]
     return {
         key: found.get(key) or tuple(torch.cat([each[key][part] for each in alone]) for part in (0, 1))  # type: ignore[misc]
         for key in keys
@@ -192,11 +201,13 @@ class Expectation:
         name: in short.
         text: why it is expected.
         difference: of a method's measurements: a value a nodule, above 0 where it holds.
+        off_middle: it is expected of the views that have the nodule off their middle.
     """
 
     name: str
     text: str
     difference: Callable[[Measured, str], Numbers]
+    off_middle: bool = False
 
 
 def _rims(name: str) -> Callable[[Measured, str], Numbers]:
@@ -247,6 +258,18 @@ EXPECTED = (
     ),
     Expectation("malignancy agrees with spiculation more than with calcium", "likewise", _agrees("calcified")),
     Expectation("malignancy agrees with spiculation more than with margin", "likewise", _agrees("margin")),
+    Expectation(
+        "off the middle: malignancy near the nodule, more than the centre",
+        "the map goes where the nodule goes",
+        lambda m, method: m.near[method, "malignancy"] - m.near["center", ""],
+        off_middle=True,
+    ),
+    Expectation(
+        "off the middle: malignancy in the outline, more than the centre",
+        "likewise",
+        lambda m, method: m.within[method, "malignancy"] - m.within["center", ""],
+        off_middle=True,
+    ),
 )
 
 

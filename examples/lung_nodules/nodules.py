@@ -18,7 +18,10 @@ WINDOW = (-1000.0, 400.0)
 """The attenuation in HU that becomes black and white; what lies beyond is clipped (the paper's window)."""
 
 SIDE = 32
-"""Of a crop, in mm and in voxels of 1 mm."""
+"""Of a view, in mm and in voxels of 1 mm."""
+
+ROOM = 8
+"""What a crop keeps around its views, in mm: so far the nodule may lie off a view's middle."""
 
 VIEWS = ("axial", "coronal", "sagittal")
 """The slices through a crop's middle across z, y and x."""
@@ -40,8 +43,9 @@ class Nodule:
         ratings: characteristic -> mean over the readers, and "calcified": the share of readers who saw calcium.
         readers: how many.
         diameter: of the ball of the mask's volume, in mm.
-        crop: attenuation in HU, (SIDE SIDE SIDE) float32 z y x, 1 mm, the mask's middle in the middle.
-        mask: (SIDE SIDE SIDE) bool, where `AGREED` readers outline it.
+        crop: attenuation in HU, float32 z y x, a cube of `SIDE` mm with `ROOM` around it, 1 mm, the mask's middle in
+            the middle.
+        mask: of the same shape, bool, where `AGREED` readers outline it.
     """
 
     id: str
@@ -109,16 +113,29 @@ def nodules_of(scan: Scan, readings: Sequence[Reading]) -> tuple[list[Nodule], l
 
 def views_of(nodule: Nodule) -> list[View]:
     """The three slices through the middle of a nodule's crop."""
-    middle = SIDE // 2
-    found = []
-    for axis, name in enumerate(VIEWS):
-        # Rows from head to feet in slices along the patient, as they are read.
-        place = [slice(None, None, -1) if axis else slice(None), slice(None), slice(None)]
-        place[axis] = middle
-        hu, mask = nodule.crop[tuple(place)], nodule.mask[tuple(place)]
-        grey = windowed(hu)
-        found.append(View(nodule, name, np.repeat(grey[..., None], 3, axis=2), mask.copy(), mask & (hu > CALCIUM)))
-    return found
+    return [view_of(nodule, name) for name in VIEWS]
+
+
+def view_of(nodule: Nodule, name: str, down: int = 0, right: int = 0) -> View:
+    """One slice through the middle of a nodule.
+
+    Args:
+        nodule: it.
+        name: which slice, one of `VIEWS`.
+        down, right: where the nodule's middle lies, from the view's middle in mm, at most `ROOM` either way.
+    """
+    axis = VIEWS.index(name)
+    # Rows from head to feet in slices along the patient, as they are read.
+    place: list[slice | int] = [slice(None, None, -1) if axis else slice(None), slice(None), slice(None)]
+    place[axis] = nodule.crop.shape[axis] // 2
+    whole, outlined = nodule.crop[tuple(place)], nodule.mask[tuple(place)]
+    rows, columns = (
+        slice(start, start + SIDE)
+        for start in ((size - SIDE) // 2 - move for size, move in zip(whole.shape, (down, right), strict=True))
+    )
+    hu, mask = whole[rows, columns], outlined[rows, columns]
+    grey = windowed(hu)
+    return View(nodule, name, np.repeat(grey[..., None], 3, axis=2), mask.copy(), mask & (hu > CALCIUM))
 
 
 def windowed(hu: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -213,7 +230,7 @@ def _cut(
         return None
     within = np.argwhere(agreed)
     middle = (within.min(axis=0) + within.max(axis=0)) / 2 + low
-    steps = np.arange(SIDE) - SIDE // 2
+    steps = np.arange(SIDE + 2 * ROOM) - SIDE // 2 - ROOM
     index = np.arange(len(scan.z))
     step = float(np.median(np.diff(scan.z)))
     z = np.interp(middle[0], index, scan.z) + steps

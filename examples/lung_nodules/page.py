@@ -14,9 +14,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from examples.lung_nodules.maps import AGNOSTIC, EXPECTED, GROWN, METHODS, SIGNED, Maps, Measured, Numbers, estimate
+from examples.lung_nodules.maps import (
+    AGNOSTIC,
+    EXPECTED,
+    GROWN,
+    METHODS,
+    SIGNED,
+    Expectation,
+    Maps,
+    Measured,
+    Numbers,
+    estimate,
+)
 from examples.lung_nodules.network import Recipe, Scores, Trained
-from examples.lung_nodules.nodules import View
+from examples.lung_nodules.nodules import ROOM, View
 from examples.lung_nodules.study import Study
 from vitscope.view import blend, symmetric
 from vitscope.view.page import Cell, Row, Section, Table, Tile, outline, page
@@ -34,6 +45,20 @@ WARNING = (
 
 
 @dataclass(frozen=True, eq=False)
+class OffMiddle:
+    """The test patients' slices again, each with its nodule off the middle.
+
+    Attributes:
+        scores: how well the model does on them.
+        maps, measured: of malignancy.
+    """
+
+    scores: Scores
+    maps: Maps
+    measured: Measured
+
+
+@dataclass(frozen=True, eq=False)
 class Findings:
     """All that a run has found.
 
@@ -44,6 +69,7 @@ class Findings:
         trained: the model.
         scores: how well it does on the test patients.
         maps, measured: of the test nodules.
+        off_middle: the same nodules off the middle.
         synthetic: whether the scans are phantoms, so that it is known what to expect.
         seconds: what each part took by the clock, and all of it of the processor.
     """
@@ -56,6 +82,7 @@ class Findings:
     scores: Scores
     maps: Maps
     measured: Measured
+    off_middle: OffMiddle
     synthetic: bool
     seconds: dict[str, float]
 
@@ -70,6 +97,7 @@ def html(found: Findings) -> str:
         "answer rests on.",
         WARNING,
     ]
+    moved = shown(found.off_middle.maps.views)[:2]
     sections = [
         Section("What the model can do", [], [scores_table(found)]),
         Section(
@@ -87,9 +115,22 @@ def html(found: Findings) -> str:
                 "CDAM and its two relatives are signed; AG-CAM, DAAM and the attention are not. Below each: the share "
                 f"of its mass in the outline grown by {GROWN:g} mm, all three slices."
             ],
-            [_method_row(found, index) for index in shown(found.maps.views)[:3]],
+            [_method_row(found.maps, found.measured, index) for index in shown(found.maps.views)[:3]],
         ),
-        Section("Where the maps lie", [], [mass_table(found), part_table(found)]),
+        Section("Where the maps lie", [], [mass_table(found.measured), part_table(found)]),
+        Section(
+            "Off the middle",
+            [
+                "Every nodule lies in the middle of its crop, so that a blob there does well. Here each lies "
+                f"{ROOM} mm off it, in a direction drawn by chance; a map that looks at the nodule goes with it. The "
+                "model was trained on nodules within 2 mm of the middle; its AUC is "
+                f"{_auc(found.off_middle.scores)} here and {_auc(found.scores)} there."
+            ],
+            [
+                *(_method_row(found.off_middle.maps, found.off_middle.measured, index) for index in moved),
+                mass_table(found.off_middle.measured),
+            ],
+        ),
         Section("How maps agree", [], [agreement_table(found)]),
     ]
     if found.synthetic:
@@ -106,7 +147,11 @@ _EXPECTED_WORDS = [
 
 def markdown(found: Findings) -> str:
     """The tables, to be kept or compared."""
-    parts = [("What the model can do", scores_table(found)), ("Where the maps of malignancy lie", mass_table(found))]
+    parts = [
+        ("What the model can do", scores_table(found)),
+        ("Where the maps of malignancy lie", mass_table(found.measured)),
+    ]
+    parts.append((f"The same, nodules {ROOM} mm off the middle", mass_table(found.off_middle.measured)))
     parts += [("On which part of the nodule", part_table(found)), ("Agreement with malignancy", agreement_table(found))]
     if found.synthetic:
         parts.append(("What was expected", expected_table(found)))
@@ -120,6 +165,12 @@ def scores_table(found: Findings) -> Table:
     lines = [
         [Cell("malignancy"), Cell(f"AUC {s.auc:.3f}, accuracy {s.accuracy:.3f}"), Cell("0.5"), Cell("")],
         [Cell("malignancy, a nodule's views averaged"), Cell(f"AUC {s.nodule_auc:.3f}"), Cell("0.5"), Cell("")],
+        [
+            Cell(f"malignancy, {ROOM} mm off the middle"),
+            Cell(f"AUC {_auc(found.off_middle.scores)}"),
+            Cell("0.5"),
+            Cell(""),
+        ],
     ]
     for name in found.trained.biomarkers:
         explained = 1 - s.errors[name] / s.trivial[name] if s.trivial[name] > 0 else float("nan")
@@ -139,9 +190,8 @@ def scores_table(found: Findings) -> Table:
     )
 
 
-def mass_table(found: Findings) -> Table:
+def mass_table(m: Measured) -> Table:
     """Where the maps of malignancy lie, method by method."""
-    m = found.measured
     keys = [(method, "malignancy") for method in METHODS] + [(method, "") for method in AGNOSTIC]
     lines = [[Cell(key[0]), _cell(m.within[key]), _cell(m.near[key])] for key in keys]
     return Table(
@@ -195,7 +245,7 @@ def expected_table(found: Findings) -> Table:
     for one in EXPECTED:
         cells = []
         for method in METHODS:
-            e = estimate(one.difference(found.measured, method))
+            e = estimate(_difference(found, one, method))
             cells.append(
                 Cell("no value") if e is None else Cell(_verdict(e.low, e.high), _signed(e.mean, e.low, e.high))
             )
@@ -208,9 +258,13 @@ def holds(found: Findings) -> dict[str, dict[str, str]]:
     out: dict[str, dict[str, str]] = {}
     for one in EXPECTED:
         for method in METHODS:
-            e = estimate(one.difference(found.measured, method))
+            e = estimate(_difference(found, one, method))
             out.setdefault(one.name, {})[method] = "no value" if e is None else _verdict(e.low, e.high)
     return out
+
+
+def _difference(found: Findings, one: Expectation, method: str) -> Numbers:
+    return one.difference(found.off_middle.measured if one.off_middle else found.measured, method)
 
 
 def shown(views: Sequence[View], count: int = 4) -> list[int]:
@@ -263,24 +317,25 @@ def figure(found: Findings, rows: int = 4) -> Image.Image:
 def _row(found: Findings, index: int) -> Row:
     view = found.maps.views[index]
     said = found.trained.predict([view])[0]
-    tiles = [_slice_tile(view), _tile(found, "cdam", "malignancy", index, "malignancy", f"logit {said[0]:+.1f}")]
+    tiles = [_slice_tile(view), _tile(found.maps, "cdam", "malignancy", index, "malignancy", f"logit {said[0]:+.1f}")]
     biomarkers = found.trained.biomarkers
     for name in [one for one in _LEADING if one in biomarkers]:
         place = biomarkers.index(name)
         value = float(said[1 + place]) * float(found.trained.spread[place]) + float(found.trained.mean[place])
-        tiles.append(_tile(found, "cdam", name, index, name, f"says {value:.1f}, readers {_read(view, name):.1f}"))
+        note = f"says {round(value, 1) + 0:.1f}, readers {_read(view, name):.1f}"  # no "-0.0"
+        tiles.append(_tile(found.maps, "cdam", name, index, name, note))
     ratings = view.nodule.ratings
     heading = f"{view.nodule.id}, {view.name}: the readers say malignancy {ratings['malignancy']:.1f} of 5"
     return Row(heading, tiles)
 
 
-def _method_row(found: Findings, index: int) -> Row:
-    view = found.maps.views[index]
+def _method_row(maps: Maps, measured: Measured, index: int) -> Row:
+    view = maps.views[index]
     tiles = []
     for method in (*METHODS, "attention", "center"):
         name = "malignancy" if method in METHODS else ""
-        near = found.measured.near[method, name][found.measured.nodules.index(view.nodule.id)]
-        tiles.append(_tile(found, method, name, index, method, f"{near:.0%} near the nodule"))
+        near = measured.near[method, name][measured.nodules.index(view.nodule.id)]
+        tiles.append(_tile(maps, method, name, index, method, f"{near:.0%} near the nodule"))
     return Row(f"{view.nodule.id}, {view.name}", tiles)
 
 
@@ -302,10 +357,10 @@ def _border(view: View) -> Image.Image:
     return outline(view.mask, _photo(view).size)
 
 
-def _tile(found: Findings, method: str, name: str, index: int, title: str, note: str) -> Tile:
-    view = found.maps.views[index]
+def _tile(maps: Maps, method: str, name: str, index: int, title: str, note: str) -> Tile:
+    view = maps.views[index]
     photo = _photo(view)
-    values = found.maps.pixels[method, name][index]
+    values = maps.pixels[method, name][index]
     if bool(values.isnan().any()):
         return Tile(title, photo, "no map: it is zero everywhere", _border(view))
     large = torch.nn.functional.interpolate(values[None, None], photo.size[::-1], mode="bilinear")[0, 0]
@@ -320,6 +375,10 @@ def _cell(values: Numbers, bar: bool = True) -> Cell:
         return Cell("–")
     share = min(max(e.mean, 0.0), 1.0) if bar else None
     return Cell(f"{e.mean:.2f}", f"[{e.low:.2f}, {e.high:.2f}]", share)
+
+
+def _auc(scores: Scores) -> str:
+    return f"{scores.auc:.3f}"
 
 
 def _verdict(low: float, high: float) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from examples.lung_nodules import page
-from examples.lung_nodules.maps import explain, measure
+from examples.lung_nodules.maps import Measured, explain, measure
 from examples.lung_nodules.network import Recipe, train
-from examples.lung_nodules.study import PAPER, SYNTHETIC, read_study
+from examples.lung_nodules.study import PAPER, SYNTHETIC, off_middle, read_study
 from examples.lung_nodules.tree import write_tree
 from vitscope.errors import DatasetError
 from vitscope.save import prepare_folder, save_text
@@ -76,7 +76,9 @@ def run(
     biomarkers = SYNTHETIC if root is None else PAPER
     trained = train(learned, biomarkers, size.recipe, lambda epoch, loss: say(f"epoch {epoch}: loss {loss:.3f}"))
     clock.lap("training")
-    maps = explain(trained, tested, lambda done: say(f"{done} of {len(tested)} slices explained"))
+    maps = explain(trained, tested, progress=lambda done: say(f"{done} of {len(tested)} slices explained"))
+    moved = off_middle(tested, size.recipe.seed)
+    moved_maps = explain(trained, moved, ("malignancy",), lambda done: say(f"{done} of {len(moved)} off the middle"))
     found = page.Findings(
         study=study,
         learned=len(learned) // 3,
@@ -86,6 +88,7 @@ def run(
         scores=trained.scores(tested),
         maps=maps,
         measured=measure(maps),
+        off_middle=page.OffMiddle(trained.scores(moved), moved_maps, measure(moved_maps)),
         synthetic=root is None,
         seconds={},
     )
@@ -105,12 +108,6 @@ def write(found: page.Findings, out: Path) -> None:
 
 
 def _numbers(found: page.Findings) -> dict[str, object]:
-    m = found.measured
-    parts = {"within": m.within, "near": m.near, "rim": m.rim, "calcium": m.calcium, "agreement": m.agreement}
-    estimates = {
-        part: {" ".join(key).strip(): e and asdict(e) for key, values in by.items() for e in [page.estimate(values)]}
-        for part, by in parts.items()
-    }
     return {
         "patients": len(found.study.patients),
         "nodules": {"learned": found.learned, "tested": found.tested},
@@ -121,9 +118,18 @@ def _numbers(found: page.Findings) -> dict[str, object]:
         "mean": found.trained.mean.tolist(),
         "spread": found.trained.spread.tolist(),
         "scores": asdict(found.scores),
-        "maps": estimates,
+        "maps": _estimates(found.measured),
+        "off_middle": {"scores": asdict(found.off_middle.scores), "maps": _estimates(found.off_middle.measured)},
         "expected": page.holds(found) if found.synthetic else {},
         "seconds": found.seconds,
+    }
+
+
+def _estimates(m: Measured) -> dict[str, object]:
+    parts = {"within": m.within, "near": m.near, "rim": m.rim, "calcium": m.calcium, "agreement": m.agreement}
+    return {
+        part: {" ".join(key).strip(): e and asdict(e) for key, values in by.items() for e in [page.estimate(values)]}
+        for part, by in parts.items()
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from examples.lung_nodules.annotations import annotations_below, read_annotations
-from examples.lung_nodules.nodules import Nodule, View, nodules_of, views_of
+from examples.lung_nodules.nodules import ROOM, Nodule, View, nodules_of, view_of, views_of
 from examples.lung_nodules.scans import read_scan, series_folders
 from vitscope.errors import DatasetError
 
@@ -102,6 +102,15 @@ def read_study(
         raise DatasetError(reason if len(failures) < 2 else f"{reason} (and {len(failures) - 1} more like it)")
     views = tuple(view for nodule in nodules for view in views_of(nodule))
     return Study(views, tuple(sorted(patients)), tuple(left_out), tuple(failures))
+
+
+def off_middle(views: Sequence[View], seed: int = 0) -> list[View]:
+    """The same slices with the nodule `ROOM` mm off the middle, in a direction that is drawn for each."""
+    angles = np.random.default_rng(seed).uniform(0, 2 * np.pi, len(views))
+    return [
+        view_of(view.nodule, view.name, round(ROOM * np.sin(angle)), round(ROOM * np.cos(angle)))
+        for view, angle in zip(views, angles, strict=True)
+    ]
 
 
 def pictures(views: Sequence[View]) -> list[NDArray[np.uint8]]:

@@ -178,5 +178,13 @@ def test_every_method_maps_every_output_and_a_flat_one_is_missing_not_zero(monke
     assert set(found.grids) == {(m, n) for m in METHODS for n in OUTPUTS} | {(m, "") for m in AGNOSTIC}
     assert {key for key, count in found.missing.items() if count} == {(m, "calcified") for m in METHODS}
     assert found.pixels["cdam", "malignancy"].shape == (5, SIDE, SIDE)
+    first = explain(trained, views[:5], ("malignancy",))
+    assert set(first.grids) == {(m, "malignancy") for m in METHODS} | {(m, "") for m in AGNOSTIC}
+    assert all(
+        torch.allclose(grid, found.grids[key], rtol=1e-3, atol=1e-6)
+        for key, grid in first.grids.items()
+        if key[0] != "random"
+    )
+    assert measure(first).agreement == {}
     whole = trained.explainer([one.picture for one in views[:5]], "cdam", mapping.Output(0))["cdam"]
     assert torch.allclose(found.grids["cdam", "malignancy"], whole.values, atol=1e-5)

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from examples.lung_nodules.annotations import Contour, Reading, read_annotations
-from examples.lung_nodules.nodules import SIDE, nodules_of, painted, views_of, windowed
+from examples.lung_nodules.nodules import ROOM, SIDE, VIEWS, nodules_of, painted, view_of, views_of, windowed
 from examples.lung_nodules.phantom import LUNG, Nodule, random_scan
 from examples.lung_nodules.scans import read_scan
+from examples.lung_nodules.study import off_middle
 from examples.lung_nodules.tree import outlines, ratings
 from scipy import ndimage
 
@@ -87,6 +88,31 @@ def test_views_are_slices_across_z_y_and_x():
     assert np.array_equal(found[0].picture[..., 0], windowed(hu[half]))
     assert np.array_equal(found[1].picture[..., 0], windowed(hu[::-1, half]))
     assert np.array_equal(found[2].picture[..., 0], windowed(hu[::-1, :, half]))
+
+
+@pytest.mark.parametrize(("down", "right"), [(ROOM, -3), (-5, ROOM), (-ROOM, -ROOM), (0, 0)])
+def test_a_view_off_the_middle_is_the_same_slice_moved(down, right):
+    side = SIDE + 2 * ROOM
+    hu = np.random.default_rng(0).uniform(-1000, 400, (side, side, side)).astype(np.float32)
+    for axis, name in enumerate(VIEWS):
+        found = view_of(nodule_of(hu), name, down, right)
+        whole = hu.take(side // 2, axis)[:: -1 if axis else 1]
+        expected = np.roll(whole, (down, right), axis=(0, 1))[ROOM:-ROOM, ROOM:-ROOM]
+        assert np.array_equal(found.picture[..., 1], windowed(expected))
+        assert np.array_equal(found.mask, expected > 0)
+        assert np.array_equal(found.calcium, expected > 200)
+
+
+def test_every_view_can_be_moved_off_the_middle_with_its_nodule(folder, scan):
+    (nodule,), _ = nodules_of(scan, read_annotations(next(folder.glob("*.xml"))))
+    views = views_of(nodule) * 4
+    moved = off_middle(views, seed=1)
+    centres = np.array([np.argwhere(view.mask).mean(axis=0) for view in moved]) - SIDE / 2
+    assert np.hypot(*centres.T) == pytest.approx(ROOM, abs=2.5)
+    assert len({tuple(np.sign(centre)) for centre in centres.round()}) > 2, "in all directions"
+    assert [view.name for view in moved] == [view.name for view in views]
+    sizes = [[view.mask.sum() for view in some] for some in (views, moved)]
+    assert np.allclose(*sizes, rtol=0.1)
 
 
 def nodule_of(hu):

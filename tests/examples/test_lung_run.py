@@ -35,6 +35,10 @@ def test_one_command_leaves_page_tables_numbers_picture_and_model(done):
     frame = results["maps"]["within"]["frame"]
     assert 0.02 < frame["mean"] < 0.4
     assert frame["low"] <= frame["mean"] <= frame["high"]
+    moved = results["off_middle"]
+    assert moved["maps"]["near"]["center"]["mean"] < results["maps"]["near"]["center"]["mean"]
+    assert moved["maps"]["near"]["frame"]["mean"] == pytest.approx(results["maps"]["near"]["frame"]["mean"], rel=0.2)
+    assert moved["scores"]["views"] == results["scores"]["views"]
     page = (done / "index.html").read_text()
     assert "no medical device" in page
     assert "no medical device" in (done / "results.md").read_text()
