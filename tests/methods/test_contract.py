@@ -14,12 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import vitscope
 from tests import modes
 from tests.cheaper import cheaper
-from tests.conftest import build, pictures
+from tests.conftest import LAYOUTS, build, pictures
 from vitscope.methods import as_method, as_methods, list_methods
 
 NAMES = [facts.name for facts in list_methods() if not facts.trivial]
-LABELS = [
-    *(cheaper(name) for name in NAMES),
+VARIANTS = [
     "gmar:norm=l2",
     "tokentm:directions=mean",
     "daam:path=skip",
@@ -45,6 +44,27 @@ LABELS = [
     "hirescam:path=libra",
     "attention:head=1",
 ]
+"""Options that change what is computed; on layouts other than `VARIED` they are slow."""
+
+LABELS = [*(cheaper(name) for name in NAMES), *VARIANTS]
+VARIED = ("vit", "distilled", "dinov2_registers")
+
+
+def by_layout(labels: list[str]) -> pytest.MarkDecorator:
+    """Each label on each layout."""
+    return pytest.mark.parametrize(
+        ("layout", "label"),
+        [
+            pytest.param(
+                layout,
+                label,
+                marks=[pytest.mark.slow] if label in VARIANTS and layout not in VARIED else [],
+                id=f"{layout}-{label}",
+            )
+            for layout in LAYOUTS
+            for label in labels
+        ],
+    )
 
 
 def close(a: torch.Tensor, b: torch.Tensor, bound: float = 1e-4) -> bool:
@@ -96,7 +116,7 @@ def flat(label: str, explainer: vitscope.Explainer, image: torch.Tensor, target:
     return False
 
 
-@pytest.mark.parametrize("label", LABELS)
+@by_layout(LABELS)
 def test_batch_equals_loop(label, layout):
     explainer = vitscope.Explainer(build(layout))
     images = pictures(explainer.anatomy.model, 3)
@@ -120,7 +140,7 @@ def test_permuting_the_batch_permutes_the_maps(label):
     assert not close(maps[0], maps[1], 1e-2)
 
 
-@pytest.mark.parametrize("label", [label for label in LABELS if label not in DIVIDING])
+@by_layout([label for label in LABELS if label not in DIVIDING])
 def test_float64_agrees_with_float32_and_is_given_in_float32(label, layout):
     maps, target = [], None
     for dtype in (torch.float32, torch.float64):
@@ -154,7 +174,7 @@ def test_half_precision_weights_are_refused_where_sums_nearly_cancel(label, dtyp
     assert label in explainer(images, "all", 2, strict=False, max_forwards=4).failures
 
 
-@pytest.mark.parametrize("label", LABELS)
+@by_layout(LABELS)
 def test_fused_equals_written_out(label, layout):
     maps, target = [], None
     dtype = torch.float64 if label in DIVIDING else torch.float32
@@ -166,7 +186,7 @@ def test_fused_equals_written_out(label, layout):
     assert close(*maps, tolerance(label))
 
 
-@pytest.mark.parametrize("label", LABELS)
+@by_layout(LABELS)
 def test_shape_signs_and_blocks(label, layout):
     explainer = vitscope.Explainer(build(layout))
     images = pictures(explainer.anatomy.model, 2)
