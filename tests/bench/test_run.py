@@ -366,7 +366,11 @@ def test_plans_that_give_other_rows_have_other_hashes(explainer):
     assert len(set(hashes)) == len(hashes)
     assert plan().hash == base.hash
     assert dataclasses.replace(base, weights="elsewhere").hash == base.hash
-    assert dataclasses.replace(base, dataset={**base.dataset, "root": "/elsewhere"}).hash == base.hash
+    here, there, other = (
+        dataclasses.replace(base, dataset={**base.dataset, "root": root}).hash
+        for root in ("/a/voc", "/b/voc", "/a/cub")
+    )
+    assert here == there != other
     assert dataclasses.replace(base, dataset={**base.dataset, "ids": "0"}).hash != base.hash
     assert dataclasses.replace(base, running=Running(channels_last=True, compiled=True)).hash == base.hash
     assert "running" not in deciding(base.describe())  # so that runs from before there was a choice go on

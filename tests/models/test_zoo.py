@@ -135,8 +135,9 @@ def test_every_method_that_applies_gives_a_map_on_the_grid(explained):
             assert relative(attribution.flow[:, -1], values) < 1e-4
 
 
-def test_a_batch_is_its_pictures_one_by_one(explained):
-    index = len(explained.entry.name) % 2  # one of the two, as it takes long
+@pytest.mark.parametrize("other", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_batch_is_its_pictures_one_by_one(explained, other):
+    index = (len(explained.entry.name) + other) % 2  # as it takes long, one of the two is slow
     alone = together(explain(explained.explainer, explained.images[index : index + 1]))
     assert {*explained.maps} <= {*alone} <= {*explained.maps, *explained.alike}
     for label, attribution in explained.maps.items():

@@ -243,13 +243,14 @@ def parameters_of(model: nn.Module) -> str:
 def deciding(content: Mapping[str, Any]) -> dict[str, Any]:
     """What of a plan decides its rows: not where the weights or the data lie, nor how forwards are made faster.
 
-    The weights are known by their own hash, the data by that of the pictures' names.
-    A precision of float32 goes without saying, so that runs from before there was another go on.
+    The weights are known by their own hash, the data by that of the pictures' names and by their folder's own name, as
+    pictures of another folder may be called the same. A precision of float32 goes without saying, so that runs from
+    before there was another go on.
     """
     precision = content["running"]["precision"]
     kept = {key: value for key, value in content.items() if key not in ("weights", "running")}
-    if "dataset" in kept:
-        kept["dataset"] = {key: value for key, value in kept["dataset"].items() if key != "root"}
+    if root := kept.get("dataset", {}).get("root"):
+        kept["dataset"] = {**kept["dataset"], "root": Path(root).name}
     return kept if precision == "float32" else kept | {"precision": precision}
 
 

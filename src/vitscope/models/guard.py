@@ -18,6 +18,8 @@ _locks = WeakIdKeyDictionary()
 """First parameter of a model -> its lock: a wrapper and the model in it, which share parameters, have one."""
 
 _looked_at: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Models of which all parameters were held against inference mode."""
+
 _locks_guard = threading.Lock()
 
 
