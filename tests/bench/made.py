@@ -1,10 +1,13 @@
-"""Folders as a run leaves them, made up."""
+"""What runs read and leave, made up."""
 
 import json
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
+
+from vitscope.datasets import Scenes
 
 TYPES = (pa.string(), pa.string(), pa.string(), pa.float64(), pa.int64(), pa.int64(), pa.string())
 NAMES = ("image", "method", "metric", "value", "target", "prediction", "error")
@@ -34,3 +37,16 @@ def rows_of_values(metric, values):
         for place, value in enumerate(np.asarray(column, dtype=object))
         if value is not None
     ]
+
+
+def mask_folder(home, count=6):
+    """A folder with masks of so many scenes, each of its first object's class."""
+    for name in ("images", "masks"):
+        (home / name).mkdir(parents=True)
+    lines = ["image,label"]
+    for index, scene in enumerate(Scenes(count, seed=int(np.random.default_rng().integers(1000)))):
+        Image.fromarray(scene.image).save(home / "images" / f"{index}.png")
+        Image.fromarray(scene.mask().astype(np.uint8) * 255).save(home / "masks" / f"{index}.png")
+        lines.append(f"{index}.png,{scene.labels[0]}")
+    (home / "labels.csv").write_text("\n".join(lines))
+    return home
