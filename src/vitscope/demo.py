@@ -257,14 +257,15 @@ def _row(
     explanation = explainer([scene.image], specific, asked if target is None else target, strict=False)
     subject = explanation.subject
     photo = subject.batch.originals[0].resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    tiles = [Tile("the picture", photo, f"is: {_truth(scene)}", border)]
+    made = {}
     for found in (explanation, explainer([scene.image], agnostic, strict=False)):
         for label, attribution in found.attributions.items():
             note = f"{_share(attribution, mask):.0%} on {where}"
             if scene.mark is not None:
                 note += f", {_share(attribution, scene.mark):.0%} on the mark"
-            tiles.append(Tile(label, _picture(attribution), note, border))
-        tiles += [Tile(label, _blank(), reason) for label, reason in found.failures.items()]
+            made[label] = Tile(label, _picture(attribution), note, border)
+        made |= {label: Tile(label, _blank(), reason) for label, reason in found.failures.items()}
+    tiles = [Tile("the picture", photo, f"is: {_truth(scene)}", border), *(made[label] for label in methods)]
     said = _said(subject) if asked is None else f"asked for: {_chance(subject.class_of(0))}"
     return Row(f"{prefix}{said}", tiles)
 
