@@ -33,6 +33,9 @@ def folder(tmp_path):
     (root / CLASSES[2] / "bad.png").write_text("no picture")
     (root / "notes.txt").write_text("left alone")
     (root / "empty").mkdir()
+    (root / ".thumbnails").mkdir()
+    for hidden in (root / ".thumbnails" / "t.png", root / CLASSES[2] / "._0.png"):
+        hidden.write_text("left alone too")
     return root
 
 

@@ -17,6 +17,9 @@ import torch
 from PIL import Image
 
 import vitscope
+from tests.conftest import build
+from tests.datasets import layouts
+from vitscope.bench import make_plan
 from vitscope.methods import Facts, as_method, as_methods, list_methods
 from vitscope.metrics import PRESETS, as_metrics, computations
 
@@ -159,6 +162,33 @@ def test_prose_is_set_as_it_is_read():
     }
     for paper, wanted in cases.items():
         assert script._paper(Facts("x", "", "cam", paper, 2020, False, True, "1", "")) == wanted
+
+
+def test_the_papers_commands_are_plans(tmp_path):
+    """On tiny folders in the same layouts."""
+    laid = {
+        "imagenet": layouts.imagenet_csv,
+        "voc": layouts.voc,
+        "cub": layouts.cub,
+        "imagenet-segmentation": lambda root: layouts.gtsegs(root / "gtsegs.mat") and root / "gtsegs.mat",
+    }
+    text = (ROOT / "examples" / "imagenet.md").read_text().replace("\\\n", " ")
+    (methods,) = re.findall(r"^METHODS=(\S+)$", text, flags=re.MULTILINE)
+    explainer = vitscope.Explainer(build(num_classes=1000))
+    commands = re.findall(r"^vitscope bench .*$", text, flags=re.MULTILINE)
+    assert len(commands) >= 6
+    for number, command in enumerate(commands):
+        words = command.replace("$METHODS", methods).split()
+        asked = dict(zip(words[2::2], words[3::2], strict=True))
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        kind = asked["--dataset"].partition(":")[0]
+        made = laid[kind](folder)
+        root = made if isinstance(made, Path) and kind == "imagenet-segmentation" else folder
+        plan = make_plan(
+            explainer, asked["--dataset"], root, methods=asked["--methods"].split(","), metrics=asked["--metrics"]
+        )
+        assert plan.groups, command
 
 
 def script_of(name):

@@ -1,4 +1,4 @@
-"""Boxes and masks on the input's pixels, against painting, resizing and cutting by hand."""
+"""Masks on the input's pixels, against resizing and cutting by hand."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitscope.datasets import (
-    IGNORE,
-    boxes_to_input,
-    corners_to_input,
-    mask_to_input,
-    open_dataset,
-    paint_boxes,
-)
+from vitscope.datasets import IGNORE, mask_to_input, open_dataset
 from vitscope.errors import DatasetError
 from vitscope.images import Geometry, Preprocessing, load_image
 
@@ -73,58 +66,12 @@ def ties(original: int, resized: int, start: int, length: int) -> np.ndarray:
     return np.array([centre.denominator == 1 for centre in centres])
 
 
-def test_a_carried_box_paints_what_its_carried_mask_shows():
-    """Paint, resize by the nearest, crop; against carry, then paint."""
-
-    @given(SIDES, SIDES, SIDES, SIDES, MODES, st.sampled_from([0.6, 0.875, 1.0]), st.integers(0, 2**32))
-    @settings(deadline=None, max_examples=80)
-    def check(height, width, rows, cols, mode, crop_pct, seed):
-        geometry = geometry_of(height, width, (rows, cols), mode, crop_pct)
-        rng = np.random.default_rng(seed)
-        x = np.sort(rng.choice(width + 1, (3, 2)), axis=1)
-        y = np.sort(rng.choice(height + 1, (3, 2)), axis=1)
-        boxes = np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], axis=1)
-        mask = np.zeros((height, width), dtype=bool)
-        for x1, y1, x2, y2 in boxes:
-            mask[y1:y2, x1:x2] = True
-        assert np.array_equal(paint_boxes(boxes, height, width), mask)
-        carried, which = boxes_to_input(boxes, geometry)
-        expected = by_hand(mask, geometry, False)
-        clear = ~(
-            ties(geometry.original[0], geometry.resized[0], geometry.crop[0], rows)[:, None]
-            | ties(geometry.original[1], geometry.resized[1], geometry.crop[1], cols)[None, :]
-        )
-        # A picture's padded rim is no box: a box that ends at the picture's edge ends there in the input, too.
-        assert np.array_equal(paint_boxes(carried, rows, cols)[clear], expected[clear])
-        assert len(carried) == len(which)
-        assert (carried >= 0).all()
-        assert (carried[:, 2] <= cols).all()
-        assert (carried[:, 3] <= rows).all()
-
-    check()
-
-
-def test_a_crop_cuts_and_drops():
-    geometry = Geometry((100, 200), (50, 100), (5, 30, 40, 40))
-    boxes = [[0, 0, 200, 100], [0, 0, 20, 20], [80, 30, 100, 50]]
-    carried, which = boxes_to_input(boxes, geometry)
-    assert which.tolist() == [0, 2]
-    assert carried.tolist() == [[0, 0, 40, 40], [10, 10, 20, 20]]
-    assert corners_to_input(boxes[:1], geometry).tolist() == [[-30, -5, 70, 45]]
-    nothing, none = boxes_to_input([], geometry)
-    assert nothing.shape == (0, 4)
-    assert none.shape == (0,)
-    assert not paint_boxes(nothing, 4, 4).any()
-
-
 def test_other_shapes_are_refused():
     geometry = Geometry.identity(4, 6)
     with pytest.raises(DatasetError, match=r"\(4, 6\)"):
         mask_to_input(np.zeros((6, 4), dtype=bool), geometry)
     with pytest.raises(DatasetError, match="float64"):
         mask_to_input(np.zeros((4, 6)), geometry)
-    with pytest.raises(DatasetError, match="n, 4"):
-        boxes_to_input([[1, 2, 3]], geometry)
 
 
 def test_a_real_picture_and_its_mask_move_together(shared):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import pickle
 import shutil
 
@@ -351,6 +352,7 @@ def test_cub_tables_boxes_and_masks(tmp_path):
     expected = np.zeros((HEIGHT, WIDTH), dtype=bool)
     expected[3:9, 4:8] = expected[1, 1] = True
     assert np.array_equal(item.open().masks.regions[0].mask, expected)
+    assert open_dataset("cub:truth=boxes", tmp_path)[0].open().masks is None
     home = tmp_path / "CUB_200_2011"
     shutil.move(home / "segmentations", tmp_path / "segmentations")
     assert np.array_equal(open_dataset("cub:classes=own", tmp_path)[0].open().masks.values(label=0), expected)
@@ -358,6 +360,7 @@ def test_cub_tables_boxes_and_masks(tmp_path):
     refused(lambda: open_dataset("cub", tmp_path)[1].open().masks, "c.png", "no such file")
     shutil.rmtree(tmp_path / "segmentations")
     assert open_dataset("cub", tmp_path)[0].open().masks is None
+    refused(lambda: open_dataset("cub:truth=masks", tmp_path), "segmentations", "truth=boxes")
 
 
 @pytest.mark.parametrize(
@@ -506,6 +509,18 @@ def test_real_pets_with_their_masks(shared):
 
 
 # COCO
+
+
+def test_a_crowd_without_a_pixel_spoils_no_picture(tmp_path):
+    root = layouts.coco(tmp_path)
+    (listed,) = (root / "annotations").glob("*.json")
+    content = json.loads(listed.read_text())
+    for one in content["annotations"]:
+        if one["iscrowd"]:
+            one["bbox"][2] = 0
+    listed.write_text(json.dumps(content))
+    opened = open_dataset("coco", root)[0].open()
+    assert [box.aside for box in opened.boxes] == [False]
 
 
 def test_coco_boxes_outlines_and_crowds(tmp_path):

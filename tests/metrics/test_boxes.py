@@ -63,11 +63,11 @@ def five(predicted, truth, eps=1e-5):
         fn += not predicted[at] and truth[at]
         tn += not predicted[at] and not truth[at]
     return {
-        "pixel_accuracy": (tp + tn) / truth.size,
-        "iou": tp / (tp + fp + fn + eps),
-        "dice": 2 * tp / (2 * tp + fp + fn + eps),
-        "precision": tp / (tp + fp + eps),
-        "recall": tp / (tp + fn + eps),
+        "pixel_accuracy": (tp + tn + eps) / (truth.size + eps),
+        "iou": (tp + eps) / (tp + fp + fn + eps),
+        "dice": (2 * tp + eps) / (2 * tp + fp + fn + eps),
+        "precision": (tp + eps) / (tp + fp + eps),
+        "recall": (tp + eps) / (tp + fn + eps),
     }
 
 
@@ -79,7 +79,7 @@ def test_agcam_is_opencvs_contours_and_rectangles(threshold):
     truth = truth_of(rng, maps)
     found = AGCAMLocalization(threshold)(maps, truth)
     for image, values in enumerate(scaled_by_hand(maps)):
-        binary = (values >= threshold).astype(np.uint8)
+        binary = (values > threshold).astype(np.uint8)
         contours, _ = cv2.findContours(binary, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         predicted, real = np.zeros_like(binary), np.zeros_like(binary)
         for contour in contours:
@@ -121,6 +121,21 @@ def test_agcam_by_hand():
     assert beyond["pixel_accuracy"].item() == pytest.approx(32 / 36)
     tight = AGCAMLocalization(eps=0, corner="tight")(GridMaps(values, (6, 6)), truth).values
     assert tight["iou"].item() == pytest.approx(1 / 5)
+
+
+def test_agcam_predicts_nothing_where_no_value_is_above_the_threshold():
+    values = torch.tensor([[[-1.0, -1.0], [-1.0, -1.0]], [[0.0, 1.0], [2.0, 2.0]]])  # flat, and 1 of 2 is .5 itself
+    truth = Truth(masks=torch.tensor([[[True, False], [False, False]], [[False, True], [False, False]]]))
+    found = AGCAMLocalization(corner="tight")(GridMaps(values, (2, 2)), truth).values
+    assert found["precision"].tolist() == pytest.approx([1.0, 0.0], abs=1e-4)
+    assert found["iou"].tolist() == pytest.approx([0.0, 0.0], abs=1e-4)
+
+
+def test_daam_finds_a_picture_at_an_iou_of_one_half():
+    values = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
+    truth = Truth(masks=torch.tensor([[[True, False], [False, False]]]))
+    found = DAAMLocalization(corner="tight")(GridMaps(values, (2, 2)), truth).values
+    assert (found["iou"].item(), found["accuracy"].item()) == (0.5, 1.0)
 
 
 @pytest.mark.parametrize("corner", ["tight", "beyond"])
@@ -201,9 +216,9 @@ def test_a_constant_map_is_the_whole_frame_and_zeros_are_nothing(metric):
     masks = torch.stack([painted([(3, 3, 8, 8)], size), torch.ones(size, dtype=torch.bool)])
     frame = metric(GridMaps(torch.full((2, 4, 4), 0.1), size), Truth(masks=masks)).values["iou"]
     torch.testing.assert_close(frame, masks.double().mean(dim=(1, 2)), atol=1e-5, rtol=0)
-    assert (metric(GridMaps(torch.zeros(2, 4, 4), size), Truth(masks=masks)).values["iou"] == 0).all()
+    assert (metric(GridMaps(torch.zeros(2, 4, 4), size), Truth(masks=masks)).values["iou"] < 1e-6).all()
     empty = Truth(masks=torch.zeros(1, *size, dtype=torch.bool))
-    assert metric(GridMaps(torch.rand(1, 4, 4), size), empty).values["iou"].item() == 0
+    assert metric(GridMaps(torch.rand(1, 4, 4), size), empty).values["iou"].item() < 1e-6
 
 
 def test_boxes_come_to_the_input_scaled_truncated_and_cut():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -102,9 +103,8 @@ def by_hand(metric, world, which, index):
     black, zero = (-mean / std).expand_as(x), torch.zeros_like(x)
     count = pixels.numel()
 
-    def blur(sigma, cut):
-        made = [gaussian_filter(channel, sigma, mode="nearest", truncate=cut) for channel in x.numpy()]
-        return torch.tensor(np.stack(made))
+    def blur(sigma):
+        return torch.tensor(np.stack([gaussian_filter(channel, sigma, mode="nearest") for channel in x.numpy()]))
 
     def curve(order, into, outof, shares, read):
         return [read(replaced(outof, into, order[: math.floor(round(s * count, 6))])) for s in shares]
@@ -146,7 +146,7 @@ def by_hand(metric, world, which, index):
             areas.append(trapezoids(ys, shares))
         return {"morf": areas[0], "lerf": areas[1], "srg": areas[1] - areas[0]}
     if isinstance(metric, MIFLIF):
-        into = zero if metric.fill == "zero" else blur(14, 4)
+        into = zero if metric.fill == "zero" else blur(14)
         shares = [k / metric.steps for k in range(metric.steps + 1)]
         mif, lif = (
             trapezoids(curve(order_by_hand(nearest, most), into, x, shares, logit_of), shares) for most in (True, False)
@@ -157,7 +157,7 @@ def by_hand(metric, world, which, index):
         order = order_by_hand(pixels, True)
         areas = [
             trapezoids(curve(order, into, outof, shares, lambda p: world.probability(p, target)), shares)
-            for into, outof in ((x, blur(5, 1)), (zero, x))
+            for into, outof in ((x, rise_blur(x[None])[0]), (zero, x))
         ]
         return {"insertion": areas[0], "deletion": areas[1]}
     if isinstance(metric, AverageDrop):
@@ -166,7 +166,7 @@ def by_hand(metric, world, which, index):
         y, o = world.probability(x, target), world.probability(dimmed, target)
         return {"average_drop": max(0.0, y - o) / y, "increase": float(o > y)}
     places = squares_of(world.pictures, metric.squares, 0.1, 0.5, 0)[index].tolist()
-    into = blur(14, 4) if metric.fill == "blur" else zero
+    into = blur(14) if metric.fill == "blur" else zero
     inside, drops = [], []
     for top, left, side in places:
         picture = x.clone()
@@ -286,19 +286,26 @@ def test_the_perfect_map_of_a_linear_model_is_best():
         assert (found.values["infidelity"] < 1e-6).all()
 
 
-@pytest.mark.parametrize(("sigma", "reach"), [(14.0, None), (5.0, 5), (0.7, None)])
-def test_blur_is_scipys_gaussian_with_the_edge_repeated(sigma, reach):
+@pytest.mark.parametrize("sigma", [14.0, 5.0, 0.7])
+def test_blur_is_scipys_gaussian_with_the_edge_repeated(sigma):
     images = torch.randn(2, 3, 21, 34, dtype=torch.float64)
-    expected = np.stack(
-        [
-            [
-                gaussian_filter(c, sigma, mode="nearest", radius=round(4 * sigma) if reach is None else reach)
-                for c in image
-            ]
-            for image in images.numpy()
-        ]
-    )
-    np.testing.assert_allclose(blurred(images, sigma, reach), expected, atol=1e-12)
+    blur = partial(gaussian_filter, sigma=sigma, mode="nearest", radius=round(4 * sigma))
+    expected = np.stack([[blur(channel) for channel in image] for image in images.numpy()])
+    np.testing.assert_allclose(blurred(images, sigma), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("side", [34, 7])  # wider than the window, and narrower
+def test_rises_blur_is_a_convolution_with_its_kernel(side):
+    images = torch.randn(2, 3, 21, side, dtype=torch.float64)
+    np.testing.assert_allclose(blurred(images, 5.0, "padded"), rise_blur(images), atol=1e-12)
+
+
+def rise_blur(images):
+    """By the official kernel, literally: a single one, 11 x 11, under a Gaussian, as the weights of a padded layer."""
+    one = np.zeros((11, 11))
+    one[5, 5] = 1
+    kernel = torch.from_numpy(gaussian_filter(one, 5)).to(images).expand(3, 1, 11, 11)
+    return torch.nn.functional.conv2d(images, kernel, padding=5, groups=3)
 
 
 def test_ranks_counts_and_sums():

@@ -169,8 +169,8 @@ def test_a_full_name_names_itself(name):
 def test_names_and_options():
     assert list(as_metrics("agcam/iou@0.3")) == ["agcam/iou@0.3"]
     assert list(as_metrics("daam@0.2")) == ["daam/iou@0.2", "daam/accuracy@0.2"]
-    assert list(as_metrics("abpc/abpc:steps=20,map_of=label, compactness")) == [
-        "abpc/abpc:steps=20,map_of=label",
+    assert list(as_metrics("abpc/abpc:steps=20,map_of=predicted, compactness")) == [
+        "abpc/abpc:steps=20,map_of=predicted",
         "compactness/share@0.05",
     ]
     assert list(as_metrics("agcam/iou:threshold=0.3")) == ["agcam/iou@0.3"]

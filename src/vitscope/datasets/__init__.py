@@ -1,6 +1,6 @@
 """Pictures with known truth: published data sets, your own folder, and drawn scenes."""
 
-from vitscope.datasets.carry import boxes_to_input, corners_to_input, mask_to_input, paint_boxes
+from vitscope.datasets.carry import mask_to_input
 from vitscope.datasets.classes import ClassMap, Synsets
 from vitscope.datasets.coco import COCO
 from vitscope.datasets.cub import CUB
@@ -63,13 +63,10 @@ __all__ = [
     "Scenes",
     "Synsets",
     "as_reader",
-    "boxes_to_input",
-    "corners_to_input",
     "dataset_options",
     "list_datasets",
     "mask_to_input",
     "open_dataset",
-    "paint_boxes",
     "register_dataset",
     "with_mark",
 ]

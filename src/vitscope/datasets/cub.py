@@ -34,6 +34,7 @@ class CUB:
     Attributes:
         split: by train_test_split.txt.
         classes: the model's outputs of the 200 species (`ClassMap.of`); "own" for a model trained on them.
+        truth: the "boxes" alone, as AG-CAM has it, the "masks" too, or "auto", these where there is segmentations/.
     """
 
     info: ClassVar[DatasetInfo] = DatasetInfo(
@@ -51,6 +52,7 @@ class CUB:
 
     split: Literal["test", "train", "all"] = "test"
     classes: str | None = None
+    truth: Literal["auto", "boxes", "masks"] = "auto"
 
     def open(self, root: Path) -> Dataset:
         """The pictures of the split.
@@ -67,13 +69,18 @@ class CUB:
         if list(species) != [str(index) for index in range(1, len(species) + 1)]:
             raise DatasetError(f"{home / 'classes.txt'}: its ids are not 1, 2, 3 and so on; download it again")
         names = tuple(species.values())
-        segmentations = first_folder((home, home.parent), ("segmentations",))
-        birds = _Birds(home, tables, segmentations and segmentations / "segmentations", len(names), self._map(names))
+        birds = _Birds(home, tables, self._segmentations(home), len(names), self._map(names))
         # A picture whose part is unknown is kept, to fail when it is read.
         parts = {"test": ("0",), "train": ("1",)}.get(self.split, ("0", "1"))
         others = {"0", "1"}.difference(parts)
         wanted = tuple(key for key in tables["images.txt"] if tables["train_test_split.txt"].get(key) not in others)
         return Dataset(self.info, names, wanted, birds.read)
+
+    def _segmentations(self, home: Path) -> Path | None:
+        beside = None if self.truth == "boxes" else first_folder((home, home.parent), ("segmentations",))
+        if beside is None and self.truth == "masks":
+            raise DatasetError(f"{home} has no segmentations/, in it or beside it; download them, or use truth=boxes")
+        return beside and beside / "segmentations"
 
     def _map(self, names: tuple[str, ...]) -> ClassMap:
         return ClassMap.of(names, self.classes)

@@ -46,7 +46,9 @@ class ClassFolders:
         if not folder.is_dir():
             raise ImageError(f"{folder}: no such folder; give one with a folder of pictures for each class")
         found = {
-            each.name: sorted(file for file in each.rglob("*") if file.suffix.lower() in PICTURES)
+            each.name: sorted(
+                file for file in each.rglob("*") if file.suffix.lower() in PICTURES and not _hidden(file, folder)
+            )
             for each in sorted(folder.iterdir())
             if each.is_dir()
         }
@@ -62,6 +64,11 @@ class ClassFolders:
     def __getitem__(self, index: int, /) -> LabelledPicture:
         file, label = self._files[index]
         return LabelledPicture(file, label, str(file))
+
+
+def _hidden(file: Path, root: Path) -> bool:
+    """Thumbnails and the like, which would be a class of their own and move the index of every other."""
+    return any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
 class LabelledScenes:

@@ -68,6 +68,12 @@ class Box:
     label: int | None = None
     aside: bool = False
 
+    @property
+    def empty(self) -> bool:
+        """Whether it has no pixel, as some of COCO's crowds."""
+        x1, y1, x2, y2 = self.edges
+        return x2 <= x1 or y2 <= y1
+
 
 @dataclass(frozen=True)
 class Region:
@@ -133,7 +139,9 @@ class Item:
             DatasetError: a box lies outside of it.
         """
         picture = self.load()
-        boxes = self.boxes and tuple(self._within(box, picture.size) for box in self.boxes)
+        boxes = self.boxes and tuple(
+            self._within(box, picture.size) for box in self.boxes if not (box.aside and box.empty)
+        )
         return Opened(self, picture, boxes)
 
     def _within(self, box: Box, size: tuple[int, int]) -> Box:

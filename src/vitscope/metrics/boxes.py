@@ -35,7 +35,7 @@ class AGCAMLocalization:
     is the truth.
 
     Attributes:
-        threshold: a pixel counts where its scaled value is at least this.
+        threshold: a pixel counts where its scaled value is above this.
         corner: see `Corner`. "beyond" gives the official numbers to their fourth digit on ViT-Ti/16, "tight" does not.
         eps: see `localization.overlap`.
 
@@ -65,7 +65,7 @@ class AGCAMLocalization:
     def __call__(self, maps: GridMaps, truth: Truth) -> Result:
         """The five values a picture."""
         masks = truth.need("masks", "agcam")
-        above = (_scaled(maps) >= self.threshold).cpu().numpy()
+        above = (_scaled(maps) > self.threshold).cpu().numpy()
         predicted = torch.stack([painted(_cornered(component_boxes(mask), self.corner), maps.size) for mask in above])
         return Result(overlap(predicted, masks.cpu(), self.eps))
 
@@ -81,7 +81,7 @@ class DAAMLocalization:
     Attributes:
         threshold: a pixel counts where its scaled value is at least this (the paper's is unknown).
         at_least: the IoU from which on a picture counts as found.
-        corner: see `Corner`.
+        corner: see `Corner`; the paper's is unknown, and this is AG-CAM's, so that the two IoUs compare.
 
     Source: Liao, Gao, Zhang (2503.14640), table 1.
     """
@@ -107,7 +107,7 @@ class DAAMLocalization:
         masks = truth.need("masks", "daam")
         boxes = [largest_box(mask) for mask in (_scaled(maps) >= self.threshold).cpu().numpy()]
         predicted = [painted(_cornered([box] if box else [], self.corner), maps.size) for box in boxes]
-        iou = overlap(torch.stack(predicted), masks.cpu(), eps=1e-12)["iou"]
+        iou = overlap(torch.stack(predicted), masks.cpu(), eps=0.0)["iou"]
         return Result({"iou": iou, "accuracy": (iou >= self.at_least).double()})
 
 

@@ -24,21 +24,21 @@ class ABPC:
     """AG-CAM's area between perturbation curves.
 
     Fractions 0, 0.1, ... 1 of the pixels are zeroed in normalised space, most relevant first (MoRF) and least relevant
-    first (LeRF); the curves are the softmax probability of the true class, over all pictures; ABPC is the mean of
-    LeRF - MoRF.
+    first (LeRF); the curves are the softmax probability of the true class, over all pictures, whose map it is; ABPC is
+    the mean of LeRF - MoRF.
 
         ABPC = 1/11 sum_k LeRF(k/10) - MoRF(k/10)
 
     Attributes:
         steps: how many equal steps; 10 gives the paper's 11 values.
-        map_of: the class whose map is taken; which the paper takes is unknown.
+        map_of: the class whose map is taken: the true one, the "label", as in the official code, or the "predicted".
         area: the plain mean of the values as in the paper, or trapezoids.
 
     Source: Leem, Seo (2402.04563), section 4.3 and official code.
     """
 
     steps: int = 10
-    map_of: Literal["predicted", "label"] = "predicted"
+    map_of: Literal["predicted", "label"] = "label"
     area: Area = "mean"
 
     facts: ClassVar[tuple[Facts, ...]] = (
@@ -251,15 +251,13 @@ class InsertionDeletion:
 
     Attributes:
         steps: into how many equal parts the pixels are divided; the paper moves as many pixels at once as a row has.
-        sigma: of the blur that insertion starts from, its window 11 pixels wide as in the official code.
+        sigma: of the blur that insertion starts from, with the window and the edges of the official code: see `Window`.
 
     Source: Petsiuk, Das, Saenko 2018 (1806.07421), section 4.3.
     """
 
     steps: int = 224
     sigma: float = 5.0
-
-    REACH: ClassVar[int] = 5
 
     facts: ClassVar[tuple[Facts, ...]] = described(
         "rise",
@@ -283,8 +281,8 @@ class InsertionDeletion:
         order = [order_of(maps, "most", "bilinear")]
         fractions = _fractions(self.steps).tolist()
         read = probability(pictures.explained)
-        zero, blur = replacement(pictures, "zero"), replacement(pictures, "blur", self.sigma, self.REACH)
-        start = all_filled("blur", self.sigma, self.REACH)
+        zero, blur = replacement(pictures, "zero"), replacement(pictures, "blur", self.sigma, "padded")
+        start = all_filled("blur", self.sigma, "padded")
         ends = (UNALTERED, all_filled("zero"))
         deletion = replacing(pictures, order, fractions, zero, pictures.tensor, ends, read)
         insertion = replacing(pictures, order, fractions, pictures.tensor, blur, (start, UNALTERED), read)

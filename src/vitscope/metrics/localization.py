@@ -77,8 +77,7 @@ def overlap(predicted: Tensor, truth: Tensor, eps: float = 1e-5) -> dict[str, Te
 
     Args:
         predicted, truth: (b H W) bool.
-        eps: added to every denominator but the pixel accuracy's (where it stands in the official code is unknown; a
-            mean over images is not changed in its fourth digit).
+        eps: added to every numerator and denominator, as in the official code; so nothing predicted has precision 1.
 
     Returns:
         name -> (b) float64 in [0, 1].
@@ -86,14 +85,18 @@ def overlap(predicted: Tensor, truth: Tensor, eps: float = 1e-5) -> dict[str, Te
     Source: AG-CAM (2402.04563), table 1.
     """
     p, t = predicted.flatten(1), truth.flatten(1)
-    hit = (p & t).sum(dim=1).double()
-    pixels, positives = p.sum(dim=1).double(), t.sum(dim=1).double()
+    hit, right = (p & t).sum(dim=1).double(), (p == t).sum(dim=1).double()
+    predictions, positives = p.sum(dim=1).double(), t.sum(dim=1).double()
+
+    def share(part: Tensor, whole: Tensor) -> Tensor:
+        return (part + eps) / (whole + eps)
+
     return {
-        "pixel_accuracy": (p == t).double().mean(dim=1),
-        "iou": hit / (pixels + positives - hit + eps),
-        "dice": 2 * hit / (pixels + positives + eps),
-        "precision": hit / (pixels + eps),
-        "recall": hit / (positives + eps),
+        "pixel_accuracy": share(right, torch.full_like(right, p.shape[1])),
+        "iou": share(hit, predictions + positives - hit),
+        "dice": share(2 * hit, predictions + positives),
+        "precision": share(hit, predictions),
+        "recall": share(hit, positives),
     }
 
 

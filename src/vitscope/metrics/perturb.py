@@ -6,8 +6,10 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from scipy import ndimage
 from torch import Tensor
 
 from vitscope.errors import MetricError
@@ -18,28 +20,34 @@ Fill = Literal["zero", "black", "mean", "blur"]
 """What replaces pixels: "zero" of the normalised space, the mean colour of the model's training pictures; "black", zero
 before normalisation; "mean", each picture's own mean colour; "blur", the picture under a Gaussian."""
 
+Window = Literal["repeated", "padded"]
+"""How a blur ends: "repeated", at 4 sigma, the picture going on as at its edge; "padded", RISE's: 11 pixels wide, the
+tails folded back into it, and around the picture zero of the normalised space."""
+
 Order = Literal["most", "least"]
 
+_RISE_FAR = 5
 
-def replacement(pictures: Pictures, fill: Fill, sigma: float = 14.0, reach: int | None = None) -> Tensor:
+
+def replacement(pictures: Pictures, fill: Fill, sigma: float = 14.0, window: Window = "repeated") -> Tensor:
     """The wholly altered pictures, (b 3 H W) normalised; made once a batch.
 
     Args:
         pictures: of the batch.
         fill: see `Fill`.
         sigma: of "blur", in pixels.
-        reach: of "blur": where its window ends, in pixels from the middle; None: at 4 sigma.
+        window: of "blur".
 
     Raises:
         MetricError: an unknown fill.
     """
     if fill not in get_args(Fill):
         raise MetricError(f"nothing fills pixels with '{fill}'; use {', '.join(get_args(Fill))}")
-    key = all_filled(fill, sigma, reach)
+    key = all_filled(fill, sigma, window)
     if key not in pictures.made:
         x = pictures.tensor
         if fill == "blur":
-            made = blurred(x, sigma, reach)
+            made = blurred(x, sigma, window)
         elif fill == "mean":
             made = x.mean(dim=(2, 3), keepdim=True).expand_as(x)
         elif fill == "black":
@@ -51,28 +59,33 @@ def replacement(pictures: Pictures, fill: Fill, sigma: float = 14.0, reach: int 
     return pictures.made[key]
 
 
-def all_filled(fill: Fill, sigma: float = 14.0, reach: int | None = None) -> Hashable:
+def all_filled(fill: Fill, sigma: float = 14.0, window: Window = "repeated") -> Hashable:
     """The key of wholly replaced pictures."""
-    return ("filled", fill, sigma, reach) if fill == "blur" else ("filled", fill)
+    return ("filled", fill, sigma, window) if fill == "blur" else ("filled", fill)
 
 
-def blurred(images: Tensor, sigma: float, reach: int | None = None) -> Tensor:
-    """Images (b 3 H W) under a Gaussian of this standard deviation in pixels, edges repeated outwards.
+def blurred(images: Tensor, sigma: float, window: Window = "repeated") -> Tensor:
+    """Images (b 3 H W) under a Gaussian of this standard deviation in pixels.
 
     Args:
         images: of any size; the window may be larger.
         sigma: as the "radius" of Pillow's GaussianBlur.
-        reach: where the window ends; None: 4 sigma.
+        window: see `Window`.
     """
+    far = round(4 * sigma) if window == "repeated" else _RISE_FAR
+    offsets = torch.arange(-far, far + 1)
+    if window == "repeated":
+        weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+        weights = weights / weights.sum()
+    else:
+        weights = torch.from_numpy(ndimage.gaussian_filter1d((offsets == 0).numpy().astype(np.float64), sigma))
     for dim in (2, 3):
         n = images.shape[dim]
-        far = round(4 * sigma) if reach is None else reach
-        offsets = torch.arange(-far, far + 1, dtype=torch.float64)
-        weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
-        # A matrix (n n), to which weights beyond an edge are added at the edge: two products blur the batch.
-        sources = (torch.arange(n)[:, None] + offsets.long()[None]).clamp(0, n - 1)
+        # A matrix (n n): two products blur the batch. Weights beyond an edge are added at the edge, or left out.
+        sources = torch.arange(n)[:, None] + offsets[None]
+        there = (sources >= 0) & (sources < n) | (window == "repeated")
         matrix = torch.zeros(n, n, dtype=torch.float64)
-        matrix.scatter_add_(1, sources, (weights / weights.sum()).expand(n, -1))
+        matrix.scatter_add_(1, sources.clamp(0, n - 1), weights * there)
         images = (images.transpose(dim, -1) @ matrix.T.to(images)).transpose(dim, -1)
     return images
 

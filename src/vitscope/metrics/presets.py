@@ -71,10 +71,7 @@ PRESETS: dict[str, Preset] = {
             ("agcam",),
             preprocessing=WHOLE,
             images="correct",
-            choices=(
-                "epsilon stands in the denominators alone",
-                "rectangles are painted from x, y to x + width, y + height, both included",
-            ),
+            choices=("rectangles are painted from x, y to x + width, y + height, both included",),
         ),
         Preset(
             "abpc",
@@ -82,7 +79,6 @@ PRESETS: dict[str, Preset] = {
             "arXiv 2402.04563",
             ("abpc",),
             preprocessing=WHOLE,
-            choices=("the map is the predicted class's, the probability the true class's",),
         ),
         Preset(
             "daam",
@@ -92,7 +88,8 @@ PRESETS: dict[str, Preset] = {
             preprocessing=WHOLE,
             images="correct",
             choices=(
-                "the box is that of the largest component above 0.05 of the min-max scaled map",
+                "the box is that of the largest component from 0.05 of the min-max scaled map on, its corners AG-CAM's",
+                "the curve over thresholds and its area are of a map's positive part, scaled by itself",
                 "preprocessing and choice of pictures as AG-CAM's",
             ),
         ),
@@ -117,6 +114,7 @@ PRESETS: dict[str, Preset] = {
             "Chefer's positive and negative perturbation",
             "arXiv 2012.09838",
             ("chefer@predicted", "chefer@label"),
+            preprocessing=WHOLE,
             choices=("the mean of the nine accuracies",),
         ),
         Preset(

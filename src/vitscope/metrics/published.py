@@ -61,7 +61,10 @@ _SRG: dict[str, tuple[float, float]] = {
 
 
 def _localization() -> list[Published]:
-    notes = {"VOC 2012 val": "single-class pictures, against segmentations"}
+    notes = {
+        "VOC 2012 val": "single-class pictures, against segmentations",
+        "CUB-200-2011 test": "against boxes: cub:truth=boxes",
+    }
     return [
         Published(f"agcam/{name}@0.5", method, value, dataset, "ViT-B/16", _AGCAM, notes.get(dataset, ""))
         for dataset, table in _TABLES.items()
@@ -80,7 +83,7 @@ def _perturbation() -> list[Published]:
         ("morf", "agcam"): 0.1607,
     }
     return [
-        Published(f"abpc/{name}", method, value, "ILSVRC2012 val", "ViT-B/16", _AGCAM, "the map's class is unknown")
+        Published(f"abpc/{name}", method, value, "ILSVRC2012 val", "ViT-B/16", _AGCAM)
         for (name, method), value in areas.items()
     ]
 

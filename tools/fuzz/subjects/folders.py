@@ -6,11 +6,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from tests.datasets import layouts
 from tools.fuzz.judge import Case
 
-from vitscope.datasets import boxes_to_input, mask_to_input, open_dataset
+from vitscope.datasets import mask_to_input, open_dataset
 from vitscope.images import Geometry
+from vitscope.metrics import boxes_on_input
 
 SOURCES = {
     "imagenet_csv": "imagenet",
@@ -66,7 +68,7 @@ def read_all(folder: Path, kind: str) -> None:
         geometry = Geometry((height, width), (32, 48), (0, 8, 32, 32))
         for box in opened.boxes or ():
             assert 0 <= box.edges[0] < box.edges[2] <= width
-            boxes_to_input([box.edges], geometry)
+            boxes_on_input(torch.tensor([box.edges]), geometry)
         if opened.masks is not None:
             values = opened.masks.values()
             assert values.shape == (height, width)
