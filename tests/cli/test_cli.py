@@ -340,8 +340,31 @@ def test_from_a_shell():
         check=False,
     )
     assert done.returncode == 2
-    assert "Missing argument" in done.stderr
-    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("vitscope: Missing ")
+    assert line.endswith("explain --help")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("explian",), "explain"),
+        (("explain", "a.png", "--metod", "daam"), "--methods"),
+        (("explain", "a.png", "--model", "scenes", "--out", "o", "--resume", "--overwrite"), "give one of them"),
+        (("explain", "a.png", "--model", "scenes", "--out", "o", "--dtype", "float16"), "--store parquet"),
+        (("explain", "a.png", "--model", "scenes-ssl", "--out", "o"), "--bank"),
+        (("explain", "a.png", "--model", "scenes-ssl", "--out", "o", "--target", "3"), "--bank"),
+        (("explain", "a.png", "--model", "scenes", "--out", "o", "--target", "tabby"), "'red striped disc'"),
+        (("describe", "scenes", "--model", "scenes-ssl"), "two models are named"),
+        (("flow", "a.png", "--model", "scenes", "--method", "daam,agcam"), "give one"),
+        (("bench", "--dataset", "scenes:count=2", "--root", "r", "--model", "scenes", "--out", "o"), "leave the root"),
+    ],
+)
+def test_wrong_use_is_one_line_that_says_what_to_do(words, says, run):
+    code, _, said = run(*words, model=False)
+    assert code == 2
+    (line,) = said.strip().splitlines()
+    assert says in line
 
 
 def test_the_papers_photographs(run, shared, tmp_path):
@@ -415,6 +438,8 @@ def test_a_memory_bank_is_built_told_of_and_used(run, tmp_path):
     words = ("bank", "build", "--root", tmp_path / "p", "--model", "scenes-ssl", "--out", tmp_path / "c.safetensors")
     code, out, err = run(*words, model=False)
     assert code == 1
+    told = json.loads(run("bank", "info", tmp_path / "c.safetensors", "--json", model=False)[1])
+    assert (told["pictures"], told["pictures_not_read"]) == (40, 1)
     assert "x.png" in err
 
 
@@ -423,7 +448,7 @@ def test_flow_prints_and_draws(run, tmp_path):
         Image.fromarray(scene.image).save(tmp_path / f"{index}.png")
     code, out, _ = run("flow", tmp_path, "--model", "scenes", "--out", tmp_path / "chart" / "flow.png", model=False)
     assert code == 0
-    assert re.search(r"half of the evidence is there after \d+\.\d+ .* \(2 pictures\) blocks", out)
+    assert re.search(r"half of the evidence is there: \d+\.\d+ \[.*\] \(2 pictures\)", out)
     assert "rank correlation of share and drop" in out
     assert Image.open(tmp_path / "chart" / "flow.png").mode == "RGB"
     (tmp_path / "z.png").write_text("no")

@@ -142,7 +142,7 @@ def test_without_the_extra(name, run, monkeypatch):
             "--weights and --labels are of one model",
         ),
         (("--model", "unheard-of"), "unheard-of"),
-        (("--model", "scenes", "--max-pictures", 0), "the limit pictures is 0; give a number above 0"),
+        (("--model", "scenes", "--max-pictures", 0), "Invalid value for '--max-pictures'"),
         (("--model", "scenes", "--max-megapixels", 500), "Pillow opens no more"),
         (("--model", "scenes", "--memory-limit", "lots"), "memory limit 'lots': give a number of bytes"),
         (("--model", "scenes", "--host", "no.such.host.invalid"), "cannot listen on no.such.host.invalid"),

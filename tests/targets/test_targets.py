@@ -43,7 +43,7 @@ def test_scores():
     ("target", "says"),
     [
         ("seasnake", "did you mean sea snake"),
-        ("zzzzz", "give its index"),
+        ("zzzzz", "there are 'tench, Tinca tinca', "),
         ("crane", "several classes"),
         (True, "is no target"),
         (1.5, "is no target"),

@@ -1,12 +1,13 @@
 """The command line: one command a file.
 
-Exit codes: 0 on success, 1 where some inputs failed (each named, the others done), 2 on wrong use.
+Exit codes: 0 on success, 1 where some inputs failed (each named, the others done), 2 on wrong use, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import typer
 
@@ -55,6 +56,9 @@ app.command("doctor")(doctor.doctor)
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; typer turns the exception into it."""
 
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""Click's, or of typer's own copy of click, which typer does not name."""
+
 
 class _ToErrorStream(logging.Handler):
     """What the library says in its log, as the commands say it."""
@@ -70,7 +74,10 @@ def main() -> None:
     if not any(isinstance(handler, _ToErrorStream) for handler in log.handlers):
         log.addHandler(_ToErrorStream(logging.WARNING))
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except _UsageError as error:
+        _wrong_use(error)
+        sys.exit(2)
     except VitscopeError as error:
         say(str(error))
         sys.exit(2)
@@ -82,3 +89,12 @@ def main() -> None:
             raise
         say("interrupted; what was written is complete")
         sys.exit(INTERRUPTED)
+
+
+def _wrong_use(error: Any) -> None:
+    """One line, where typer would draw a box; the help where nothing was said at all."""
+    if error.ctx is not None and not sys.argv[1:]:
+        error.show()
+        return
+    command = "vitscope" if error.ctx is None else error.ctx.command_path
+    say(f"{error.format_message().rstrip('.')}; see {command} --help")

@@ -56,14 +56,16 @@ def info(
     found = MemoryBank.load(file)
     closeness, right = found.typical()
     counts = Counter(found.labels.tolist())
+    asked = found.facts.get("pictures", len(found))
     facts = {
+        **found.facts,
         "pictures": len(found),
+        **({"pictures_not_read": asked - len(found)} if asked != len(found) else {}),
         "width": found.features.shape[1],
         "classes": {found.names[label]: counts[label] for label in sorted(counts)},
         "dtype": str(found.features.dtype).removeprefix("torch."),
         "leave_one_out_top1": round(right, 4),
-        "mean_cosine_to_20_nearest_of_99_percent": round(closeness, 4),
-        **found.facts,
+        f"cosine_to_{min(20, len(found) - 1)}_nearest_of_99_percent_at_least": round(closeness, 4),
     }
     if json:
         common.tell_json(facts)

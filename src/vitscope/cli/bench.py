@@ -68,6 +68,7 @@ def bench(
     """Measure methods on data with known truth; an interrupted run goes on with --resume."""
     common.check_choice("--target", target, ("predicted", "label"))
     common.check_choice("--images", images, ("all", "correct"))
+    common.check_resume(resume, overwrite)
     on = options.engine_of(engine, workers, gpus_per_worker, address, device)
     presets = [overridden(preset, target, images) for preset in as_presets(metrics)]
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)

@@ -18,13 +18,14 @@ from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.methods import GROUPS, choose
 from vitscope.models import PRECISIONS, Running
-from vitscope.targets import Class, Contrast, MemoryBank, Neighbours, Predicted, Target, as_target
+from vitscope.targets import Class, Contrast, MemoryBank, Neighbours, Predicted, Probability, Target, as_target
 
 Images = Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.", show_default=False)]
 Model = Annotated[str, typer.Option("--model", "-m", help="A name, e.g. timm/vit_tiny_patch16_224, or a directory.")]
+WEIGHTS_FILE = "A .safetensors, .pth or .bin file"
 Weights = Annotated[
     Path | None,
-    typer.Option("--weights", "-w", help="A .safetensors, .pth or .bin file; otherwise the published weights."),
+    typer.Option("--weights", "-w", help=f"{WEIGHTS_FILE}; otherwise the published weights."),
 ]
 Methods = Annotated[
     str,
@@ -119,6 +120,12 @@ def check_choice(option: str, value: str | None, known: Sequence[str]) -> None:
         raise VitscopeError(f"{option} {value}: give {' or '.join(known)}")
 
 
+def check_resume(resume: bool, overwrite: bool) -> None:
+    """Raise VitscopeError where a run shall go on, and shall be deleted."""
+    if resume and overwrite:
+        raise VitscopeError("--resume goes on with a run and --overwrite deletes it; give one of them")
+
+
 def running_of(precision: str, channels_last: bool = False, compiled: bool = False) -> Running:
     """How the model is run, by these options.
 
@@ -179,8 +186,14 @@ def check_use(
         label = wanted.index if isinstance(wanted, Class) and isinstance(wanted.index, int) else None
         return Neighbours(known, min(20, len(known)), label=label)
     aim = explainer.target(target)
-    if isinstance(aim, Class | Contrast) and explainer.anatomy.outputs:
-        aim.check(explainer.anatomy.outputs)
+    outputs = explainer.anatomy.outputs
+    of_class = target is not None or any(method.facts.class_specific for method in chosen.values())
+    if not outputs and of_class and isinstance(aim, Predicted | Class | Contrast | Probability):
+        raise VitscopeError(
+            f"{explainer.anatomy.name} has no classifier, so that it has no classes; give a memory bank with --bank"
+        )
+    if outputs and isinstance(aim, Class | Contrast):
+        aim.check(outputs)
     return aim
 
 
@@ -197,7 +210,8 @@ def find_pictures(images: Sequence[str]) -> list[str]:
 
 
 def progress_bar(disable: bool = False) -> Progress:
-    """A bar on the error stream that goes away when it is done."""
+    """A bar on the error stream that goes away when it is done; none where that is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=disable, redirect_stdout=sys.stdout.isatty())
+    hidden = disable or not console.is_terminal  # where it would leave an empty line
+    return Progress(*columns, console=console, transient=True, disable=hidden, redirect_stdout=sys.stdout.isatty())

@@ -71,8 +71,9 @@ def explain(
             raise VitscopeError(f"{option} is for pictures, and --store leaves them out; give one of them")
     if store is None and on is not None:
         raise VitscopeError("--engine ray is for maps in parts; add --store parquet")
-    if store is None and (resume or overwrite or part_size != PART):
-        raise VitscopeError("--resume, --overwrite and --part-size are for maps in parts; add --store parquet")
+    common.check_resume(resume, overwrite)
+    if store is None and (resume or overwrite or part_size != PART or dtype != "float32"):
+        raise VitscopeError("--resume, --overwrite, --part-size and --dtype are for raw maps; add --store parquet")
     moving = usable(video or ())
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
     explainer = Explainer(

@@ -36,7 +36,11 @@ def flow(
     size: common.Size = None,
     json: common.Json = False,
 ) -> None:
-    """Read the flow of evidence over the blocks, and hold it against what each block's attention is worth."""
+    """Read the flow of evidence over the blocks, and hold it against what each block's attention is worth.
+
+    Of each block: its share of the accumulated map; the drop of the explained output where the block's attention is
+    left out; and the agreement, the rank correlation of the block's map with the whole.
+    """
     if out is not None and out.suffix.lower() != ".png":
         raise VitscopeError(f"--out {out}: the diagram is written as a .png file; give a name that ends so")
     fields = common.preprocessing_fields(size, None, None, None, None, None)
@@ -96,10 +100,12 @@ def _print(facts: dict[str, Any]) -> None:
         agreement = "" if row["agreement"] is None else f"{row['agreement']:.3f}"
         common.tell(f"{row['block']:>5} {row['share']:>8.3f} {row['drop']:>9.3f} {agreement:>10}")
     half, correlation = facts["half_of_the_evidence_after_blocks"], facts["rank_correlation_of_share_and_drop"]
-    common.tell(f"half of the evidence is there after {_interval(half)} blocks")
+    common.tell(f"blocks until half of the evidence is there: {_interval(half)}")
     if correlation is not None:
         common.tell(f"rank correlation of share and drop without {facts['left_out']}: {_interval(correlation)}")
 
 
 def _interval(estimate: dict[str, Any]) -> str:
+    if estimate["n"] == 1:
+        return "{mean:.2f} (1 picture)".format(**estimate)
     return "{mean:.2f} [{low:.2f}, {high:.2f}] ({n} pictures)".format(**estimate)

@@ -49,13 +49,13 @@ def serve(
     ] = None,
     batch_size: common.BatchSize = 8,
     memory_limit: common.MemoryLimit = None,
-    max_megabytes: Annotated[float, typer.Option("--max-megabytes", help="MiB of a request.")] = 32,
-    max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Of a picture.")] = 50,
-    max_pictures: Annotated[int, typer.Option("--max-pictures", help="To explain, in a request.")] = 8,
-    max_waiting: Annotated[int, typer.Option("--max-waiting", help="Jobs in the queue.")] = 32,
-    max_seconds: Annotated[float, typer.Option("--max-seconds", help="For a job to wait and run.")] = 120,
+    max_megabytes: Annotated[float, typer.Option("--max-megabytes", min=0.001, help="MiB of a request.")] = 32,
+    max_megapixels: Annotated[float, typer.Option("--max-megapixels", min=0.01, help="Of a picture.")] = 50,
+    max_pictures: Annotated[int, typer.Option("--max-pictures", min=1, help="To explain, in a request.")] = 8,
+    max_waiting: Annotated[int, typer.Option("--max-waiting", min=1, help="Jobs in the queue.")] = 32,
+    max_seconds: Annotated[float, typer.Option("--max-seconds", min=1, help="For a job to wait and run.")] = 120,
     max_forwards: Annotated[
-        int, typer.Option("--max-forwards", help="Of a picture, for each method that samples altered pictures.")
+        int, typer.Option("--max-forwards", min=1, help="Of a picture, for each method that samples altered pictures.")
     ] = 512,
 ) -> None:
     """Serve a page and an API: a picture in, its maps out, with models that stay loaded."""

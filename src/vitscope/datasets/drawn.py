@@ -49,7 +49,7 @@ class DrawnScenes:
         """
         if self.count < 1 or self.drawing < 0:
             raise DatasetError(
-                f"count={self.count}, drawing={self.drawing}: give a count of 1 or more, a seed of 0 or more"
+                f"count={self.count}, drawing={self.drawing}: give a count of 1 or more, and 0 or more for drawing"
             )
         scenes = _Drawn(Scenes(self.count, self.kind, seed=self.drawing))
         return Dataset(self.info, CLASSES, tuple(str(index) for index in range(self.count)), scenes.read)

@@ -91,13 +91,16 @@ def open_dataset(
         seed: of the order; None keeps the data set's own.
 
     Raises:
-        DatasetError: unknown, an option that it does not take, no root, or a folder that is laid out otherwise.
+        DatasetError: unknown, an option that it does not take, no root or one too many, or a folder that is laid out
+            otherwise.
     """
     reader = as_reader(source) if isinstance(source, str) else source
     info = reader.info
     _check_options(reader)
     if root is None and info.needs_root:
         raise DatasetError(f"{info.name} needs a root: {info.layout}")
+    if root is not None and not info.needs_root:
+        raise DatasetError(f"{info.name} has no folder; leave the root {root} out")
     folder = Path(root or ".")
     if info.needs_root and not folder.exists():
         raise DatasetError(f"{folder}: no such folder; expected {info.layout}")

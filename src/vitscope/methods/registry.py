@@ -169,9 +169,15 @@ def split_methods(text: str) -> list[str]:
 
 
 def as_method(text: str) -> Method:
-    """Build one method from "name" or "name:option=value,option=value"."""
+    """Build one method from "name" or "name:option=value,option=value".
+
+    Raises:
+        MethodError: an unknown method or option, a group, or several methods.
+    """
     word = text.strip()
     name, _, options = word.partition(":")
+    if "," in name:
+        raise MethodError(f"'{word}' names several methods; give one")
     method = method_called(word if name == _FAMILY else name)
     hints = get_type_hints(method)
     fields = {field.name for field in dataclasses.fields(method)}  # type: ignore[arg-type]

@@ -147,7 +147,9 @@ def _bundled(
     outputs = BUNDLED[name].outputs if tensors is None else outputs_in(tensors) or 0
     if image_size is not None and any(side < PATCH or side % PATCH for side in image_size):
         height, width = image_size
-        raise ModelError(f"{name}: cannot be built for {height} x {width} pixels; give multiples of its patch, {PATCH}")
+        raise ModelError(
+            f"{name}: cannot be built for {height} x {width} pixels; give a multiple of its patch, {PATCH} or more"
+        )
     try:
         model: nn.Module = scenes_vit(outputs, **({} if image_size is None else {"img_size": image_size}))
     except (RuntimeError, MemoryError) as error:  # a position embedding that no memory holds

@@ -57,7 +57,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except ModelError:
         raise
     except Exception as error:  # a damaged file makes torch and safetensors raise nearly any kind
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        words = (str(error).splitlines() or [""])[0][:120]
+        reason = words if any(sign.isalpha() for sign in words) else type(error).__name__
         raise ModelError(f"{file}: not a readable weights file ({reason}); download or save it again") from error
     return _unwrap(content, file)
 

@@ -16,6 +16,10 @@ from vitscope.parse import parse_json
 _SYNSET = re.compile(r"^n\d{8}\s+")
 
 
+_LISTED = 20
+"""Names, at most, that an error lists."""
+
+
 @dataclass(frozen=True)
 class ClassNames:
     """The outputs' names in order; empty where they are unknown."""
@@ -41,7 +45,8 @@ class ClassNames:
         try:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise TargetError(f"{file}: cannot read the labels ({error.__class__.__name__}); check --labels") from error
+            reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
+            raise TargetError(f"{file}: cannot read the labels ({reason}); check --labels") from error
         if file.suffix == ".json":
             return cls(_from_json(text, file))
         names = tuple(_SYNSET.sub("", line.strip()) for line in text.splitlines() if line.strip())
@@ -77,7 +82,8 @@ class ClassNames:
         if found:
             raise TargetError(f"'{name}' names several classes ({', '.join(map(str, found))}); give the index")
         words = {part.strip() for known in self.names for part in known.split(",")}
-        raise TargetError(f"no class is called '{name}'{nearest(name, words) or '; give its index'}")
+        there = f"; there are {', '.join(map(repr, self.names))}" if len(self.names) <= _LISTED else "; give its index"
+        raise TargetError(f"no class is called '{name}'{nearest(name, words) or there}")
 
 
 UNNAMED = ClassNames()
