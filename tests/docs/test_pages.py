@@ -18,6 +18,7 @@ from vitscope.models import load_model
 DOCS = ROOT / "docs"
 RUN = (
     "own-target",
+    "own-pictures",
     "memory-bank",
     "million-images",
     "signed-maps",
