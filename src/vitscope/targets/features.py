@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from vitscope.errors import TargetError
+from vitscope.options import check_options
 from vitscope.targets.bank import MemoryBank
 from vitscope.targets.names import UNNAMED, ClassNames
 
@@ -31,12 +32,18 @@ class Concept:
         features: of the examples, (n F), whose mean is the concept vector; or that vector, (F).
         similarity: "dot" product, as in the paper, or "cosine".
         name: the concept in words.
+
+    Raises:
+        TargetError: an unknown similarity.
     """
 
     of_features: ClassVar[bool] = True
     features: Tensor
     similarity: Literal["dot", "cosine"] = "dot"
     name: str = "the concept"
+
+    def __post_init__(self) -> None:
+        check_options(self, TargetError, "Concept")
 
     @property
     def linear(self) -> bool:
@@ -86,6 +93,9 @@ class Neighbours:
             scaled to [0, 1], as in the official implementation; "equation": the paper's Eq. 13, the mean over k of
             f_d z_kd / (|cos(f, z_k)| |f| |z_k|).
         label: explain the neighbours of this class instead of the winning one's.
+
+    Raises:
+        TargetError: an unknown weighting.
     """
 
     of_features: ClassVar[bool] = True
@@ -95,6 +105,9 @@ class Neighbours:
     temperature: float = 0.07
     weighting: Literal["official", "equation"] = "official"
     label: int | None = None
+
+    def __post_init__(self) -> None:
+        check_options(self, TargetError, "Neighbours")
 
     @classmethod
     def among(
