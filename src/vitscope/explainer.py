@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -24,6 +25,8 @@ from vitscope.provenance import covered_by, provenance_of
 from vitscope.targets import ClassNames, Concept, Predicted, Target, Text, as_target
 from vitscope.targets.target import TargetLike
 from vitscope.trace import Effects, Needs, as_bytes, effects_on_features, left_as_found, record, verify
+
+_LOG = logging.getLogger(__name__)
 
 
 class Explainer:
@@ -62,13 +65,14 @@ class Explainer:
         Args:
             model: an nn.Module, what `adapt` says of one, or a name such as "timm/vit_tiny_patch16_224",
                 "hf/google/vit-base-patch16-224" or a directory; `vitscope.models.load` lists the forms.
-            weights: for a name: a .safetensors, .pth or .bin file.
+            weights: for a name, and for no nn.Module: a .safetensors, .pth or .bin file.
             pretrained: for a name without weights: fetch the published ones from the hub.
             labels: names of the outputs, or a labels file; otherwise the model's own (timm's
                 `pretrained_cfg["label_names"]`, transformers' `config.id2label`, torchvision's categories), or
                 ImageNet's for a model of 1000 outputs.
             preprocessing: instead of the model's own, or some of its fields (`{"crop_pct": 1.0}`).
-            device: where a model given by name shall run; an nn.Module stays where it is.
+            device: where a model given by name shall run; an nn.Module stays where it is, and where that is another
+                one, a warning in the log says so.
             tokenizer: texts -> what the model's text tower takes, where the model has one and its own tokenizer is not
                 found.
             running: how the model is run: a precision, "bf16" or "fp16" in place of "float32", or a `Running`. The
@@ -77,7 +81,8 @@ class Explainer:
                 as "4GB": a batch that takes more is explained in several passes, with the same maps.
 
         Raises:
-            ModelError: the model cannot be loaded, or is not understood, or torch has no such precision on its device.
+            ModelError: the model cannot be loaded, or is not understood, or torch has no such precision on its device,
+                or weights are given for an nn.Module.
             TargetError: the labels cannot be read, or are not as many as the outputs.
             VitscopeError: the memory limit is no amount of memory.
         """
@@ -162,6 +167,10 @@ class Explainer:
             as a call.
         """
         chosen = choose(methods).within(max_forwards)
+        if isinstance(targets, str) or not isinstance(targets, Iterable):
+            raise TargetError(
+                f"targets={targets!r} is one target and no list; give [{targets!r}], or call the explainer"
+            )
         aims = [self.target(target) for target in targets]
         if not aims:
             raise TargetError("no target is given; name one, or None for the predicted class")
@@ -271,7 +280,12 @@ class Explainer:
         return F.normalize(embedded.float(), dim=-1)
 
     def why_not(self, label: str, method: Method) -> str:
-        """Why `method` is not defined for this model, or "" where it is."""
+        """Why `method` is not defined for this model, or "" where it is.
+
+        Raises:
+            MethodError: it is no method, or has an option that is not understood.
+        """
+        choose({label: method})
         return undefined(self.anatomy, label, method)
 
     def _subject_of(self, batch: Batch, seen: Seen, aim: Target) -> Subject:
@@ -296,7 +310,11 @@ def explain(
     target: TargetLike = None,
     weights: str | os.PathLike[str] | None = None,
 ) -> Attribution:
-    """Explain `images` by one method: one line, one Attribution; see `Explainer`."""
+    """Explain `images` by one method: one line, one Attribution; see `Explainer`.
+
+    Raises:
+        as an Explainer and its call; ModelError where `weights` are given for an nn.Module.
+    """
     if isinstance(method, str):
         as_method(method)  # which refuses a group
     explanation = Explainer(model, weights)(images, methods=[method], target=target)
@@ -312,8 +330,17 @@ def _loaded(
 ) -> Loaded:
     """The model with what came with it; by name, it is built for the input size that the preprocessing asks for."""
     if not isinstance(model, str):
-        module = model.model if isinstance(model, Anatomy) else model
-        return of_module(module, asked=not isinstance(preprocessing, Preprocessing))
+        loaded = of_module(
+            model.model if isinstance(model, Anatomy) else model, asked=not isinstance(preprocessing, Preprocessing)
+        )
+        if weights is not None:
+            raise ModelError(
+                f"weights={weights} are for a model given by name, and this is a {type(loaded.model).__name__}; load "
+                "them into it (model.load_state_dict) and leave weights out"
+            )
+        if device is not None:
+            _tell_elsewhere(loaded.model, device)
+        return loaded
     size = preprocessing.size if isinstance(preprocessing, Preprocessing) else (preprocessing or {}).get("size")
     if isinstance(size, int):
         size = (size, size)
@@ -321,9 +348,34 @@ def _loaded(
     try:
         loaded.model.to(device or "cpu")
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"device '{device}' cannot be used ({reason}); vitscope doctor lists what is there") from error
+        raise _no_device(device, error) from error
     return loaded
+
+
+def _tell_elsewhere(model: nn.Module, device: str | torch.device) -> None:
+    """Say in the log where a module stays on another device than the one that is asked for.
+
+    Raises:
+        ModelError: there is no such device.
+    """
+    try:
+        asked = torch.device(device)
+    except RuntimeError as error:
+        raise _no_device(device, error) from error
+    where = next(model.parameters()).device
+    if where.type != asked.type or asked.index not in (None, where.index or 0):
+        _LOG.warning(
+            "device '%s' is for a model given by name; this %s stays on %s, move it by model.to('%s')",
+            device,
+            type(model).__name__,
+            where,
+            device,
+        )
+
+
+def _no_device(device: str | torch.device | None, error: Exception) -> ModelError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ModelError(f"device '{device}' cannot be used ({reason}); vitscope doctor lists what is there")
 
 
 def _fields(asked: Mapping[str, Any] | None, loaded: Loaded, anatomy: Anatomy) -> dict[str, Any]:
