@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -238,3 +239,44 @@ def test_what_is_no_list_of_methods_or_targets_is_one_line(explainer):
             explainer.each(images, "daam", targets)
     one, other = explainer.each(images, {"mine": vitscope.methods.DAAM()}, torch.tensor([1, 2]))
     assert (list(one), one.target.tolist(), other.target.tolist()) == (["mine"], [1, 1], [2, 2])
+
+
+def test_no_label_takes_the_place_of_another_or_of_a_file(photos, explainer, tmp_path):
+    labels = [
+        "logits",
+        "file",
+        "allow_pickle",
+        "sheet",
+        "a b",
+        "a-b",
+        "A/B",
+        "a-b-2",
+        "c",
+        "c.blocks",
+        "c-evolution",
+        "",
+    ]
+    made = [vitscope.methods.DAAM(), vitscope.methods.CDAM(), vitscope.methods.AGCAM()]
+    order = np.random.default_rng().permutation(len(labels))
+    ex = explainer(photos[:1], {labels[at]: made[at % 3] for at in order}, target=2)
+    folder = Path(ex.save(tmp_path / "out")[0])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    named = {one["label"]: one["files_as"] for one in manifest["methods"]}
+    assert set(named) == set(labels)
+    assert len({name.casefold() for name in named.values()}) == len(labels)
+    with np.load(folder / "values.npz") as values:
+        np.testing.assert_array_equal(values["logits"], ex.logits[0])
+        for label, name in named.items():
+            np.testing.assert_array_equal(values[name], ex[label].values[0])
+            assert (f"{name}.blocks" in values) == (ex[label].blocks is not None)
+            if ex[label].blocks is not None:
+                np.testing.assert_array_equal(values[f"{name}.blocks"], ex[label].blocks[0])
+    files = manifest["files"]
+    assert len(files) == len({name.casefold() for name in files})
+    assert {f"{name}.png" for name in named.values()} < set(files)
+
+
+def test_labels_that_collide_with_nothing_keep_their_names(photos, explainer, tmp_path):
+    ex = explainer(photos[:1], "daam,agcam:scores=softmax", target=1)
+    manifest = json.loads((Path(ex.save(tmp_path / "out")[0]) / "manifest.json").read_text())
+    assert [one["files_as"] for one in manifest["methods"]] == ["daam", "agcam-scores=softmax"]
