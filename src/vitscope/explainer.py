@@ -92,6 +92,7 @@ class Explainer:
             "weights": weights and str(weights),
         }
         loaded = _loaded(model, weights, pretrained, preprocessing, device)
+        self._given = loaded.model  # around the anatomy's own: a text tower lies beside it
         if loaded.source:
             self.source["source"] = loaded.source
         self.anatomy: Anatomy = model if isinstance(model, Anatomy) else anatomy_of(loaded.model)
@@ -129,7 +130,9 @@ class Explainer:
                 `failures`.
             target: None for the predicted class, a class index, a class name, one an image, a Target, or a function
                 of the output.
-            strict: raise where a method fails; otherwise keep the reason in `failures` and go on with the others.
+            strict: raise where a method fails; otherwise keep the reason in `failures` and go on with the others. A
+                method fails for the whole batch where the map of any one image is flat or not finite; the reason names
+                the image, and the others have their maps without it.
             max_forwards: of a picture, for each method that samples altered ones and is not given its own.
             progress: is told, by a method that runs the model on altered pictures: its label, forwards done, and of
                 how many.
@@ -275,7 +278,7 @@ class Explainer:
             raise TargetError(f"the tokenizer of {self.anatomy.name} is not known; give Explainer(tokenizer=...)")
         tokens = self._tokenizer([prompts] if isinstance(prompts, str) else list(prompts))
         device = next(self.anatomy.model.parameters()).device
-        with left_as_found(self.anatomy.model), torch.no_grad():
+        with left_as_found(self.anatomy.model), left_as_found(self._given), torch.no_grad():
             embedded = self.anatomy.texts(tokens.to(device))
         return F.normalize(embedded.float(), dim=-1)
 
