@@ -173,7 +173,8 @@ class MemoryBank:
         if len(self) < 2:
             raise TargetError("a bank of one picture has no neighbours; build it from more")
         k = min(k, len(self) - 1)
-        if (known := self._kept.get((k, sample))) is not None:
+        known: tuple[float, float] | None = self._kept.get((k, sample))
+        if known is not None:
             return known
         asked = torch.linspace(0, len(self) - 1, min(sample, len(self))).long()
         similar, index = self.nearest(self.features[asked].float(), k + 1)
