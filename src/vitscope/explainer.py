@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
@@ -14,19 +13,18 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitscope.attribution import Attribution, Explanation, Subject
-from vitscope.errors import MethodError, ModelError, TargetError, VitscopeError
+from vitscope.errors import MethodError, TargetError, VitscopeError
 from vitscope.evidence import Evidence
 from vitscope.images import Batch, Preprocessing, prepare
 from vitscope.methods import CDAM, Method, Wanted, as_method, choose
-from vitscope.models import Anatomy, Loaded, Precision, Running, anatomy_of, load, of_module
+from vitscope.models import Anatomy, Precision, Running, anatomy_of
+from vitscope.opening import fields_of, names_of, opened, random_picture
 from vitscope.outcome import Progress, Seen, attribute, deaf, refuse, undefined
 from vitscope.passes import Passes
 from vitscope.provenance import covered_by, provenance_of
 from vitscope.targets import ClassNames, Concept, Predicted, Target, Text, as_target
 from vitscope.targets.target import TargetLike
 from vitscope.trace import Effects, Needs, as_bytes, effects_on_features, left_as_found, record, verify
-
-_LOG = logging.getLogger(__name__)
 
 
 class Explainer:
@@ -91,7 +89,7 @@ class Explainer:
             "model": model if isinstance(model, str) else None,
             "weights": weights and str(weights),
         }
-        loaded = _loaded(model, weights, pretrained, preprocessing, device)
+        loaded = opened(model, weights, pretrained, preprocessing, device)
         self._given = loaded.model  # around the anatomy's own: a text tower lies beside it
         if loaded.source:
             self.source["source"] = loaded.source
@@ -99,12 +97,12 @@ class Explainer:
         self.preprocessing = (
             preprocessing
             if isinstance(preprocessing, Preprocessing)
-            else loaded.preprocessing_with(_fields(preprocessing, loaded, self.anatomy))
+            else loaded.preprocessing_with(fields_of(preprocessing, loaded, self.anatomy))
         )
-        verified = verify(self.anatomy.exact, _random_picture(self.preprocessing.size))
+        verified = verify(self.anatomy.exact, random_picture(self.preprocessing.size))
         self.description_error = verified.error
         self.anatomy = dataclasses.replace(self.anatomy, outputs=verified.outputs, running=Running.of(running))
-        self.names = _names(labels, loaded.names, self.anatomy.outputs)
+        self.names = names_of(labels, loaded.names, self.anatomy.outputs)
         self._tokenizer = tokenizer or loaded.tokenizer
         self.anatomy.running.check(self.anatomy.model)
         self.passes = Passes(self.anatomy, limit)
@@ -322,82 +320,3 @@ def explain(
         as_method(method)  # which refuses a group
     explanation = Explainer(model, weights)(images, methods=[method], target=target)
     return next(iter(explanation.attributions.values()))
-
-
-def _loaded(
-    model: nn.Module | Anatomy | str,
-    weights: str | os.PathLike[str] | None,
-    pretrained: bool,
-    preprocessing: Preprocessing | Mapping[str, Any] | None,
-    device: str | torch.device | None,
-) -> Loaded:
-    """The model with what came with it; by name, it is built for the input size that the preprocessing asks for."""
-    if not isinstance(model, str):
-        loaded = of_module(
-            model.model if isinstance(model, Anatomy) else model, asked=not isinstance(preprocessing, Preprocessing)
-        )
-        if weights is not None:
-            raise ModelError(
-                f"weights={weights} are for a model given by name, and this is a {type(loaded.model).__name__}; load "
-                "them into it (model.load_state_dict) and leave weights out"
-            )
-        if device is not None:
-            _tell_elsewhere(loaded.model, device)
-        return loaded
-    size = preprocessing.size if isinstance(preprocessing, Preprocessing) else (preprocessing or {}).get("size")
-    if isinstance(size, int):
-        size = (size, size)
-    loaded = load(model, weights, pretrained=pretrained, image_size=None if size is None else tuple(size))
-    try:
-        loaded.model.to(device or "cpu")
-    except (RuntimeError, AssertionError) as error:
-        raise _no_device(device, error) from error
-    return loaded
-
-
-def _tell_elsewhere(model: nn.Module, device: str | torch.device) -> None:
-    """Say in the log where a module stays on another device than the one that is asked for.
-
-    Raises:
-        ModelError: there is no such device.
-    """
-    try:
-        asked = torch.device(device)
-    except RuntimeError as error:
-        raise _no_device(device, error) from error
-    where = next(model.parameters()).device
-    if where.type != asked.type or asked.index not in (None, where.index or 0):
-        _LOG.warning(
-            "device '%s' is for a model given by name; this %s stays on %s, move it by model.to('%s')",
-            device,
-            type(model).__name__,
-            where,
-            device,
-        )
-
-
-def _no_device(device: str | torch.device | None, error: Exception) -> ModelError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ModelError(f"device '{device}' cannot be used ({reason}); vitscope doctor lists what is there")
-
-
-def _fields(asked: Mapping[str, Any] | None, loaded: Loaded, anatomy: Anatomy) -> dict[str, Any]:
-    """What replaces the model's own preprocessing: what the user asks for, and the one size that the model takes."""
-    known = loaded.preprocessing
-    fixed = known is not None and not anatomy.flexible_size and known.size != anatomy.input_size
-    return ({"size": anatomy.input_size} if fixed else {}) | dict(asked or {})
-
-
-def _names(labels: ClassNames | str | os.PathLike[str] | None, own: tuple[str, ...], outputs: int) -> ClassNames:
-    if labels is None:
-        if own and len(own) == outputs:
-            return ClassNames(own)
-        return ClassNames.of_imagenet() if outputs == 1000 else ClassNames()
-    names = labels if isinstance(labels, ClassNames) else ClassNames.read(labels)
-    if outputs and len(names) != outputs:
-        raise TargetError(f"{len(names)} labels for a model of {outputs} outputs; give the labels of this model")
-    return names
-
-
-def _random_picture(size: tuple[int, int]) -> Tensor:
-    return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
