@@ -1,11 +1,17 @@
 """Building a memory bank: streamed, resumed, every bad picture named."""
 
+import copy
+import gc
 import json
+import pickle
+import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import vitscope
 from vitscope import bank as building
@@ -13,6 +19,7 @@ from vitscope.bank import build_bank
 from vitscope.datasets import CLASSES, Scenes
 from vitscope.datasets.labelled import ClassFolders, First, LabelledScenes, labelled
 from vitscope.errors import ImageError, TargetError, VitscopeError
+from vitscope.models.bundled import scenes_vit
 from vitscope.targets import MemoryBank, Neighbours, bank
 
 
@@ -194,3 +201,134 @@ def test_facts_survive_the_file(tmp_path):
     MemoryBank(known.features, known.labels, known.names, facts).save(tmp_path / "b.safetensors")
     assert MemoryBank.load(tmp_path / "b.safetensors").facts == facts
     assert json.loads(json.dumps(facts)) == facts
+
+
+def interrupted(explainer, dataset, out):
+    """A build that ends behind its first part."""
+
+    def stop(done, seen=[]):  # noqa: B006  (kept over the calls on purpose)
+        seen.append(done)
+        if sum(seen) > building.PART:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_bank(explainer, dataset, out, 2, stop)
+
+
+@pytest.mark.parametrize("change", ["another module", "a file written over", "one weight"])
+def test_parts_of_other_weights_are_refused_whatever_their_source_is_called(change, tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "PART", 4)
+    dataset, out, file = LabelledScenes(8, seed=86), tmp_path / "b.safetensors", tmp_path / "w.safetensors"
+    first, second = scenes_vit(0).eval(), scenes_vit(0).eval()
+    if change == "one weight":
+        second.load_state_dict(first.state_dict())
+        with torch.no_grad():
+            second.norm.bias[int(torch.randint(second.norm.bias.numel(), ()))] += 1e-3
+    made = []
+    for model in (first, second):
+        if change == "a file written over":
+            save_file(model.state_dict(), file)
+            made.append(vitscope.Explainer("scenes-ssl", file))
+        else:
+            made.append(vitscope.Explainer(model))
+    interrupted(made[0], dataset, out)
+    with pytest.raises(VitscopeError, match="parts of a bank of another model"):
+        build_bank(made[1], dataset, out, 2)
+    again = build_bank(made[0], dataset, out, 2).bank
+    wanted = torch.nn.functional.normalize(made[0].features([one.picture for one in dataset]), dim=1)
+    torch.testing.assert_close(again.features.float(), wanted, atol=2e-3, rtol=0)
+
+
+class Counted(torch.Tensor):
+    """A table that keeps how many numbers of it were brought to another type."""
+
+    cast: list[int]
+
+    def to(self, *args, **kwargs):
+        self.cast.append(self.numel())
+        return super().to(*args, **kwargs)
+
+    def __getitem__(self, index):
+        found = super().__getitem__(index)
+        found.cast = self.cast
+        return found
+
+
+@pytest.mark.parametrize("weighting", ["official", "equation"])
+@pytest.mark.parametrize("label", [None, 1])
+def test_the_weights_search_once_and_read_the_found_rows_alone(weighting, label, monkeypatch):
+    features, labels = torch.randn(300, 5), torch.arange(300) % 2
+    known = MemoryBank.of(features, labels, vitscope.ClassNames(("a", "b")))
+    target = Neighbours(known, k=30, weighting=weighting, label=label)
+    queries = torch.randn(3, 5)
+    similar, index = known.nearest(queries, 30)
+    voted = torch.full((3,), 1) if label == 1 else known.vote(queries, 30).argmax(1)
+    searches, search = [], MemoryBank.nearest
+    known.typical(30)
+    wanted = target.weights(queries)
+    table = known.features.clone().as_subclass(Counted)
+    table.cast = []
+    object.__setattr__(known, "features", table)
+    monkeypatch.setattr(MemoryBank, "nearest", lambda *args: searches.append(1) or (similar, index))
+    torch.testing.assert_close(target.weights(queries), wanted)
+    assert len(searches) == 1
+    assert max(table.cast) == 3 * 30 * 5
+    monkeypatch.setattr(MemoryBank, "nearest", search)
+    object.__setattr__(known, "features", table.as_subclass(torch.Tensor))
+    torch.testing.assert_close(target.voted(queries), known.vote(queries, 30).argmax(1))
+    for image in range(3):  # by a loop
+        chosen = [at for at in index[image].tolist() if int(labels[at]) == int(voted[image])]
+        unit = torch.nn.functional.normalize(queries[image], dim=0)
+        terms = [
+            unit * known.features[at] / (1 if weighting == "official" else abs(float(unit @ known.features[at])))
+            for at in chosen
+        ]
+        mean = torch.stack(terms).mean(0)
+        if weighting == "official":
+            mean = mean / mean.sum().abs()
+            mean = (mean - mean.min()) / (mean.max() - mean.min())
+        torch.testing.assert_close(wanted[image], mean, atol=1e-4, rtol=1e-3)
+
+
+def test_what_is_found_once_is_kept_by_the_bank_alone(monkeypatch):
+    known = MemoryBank.of(torch.randn(50, 6), torch.arange(50) % 3, vitscope.ClassNames(("a", "b", "c")))
+    built = []
+
+    class Index:
+        def __init__(self, width):
+            built.append(width)
+            self.rows = torch.empty(0, width)
+
+        def add(self, rows):
+            self.rows = torch.cat([self.rows, torch.from_numpy(rows)])
+
+        def search(self, queries, k):
+            similar, index = (torch.from_numpy(queries) @ self.rows.T).topk(k, dim=1)
+            return similar.numpy(), index.numpy()
+
+        def __deepcopy__(self, memo):
+            raise AssertionError("an index is not copied")
+
+    wanted = [known.nearest(queries, 4) for queries in (torch.ones(1, 6), torch.eye(6))]
+    usual = known.typical(4)
+    monkeypatch.setattr(bank, "FAISS_ABOVE", 10)
+    monkeypatch.setattr(bank, "_faiss", lambda: SimpleNamespace(IndexFlatIP=Index))
+    for queries, (similar, index) in zip((torch.ones(1, 6), torch.eye(6)), wanted, strict=True):
+        found = known.nearest(queries, 4)
+        torch.testing.assert_close(found[0], similar)
+        assert torch.equal(found[1], index)
+    assert built == [6]
+    monkeypatch.setattr(MemoryBank, "nearest", lambda *args: pytest.fail("searched again"))
+    assert known.typical(4) == usual
+    for other in (copy.deepcopy(known), pickle.loads(pickle.dumps(known))):
+        assert torch.equal(other.features, known.features)
+        assert other.names == known.names
+
+
+def test_a_bank_that_nobody_holds_is_let_go():
+    known = MemoryBank.of(torch.randn(50, 6), torch.arange(50) % 3, vitscope.ClassNames(("a", "b", "c")))
+    Neighbours(known, k=5).weights(torch.randn(2, 6))
+    seen = weakref.ref(known)
+    del known
+    gc.collect()
+    assert seen() is None

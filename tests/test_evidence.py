@@ -179,3 +179,34 @@ def test_evidence_stays_when_the_model_changes():
     with torch.no_grad():
         model.head.weight.zero_()
     assert torch.equal(evidence[2], before)
+
+
+def test_an_attribution_says_what_a_call_says():
+    model = build()
+    images, c = pictures(model), int(torch.randint(7, ()))
+    for explainer in (
+        vitscope.Explainer(model, labels=vitscope.ClassNames(tuple("abcdefg"))),
+        vitscope.Explainer(model),
+    ):
+        one, other = explainer.evidence(images).attribution(c).subject, explainer(images, "cdam", c).subject
+        assert one.asked == other.asked
+        assert torch.equal(one.target, other.target)
+        assert one.class_of(1) == other.class_of(1)
+        assert one.title(0) == other.title(0)
+
+
+def test_without_a_classifier_there_is_no_probability():
+    model = build(num_classes=0)
+    images = pictures(model)
+    explainer = vitscope.Explainer(model)
+    one, other = explainer.evidence(images).attribution(3), explainer(images, "cdam", vitscope.targets.Class(3))["cdam"]
+    assert one.subject.target is other.subject.target is None
+    assert one.subject.class_of(0) is None
+    assert one.subject.asked == other.subject.asked
+    assert relative(one.values, other.values) <= within(1e-4)
+
+
+def test_evidence_is_not_iterated(evidence):
+    for walk in (list, iter, tuple):
+        with pytest.raises(TypeError, match=r"Evidence is not iterable; use evidence\[c\] for c in range"):
+            walk(evidence)

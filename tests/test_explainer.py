@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 
 import vitscope
 from tests.conftest import build, pictures
+from vitscope.errors import MethodError, ModelError, TargetError
+from vitscope.models import anatomy_of
 
 
 @pytest.fixture
@@ -187,3 +190,93 @@ def test_no_name_leads_out_of_the_folder_or_onto_the_manifest(explainer, photos,
     inside = [f.removeprefix(f"{tmp_path}/deep/out/") for f in folders]
     assert inside == ["image", "image-2", "png", "manifest.json-2"]
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        vitscope.Explainer,
+        lambda model, weights: vitscope.Explainer(anatomy_of(model), weights=weights),
+        lambda model, weights: vitscope.explain(model, pictures(model), "cdam", weights=weights),
+        vitscope.describe,
+        lambda model, weights: vitscope.describe(vitscope.Explainer(model), weights),
+    ],
+)
+def test_weights_are_for_a_name_alone(make, tmp_path):
+    for weights in (tmp_path / "none.safetensors", "also/none.pth"):
+        with pytest.raises(ModelError, match="are for a model given by name") as error:
+            make(build(), weights)
+        assert str(weights) in str(error.value)
+
+
+def test_a_device_that_a_module_is_not_on_is_said(caplog):
+    model = build()
+    for there in ("cpu", "cpu:0", torch.device("cpu"), None):
+        vitscope.Explainer(model, device=there)
+    assert "stays on" not in caplog.text
+    for other in ("cuda", "meta", "cuda:9"):
+        caplog.clear()
+        explainer = vitscope.Explainer(model, device=other)
+        assert f"stays on cpu, move it by model.to('{other}')" in caplog.text
+        assert next(explainer.anatomy.model.parameters()).device.type == "cpu"
+    with pytest.raises(ModelError, match="device 'gpu9' cannot be used"):
+        vitscope.Explainer(model, device="gpu9")
+
+
+def test_what_is_no_list_of_methods_or_targets_is_one_line(explainer):
+    images = pictures(explainer.anatomy.model)
+    for wanted, says in (
+        ({}, "no method is named"),
+        ([], "no method is named"),
+        ({"a": "daam"}, r"'a': str is no method; give an instance such as AGCAM\(\)"),
+        ({"a": vitscope.methods.DAAM}, "'a': the class DAAM is no method"),
+        ({"a": None}, "'a': NoneType is no method"),
+    ):
+        with pytest.raises(MethodError, match=says):
+            explainer(images, wanted)
+    for targets in (3, "b", None, vitscope.targets.Class(1)):
+        with pytest.raises(TargetError, match="is one target and no list; give"):
+            explainer.each(images, "daam", targets)
+    one, other = explainer.each(images, {"mine": vitscope.methods.DAAM()}, torch.tensor([1, 2]))
+    assert (list(one), one.target.tolist(), other.target.tolist()) == (["mine"], [1, 1], [2, 2])
+
+
+def test_no_label_takes_the_place_of_another_or_of_a_file(photos, explainer, tmp_path):
+    labels = [
+        "logits",
+        "file",
+        "allow_pickle",
+        "sheet",
+        "a b",
+        "a-b",
+        "A/B",
+        "a-b-2",
+        "c",
+        "c.blocks",
+        "c-evolution",
+        "",
+    ]
+    made = [vitscope.methods.DAAM(), vitscope.methods.CDAM(), vitscope.methods.AGCAM()]
+    order = np.random.default_rng().permutation(len(labels))
+    ex = explainer(photos[:1], {labels[at]: made[at % 3] for at in order}, target=2)
+    folder = Path(ex.save(tmp_path / "out")[0])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    named = {one["label"]: one["files_as"] for one in manifest["methods"]}
+    assert set(named) == set(labels)
+    assert len({name.casefold() for name in named.values()}) == len(labels)
+    with np.load(folder / "values.npz") as values:
+        np.testing.assert_array_equal(values["logits"], ex.logits[0])
+        for label, name in named.items():
+            np.testing.assert_array_equal(values[name], ex[label].values[0])
+            assert (f"{name}.blocks" in values) == (ex[label].blocks is not None)
+            if ex[label].blocks is not None:
+                np.testing.assert_array_equal(values[f"{name}.blocks"], ex[label].blocks[0])
+    files = manifest["files"]
+    assert len(files) == len({name.casefold() for name in files})
+    assert {f"{name}.png" for name in named.values()} < set(files)
+
+
+def test_labels_that_collide_with_nothing_keep_their_names(photos, explainer, tmp_path):
+    ex = explainer(photos[:1], "daam,agcam:scores=softmax", target=1)
+    manifest = json.loads((Path(ex.save(tmp_path / "out")[0]) / "manifest.json").read_text())
+    assert [one["files_as"] for one in manifest["methods"]] == ["daam", "agcam-scores=softmax"]

@@ -13,6 +13,7 @@ from tests.conftest import build, pictures
 from vitscope.errors import FlatMapError, MethodError
 from vitscope.flow import attention_flow
 from vitscope.models import anatomy_of
+from vitscope.targets import ClassNames, MemoryBank, Neighbours, Probability
 from vitscope.trace import without_attention
 from vitscope.view.flow import flow_chart
 
@@ -100,3 +101,61 @@ def test_the_chart_is_a_picture_also_with_gaps():
     assert chart.mode == "RGB"
     assert chart.width > 1000
     assert np.asarray(chart).std() > 5
+
+
+def seed():
+    return int(torch.randint(2**31, ()))
+
+
+def test_a_probability_falls_as_a_probability():
+    model = build(seed=seed())
+    images, classes = pictures(model, 3, seed=seed()), torch.randint(7, (3,))
+    flow = attention_flow(vitscope.Explainer(model), images, target=Probability(classes))
+    assert "probability" in flow.subject.asked
+    with torch.no_grad():
+        before = model(images).softmax(1).gather(1, classes[:, None])[:, 0]
+        for block in range(3):
+            after = ablated(model, block, 10_000)(images).softmax(1).gather(1, classes[:, None])[:, 0]
+            torch.testing.assert_close(flow.drop[:, block], before - after, atol=1e-4, rtol=1e-3)
+
+
+def test_the_predicted_class_is_that_of_the_whole_model():
+    model = build(seed=seed())
+    images = pictures(model, 4, seed=seed())
+    explainer = vitscope.Explainer(model)
+    classes = explainer(images, "daam").target
+    asked, free = (attention_flow(explainer, images, target=target) for target in (classes, None))
+    torch.testing.assert_close(free.drop, asked.drop, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("weighting", ["official", "equation"])
+def test_the_weights_of_neighbours_are_those_of_the_unaltered_picture(weighting, monkeypatch):
+    model = build(num_classes=0, seed=seed())
+    images = pictures(model, 3, seed=seed())
+    bank = MemoryBank.of(torch.randn(40, 24), torch.arange(40) % 4, ClassNames(tuple("abcd")))
+    explainer, target = vitscope.Explainer(model), Neighbours(bank, k=7, weighting=weighting)
+    asked, weigh = [], Neighbours.weights
+    monkeypatch.setattr(Neighbours, "weights", lambda self, rows: asked.append(rows.detach()) or weigh(self, rows))
+    flow = attention_flow(explainer, images, target=target)
+    whole = explainer.features(images)
+    for rows in asked:
+        torch.testing.assert_close(rows, whole, atol=1e-4, rtol=1e-3)
+    weight = target.weights(whole)
+    for block in range(3):
+        with without_attention(explainer.anatomy, block):
+            without = explainer.features(images)
+        torch.testing.assert_close(flow.drop[:, block], (weight * (whole - without)).sum(1), atol=1e-4, rtol=1e-3)
+
+
+def test_a_memory_limit_holds_for_the_passes_without_attention_too():
+    model = build(seed=seed())
+    images = pictures(model, 6, seed=seed())
+    one, other = vitscope.Explainer(model), vitscope.Explainer(model, memory_limit=1)
+    wanted = attention_flow(one, images)
+    sizes = []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    found = attention_flow(other, images)
+    assert set(sizes) == {1}
+    assert len(sizes) == 6 * (1 + 1 + 3)
+    torch.testing.assert_close(found.drop, wanted.drop, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found.share, wanted.share)

@@ -187,6 +187,69 @@ def test_a_fault_names_images_of_the_whole_batch():
         limited(flat, "cdam", [0, 1, 3, 2])
 
 
+def neighbourhoods(features, labels):
+    """Twelve pictures like each image, which have its label."""
+    names = ClassNames(tuple(f"kind {label}" for label in range(max(labels) + 1)))
+    near = torch.nn.functional.normalize(features, dim=1).repeat_interleave(12, dim=0)
+    return MemoryBank.of(near + 1e-3 * torch.randn(near.shape), torch.tensor(labels).repeat_interleave(12), names)
+
+
+def odd_one(limit):
+    """An explainer without a limit and one with it, five images, and one of their numbers but the first."""
+    model = build(num_classes=0, seed=seed())
+    return *pair(model, limit), pictures(model, 5, seed=seed()), int(torch.randint(1, 5, ()))
+
+
+@pytest.mark.parametrize("limit", [1, 300_000])
+def test_poor_neighbours_are_told_of_the_image_that_has_them(limit, caplog, monkeypatch):
+    free, limited, images, odd = odd_one(limit)
+    features = free.features(images)
+    features[odd] *= -1
+    target = Neighbours(neighbourhoods(features, [0, 1, 2, 3, 4]), k=6)
+    searched, search = [], MemoryBank.nearest
+    for explainer in (free, limited):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "vitscope.targets.features"):
+            explainer(images, "daam", target)
+        told_of = [one.getMessage() for one in caplog.records if one.name == "vitscope.targets.features"]
+        assert [line.split(":")[0] for line in told_of] == [f"image {odd}"]
+    monkeypatch.setattr(
+        MemoryBank, "nearest", lambda self, rows, k: searched.append(len(rows)) or search(self, rows, k)
+    )
+    limited(images, "daam", target)
+    assert sum(searched) == 5, "an image is searched for in its own part alone"
+
+
+@pytest.mark.parametrize("limit", [1, 300_000])
+def test_an_image_without_neighbours_of_the_class_is_named_in_parts_too(limit):
+    free, limited, images, odd = odd_one(limit)
+    bank = neighbourhoods(free.features(images), [int(image >= odd) for image in range(5)])
+    for explainer in (free, limited):
+        with pytest.raises(TargetError, match=f"nearest neighbours of image {odd} is a kind 0"):
+            explainer(images, "daam", Neighbours(bank, k=6, label=0))
+
+
+@pytest.mark.parametrize("limit", [1, 200_000])
+def test_progress_in_parts_is_that_of_the_whole_batch(limit):
+    model = build(seed=seed())
+    images = pictures(model, 5, seed=seed())
+    labels = ["rise:masks=12", "token_ablation:max_forwards=17", "vit_cx:max_forwards=9"]
+    ends = []
+    for explainer in pair(model, limit):
+        told: dict[str, list[tuple[int, int]]] = {}
+        explainer(images, labels, progress=lambda label, *of, told=told: told.setdefault(label, []).append(of))
+        assert list(told) == labels
+        for label, calls in told.items():
+            done = [one for one, _ in calls]
+            assert done == sorted(set(done))
+            assert all(one <= total for one, total in calls)
+            assert calls[-1][0] == calls[-1][1]
+            if not label.startswith("vit_cx"):  # which asks for as many as an image has clusters
+                assert len({total for _, total in calls}) == 1
+        ends.append({label: calls[-1] for label, calls in told.items()})
+    assert ends[0] == ends[1]
+
+
 def test_too_small_a_limit_is_said_once_and_the_work_is_done(caplog):
     model = build()
     images = pictures(model, 4)

@@ -174,6 +174,8 @@ class Attribution:
 class Explanation:
     """What `Explainer` gives: every method's attribution of one batch, from one pass.
 
+    Iterating gives the methods' labels and an index takes one; `len` is the number of images, as of an Attribution.
+
     Example:
         >>> from vitscope import Explainer
         >>> from vitscope.datasets import Scenes
@@ -214,9 +216,11 @@ class Explanation:
         raise MethodError(f"'{label}' was not asked for{nearest(label, self.attributions)}; there is {there}")
 
     def __iter__(self) -> Iterator[str]:
+        """The labels of the methods that have maps, as of a dict; `len` counts the images."""
         return iter(self.attributions)
 
     def __len__(self) -> int:
+        """How many images were explained; the methods are `len(explanation.attributions)`."""
         return len(self.subject)
 
     def __repr__(self) -> str:
@@ -275,6 +279,6 @@ def by_reason(failures: Mapping[str, str]) -> dict[str, list[str]]:
     return gathered
 
 
-def left_out(labels: Iterable[str], reason: str) -> str:
+def line_of(labels: Iterable[str], reason: str) -> str:
     """One line for labels that share a reason, as `by_reason` gives it."""
     return f"left out: {', '.join(labels)}; {'each ' if reason.startswith('is ') else ''}{reason}"

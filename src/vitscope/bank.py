@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vitscope.bench.plan import parameters_of
 from vitscope.datasets.labelled import Labelled
 from vitscope.errors import ImageError, TargetError, VitscopeError
 from vitscope.explainer import Explainer
@@ -45,8 +46,9 @@ def build_bank(
 ) -> Built:
     """Write the features of all pictures of a dataset to one file, in float16.
 
-    Finished parts lie in a folder beside the file while it is built; a run with the same model and data takes them up,
-    and one with others refuses to. A picture that cannot be read is left out and named.
+    Finished parts lie in a folder beside the file while it is built; a run with the same model, by the numbers of its
+    weights, and the same data takes them up, and one with others refuses to. A picture that cannot be read is left out
+    and named.
 
     Args:
         explainer: of the model whose features are kept.
@@ -69,7 +71,7 @@ def build_bank(
         "dataset": dataset.description,
         "pictures": len(dataset),
     }
-    _open_parts(parts, facts)
+    _open_parts(parts, {**facts, "parameters": parameters_of(explainer.anatomy.model)})
     for start, part in zip(range(0, len(dataset), PART), _parts_of(parts, len(dataset)), strict=True):
         end = min(start + PART, len(dataset))
         if part.exists():

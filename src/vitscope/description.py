@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from vitscope.errors import ModelError
 from vitscope.explainer import Explainer
 from vitscope.methods import as_method, list_methods, what_is_read, why_undefined
 from vitscope.models import Anatomy
@@ -45,8 +46,12 @@ def describe(model: nn.Module | str | Explainer, weights: str | os.PathLike[str]
     `self_check` is the largest relative error found.
 
     Raises:
-        ModelError: no adapter knows the model, or its description does not fit it.
+        ModelError: no adapter knows the model, its description does not fit it, or weights are given for no name.
     """
+    if isinstance(model, Explainer) and weights is not None:
+        raise ModelError(
+            f"weights={weights} are for a model given by name, and an Explainer has its own; leave them out"
+        )
     explainer = model if isinstance(model, Explainer) else Explainer(model, weights, pretrained=False)
     anatomy = explainer.anatomy
     facts = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from vitscope.attribution import Attribution, Subject
 from vitscope.errors import TargetError
 from vitscope.methods import CDAM
-from vitscope.targets import ClassNames
+from vitscope.targets import Class, ClassNames
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,14 @@ class Evidence:
 
     def __len__(self) -> int:
         return len(self.effects)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Refused, since `len` counts images and an index names a class.
+
+        Raises:
+            TypeError: always, as of what is not iterable.
+        """
+        raise TypeError("Evidence is not iterable; use evidence[c] for c in range(evidence.classes), or evidence.all()")
 
     def __repr__(self) -> str:
         return f"Evidence({self.classes} {'classes' if self.subject.classifier else 'outputs'}, {self.subject.line()})"
@@ -145,9 +153,14 @@ class Evidence:
         return classes, found.float().view(batch, classes.shape[1], rows, cols)
 
     def attribution(self, target: int | str) -> Attribution:
-        """One class's map as an Attribution, to bring to pixels, draw or save."""
+        """One class's map as an Attribution, to bring to pixels, draw or save; without a classifier, one output's.
+
+        Raises:
+            TargetError: the model has no such class.
+        """
         index = self._index(target)
-        asked = replace(self.subject, target=torch.full((len(self),), index), asked=f"class {index}")
+        aim = torch.full((len(self),), index) if self.subject.classifier else None
+        asked = replace(self.subject, target=aim, asked=Class(index).describe(self.subject.names))
         return Attribution("cdam", CDAM.facts, {}, self[index], None, None, asked)
 
     def _index(self, target: int | str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -13,11 +13,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitscope.attribution import Attribution, Explanation, Subject
-from vitscope.errors import MethodError, ModelError, TargetError, VitscopeError
+from vitscope.errors import MethodError, TargetError, VitscopeError
 from vitscope.evidence import Evidence
 from vitscope.images import Batch, Preprocessing, prepare
 from vitscope.methods import CDAM, Method, Wanted, as_method, choose
-from vitscope.models import Anatomy, Loaded, Precision, Running, anatomy_of, load, of_module
+from vitscope.models import Anatomy, Precision, Running, anatomy_of
+from vitscope.opening import fields_of, names_of, opened, random_picture
 from vitscope.outcome import Progress, Seen, attribute, deaf, refuse, undefined
 from vitscope.passes import Passes
 from vitscope.provenance import covered_by, provenance_of
@@ -62,13 +63,14 @@ class Explainer:
         Args:
             model: an nn.Module, what `adapt` says of one, or a name such as "timm/vit_tiny_patch16_224",
                 "hf/google/vit-base-patch16-224" or a directory; `vitscope.models.load` lists the forms.
-            weights: for a name: a .safetensors, .pth or .bin file.
+            weights: for a name, and for no nn.Module: a .safetensors, .pth or .bin file.
             pretrained: for a name without weights: fetch the published ones from the hub.
             labels: names of the outputs, or a labels file; otherwise the model's own (timm's
                 `pretrained_cfg["label_names"]`, transformers' `config.id2label`, torchvision's categories), or
                 ImageNet's for a model of 1000 outputs.
             preprocessing: instead of the model's own, or some of its fields (`{"crop_pct": 1.0}`).
-            device: where a model given by name shall run; an nn.Module stays where it is.
+            device: where a model given by name shall run; an nn.Module stays where it is, and where that is another
+                one, a warning in the log says so.
             tokenizer: texts -> what the model's text tower takes, where the model has one and its own tokenizer is not
                 found.
             running: how the model is run: a precision, "bf16" or "fp16" in place of "float32", or a `Running`. The
@@ -77,7 +79,8 @@ class Explainer:
                 as "4GB": a batch that takes more is explained in several passes, with the same maps.
 
         Raises:
-            ModelError: the model cannot be loaded, or is not understood, or torch has no such precision on its device.
+            ModelError: the model cannot be loaded, or is not understood, or torch has no such precision on its device,
+                or weights are given for an nn.Module.
             TargetError: the labels cannot be read, or are not as many as the outputs.
             VitscopeError: the memory limit is no amount of memory.
         """
@@ -86,19 +89,20 @@ class Explainer:
             "model": model if isinstance(model, str) else None,
             "weights": weights and str(weights),
         }
-        loaded = _loaded(model, weights, pretrained, preprocessing, device)
+        loaded = opened(model, weights, pretrained, preprocessing, device)
+        self._given = loaded.model  # around the anatomy's own: a text tower lies beside it
         if loaded.source:
             self.source["source"] = loaded.source
         self.anatomy: Anatomy = model if isinstance(model, Anatomy) else anatomy_of(loaded.model)
         self.preprocessing = (
             preprocessing
             if isinstance(preprocessing, Preprocessing)
-            else loaded.preprocessing_with(_fields(preprocessing, loaded, self.anatomy))
+            else loaded.preprocessing_with(fields_of(preprocessing, loaded, self.anatomy))
         )
-        verified = verify(self.anatomy.exact, _random_picture(self.preprocessing.size))
+        verified = verify(self.anatomy.exact, random_picture(self.preprocessing.size))
         self.description_error = verified.error
         self.anatomy = dataclasses.replace(self.anatomy, outputs=verified.outputs, running=Running.of(running))
-        self.names = _names(labels, loaded.names, self.anatomy.outputs)
+        self.names = names_of(labels, loaded.names, self.anatomy.outputs)
         self._tokenizer = tokenizer or loaded.tokenizer
         self.anatomy.running.check(self.anatomy.model)
         self.passes = Passes(self.anatomy, limit)
@@ -124,7 +128,9 @@ class Explainer:
                 `failures`.
             target: None for the predicted class, a class index, a class name, one an image, a Target, or a function
                 of the output.
-            strict: raise where a method fails; otherwise keep the reason in `failures` and go on with the others.
+            strict: raise where a method fails; otherwise keep the reason in `failures` and go on with the others. A
+                method fails for the whole batch where the map of any one image is flat or not finite; the reason names
+                the image, and the others have their maps without it.
             max_forwards: of a picture, for each method that samples altered ones and is not given its own.
             progress: is told, by a method that runs the model on altered pictures: its label, forwards done, and of
                 how many.
@@ -162,6 +168,10 @@ class Explainer:
             as a call.
         """
         chosen = choose(methods).within(max_forwards)
+        if isinstance(targets, str) or not isinstance(targets, Iterable):
+            raise TargetError(
+                f"targets={targets!r} is one target and no list; give [{targets!r}], or call the explainer"
+            )
         aims = [self.target(target) for target in targets]
         if not aims:
             raise TargetError("no target is given; name one, or None for the predicted class")
@@ -266,12 +276,17 @@ class Explainer:
             raise TargetError(f"the tokenizer of {self.anatomy.name} is not known; give Explainer(tokenizer=...)")
         tokens = self._tokenizer([prompts] if isinstance(prompts, str) else list(prompts))
         device = next(self.anatomy.model.parameters()).device
-        with left_as_found(self.anatomy.model), torch.no_grad():
+        with left_as_found(self.anatomy.model), left_as_found(self._given), torch.no_grad():
             embedded = self.anatomy.texts(tokens.to(device))
         return F.normalize(embedded.float(), dim=-1)
 
     def why_not(self, label: str, method: Method) -> str:
-        """Why `method` is not defined for this model, or "" where it is."""
+        """Why `method` is not defined for this model, or "" where it is.
+
+        Raises:
+            MethodError: it is no method, or has an option that is not understood.
+        """
+        choose({label: method})
         return undefined(self.anatomy, label, method)
 
     def _subject_of(self, batch: Batch, seen: Seen, aim: Target) -> Subject:
@@ -296,53 +311,12 @@ def explain(
     target: TargetLike = None,
     weights: str | os.PathLike[str] | None = None,
 ) -> Attribution:
-    """Explain `images` by one method: one line, one Attribution; see `Explainer`."""
+    """Explain `images` by one method: one line, one Attribution; see `Explainer`.
+
+    Raises:
+        as an Explainer and its call; ModelError where `weights` are given for an nn.Module.
+    """
     if isinstance(method, str):
         as_method(method)  # which refuses a group
     explanation = Explainer(model, weights)(images, methods=[method], target=target)
     return next(iter(explanation.attributions.values()))
-
-
-def _loaded(
-    model: nn.Module | Anatomy | str,
-    weights: str | os.PathLike[str] | None,
-    pretrained: bool,
-    preprocessing: Preprocessing | Mapping[str, Any] | None,
-    device: str | torch.device | None,
-) -> Loaded:
-    """The model with what came with it; by name, it is built for the input size that the preprocessing asks for."""
-    if not isinstance(model, str):
-        module = model.model if isinstance(model, Anatomy) else model
-        return of_module(module, asked=not isinstance(preprocessing, Preprocessing))
-    size = preprocessing.size if isinstance(preprocessing, Preprocessing) else (preprocessing or {}).get("size")
-    if isinstance(size, int):
-        size = (size, size)
-    loaded = load(model, weights, pretrained=pretrained, image_size=None if size is None else tuple(size))
-    try:
-        loaded.model.to(device or "cpu")
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"device '{device}' cannot be used ({reason}); vitscope doctor lists what is there") from error
-    return loaded
-
-
-def _fields(asked: Mapping[str, Any] | None, loaded: Loaded, anatomy: Anatomy) -> dict[str, Any]:
-    """What replaces the model's own preprocessing: what the user asks for, and the one size that the model takes."""
-    known = loaded.preprocessing
-    fixed = known is not None and not anatomy.flexible_size and known.size != anatomy.input_size
-    return ({"size": anatomy.input_size} if fixed else {}) | dict(asked or {})
-
-
-def _names(labels: ClassNames | str | os.PathLike[str] | None, own: tuple[str, ...], outputs: int) -> ClassNames:
-    if labels is None:
-        if own and len(own) == outputs:
-            return ClassNames(own)
-        return ClassNames.of_imagenet() if outputs == 1000 else ClassNames()
-    names = labels if isinstance(labels, ClassNames) else ClassNames.read(labels)
-    if outputs and len(names) != outputs:
-        raise TargetError(f"{len(names)} labels for a model of {outputs} outputs; give the labels of this model")
-    return names
-
-
-def _random_picture(size: tuple[int, int]) -> Tensor:
-    return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))

@@ -14,9 +14,15 @@ from vitscope.attribution import Attribution, Subject
 from vitscope.errors import MethodError
 from vitscope.explainer import Explainer
 from vitscope.methods import Method, as_method
-from vitscope.targets import Class, Target
+from vitscope.options import check_choice
+from vitscope.targets import Predicted
 from vitscope.targets.target import TargetLike
 from vitscope.trace import Needs, record, without_attention
+from vitscope.trace.aim import slopes_of
+from vitscope.trace.hold import Held
+
+Rows = Literal["all", "read"]
+"""Of which rows the attention is left out: of all tokens, or of those that the head reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +58,7 @@ def attention_flow(
     images: Any,
     method: str | Method = "daam",
     target: TargetLike = None,
-    rows: Literal["all", "read"] = "all",
+    rows: Rows = "all",
     progress: Callable[[int], object] = lambda done: None,
 ) -> Flow:
     """Read the flow of `images`: one explanation, and one forward pass a block with its attention left out.
@@ -61,14 +67,16 @@ def attention_flow(
         explainer: of the model.
         images: as for a call of the explainer.
         method: one that gives a map a block, such as "daam" or "agcam".
-        target: as for a call of the explainer; the predicted class stays that of the whole model.
+        target: as for a call of the explainer; what it takes from the pictures, as the predicted class or the
+            neighbours' weights, stays that of the whole model.
         rows: leave out the attention of "all" tokens, or of those that the head "read"s alone.
         progress: called with 1 after every block.
 
     Raises:
-        MethodError: the method gives no map a block.
+        MethodError: the method gives no map a block, or `rows` is neither of these.
         as a call of the explainer.
     """
+    check_choice("rows", rows, Rows, MethodError)
     if isinstance(method, str):
         as_method(method)  # which refuses a group
     explanation = explainer(images, [method], target)
@@ -76,12 +84,14 @@ def attention_flow(
     if attribution.blocks is None:
         raise MethodError(f"{label} gives no map a block; use daam or agcam")
     subject = explanation.subject
-    aim = explainer.target(target) if subject.target is None else Class(tuple(subject.target.tolist()))
-    whole = _value(explainer, subject, aim)
+    aim, (output, features) = explainer.target(target), _pass(explainer, subject)
+    (slope,) = slopes_of([aim], output, features)
+    held, image = Held((aim,), (slope,), output), torch.arange(len(subject), device=output.device)
+    whole = held.score(0, output, features, image)
     drops = []
     for block in range(attribution.blocks.shape[1]):
-        with without_attention(explainer.anatomy, block, rows):
-            drops.append(whole - _value(explainer, subject, aim))
+        with without_attention(explainer.anatomy, block, rows), torch.no_grad():
+            drops.append((whole - held.score(0, *_pass(explainer, subject), image)).detach().float().cpu())
         progress(1)
     drop, (share, agreement, half) = torch.stack(drops, dim=1), _reading(attribution)
     correlation = torch.tensor([_spearman(one, other) for one, other in zip(share, drop, strict=True)])
@@ -102,10 +112,16 @@ def half_of(share: Tensor) -> Tensor:
     return (index + (0.5 - before) / share.gather(1, index))[:, 0]
 
 
-def _value(explainer: Explainer, subject: Subject, aim: Target) -> Tensor:
-    trace = record(explainer.anatomy, subject.batch.tensor, Needs(), [aim])
-    with torch.no_grad():
-        return aim.score(trace.features if aim.of_features else trace.logits).float().cpu()
+def _pass(explainer: Explainer, subject: Subject) -> tuple[Tensor, Tensor]:
+    """Output (b c) and features (b F) of the pictures, in as many passes as memory asks for."""
+    images = subject.batch.tensor
+
+    def job(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        trace = record(explainer.anatomy, images[start:stop], Needs(), [Predicted()])
+        return trace.logits, trace.features
+
+    output, features = zip(*explainer.passes.over(images, "features", job), strict=True)
+    return torch.cat(output), torch.cat(features)
 
 
 def _reading(attribution: Attribution) -> tuple[Tensor, Tensor, Tensor]:

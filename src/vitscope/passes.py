@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from vitscope.methods import Maps, Method
 from vitscope.models import Anatomy
 from vitscope.models.guard import undisturbed
 from vitscope.outcome import Progress, Seen, maps_of
-from vitscope.targets import Predicted, Target
+from vitscope.targets import Class, Concept, Contrast, Neighbours, Output, Predicted, Probability, Target
 from vitscope.targets.names import UNNAMED, ClassNames
 from vitscope.trace import Chunks, Needs, record, within
 
@@ -60,17 +61,21 @@ class Passes:
             VitscopeError: a pass fails; with `strict`, a method.
         """
         count = len(images)
+        told = None if progress is None else _Together(progress, count)
 
         def job(start: int, stop: int) -> tuple[Seen, Found]:
             whole = stop - start == count
             some = aims if whole else [_part_of(aim, start, stop, count) for aim in aims]
+            tell = None if told is None else told.part(stop)
             try:
                 trace = record(self._anatomy, images[start:stop], needs, some)
-                found = {label: maps_of(label, method, trace, strict, progress) for label, method in methods.items()}
+                found = {label: maps_of(label, method, trace, strict, tell) for label, method in methods.items()}
             except VitscopeError as error:
                 if whole:
                     raise
                 raise type(error)(f"of images {start} to {stop - 1} of the batch: {error}") from error
+            if told is not None:
+                told.keep()
             return Seen.of(trace), found
 
         parts = self.over(images, ("explain", needs, tuple(methods), len(aims)), job)
@@ -104,6 +109,30 @@ class Passes:
     def fit(self) -> int | None:
         """How many pictures make a pass by what has been measured; None where nothing limits them."""
         return None if self._limit is None else min((chunks.size for chunks in self._known.values()), default=1)
+
+
+class _Together:
+    """Tells of a method's forwards in all parts of a batch as of one, where those to come are taken to need as many."""
+
+    def __init__(self, progress: Progress, count: int) -> None:
+        self._progress, self._count = progress, count
+        self._before: dict[str, int] = {}
+        self._now: dict[str, int] = {}
+
+    def part(self, stop: int) -> Progress:
+        """What is told of the part that ends before image `stop`, whether or not it was begun before and given up."""
+        self._now = {}
+
+        def tell(label: str, done: int, total: int) -> None:
+            before = self._before.get(label, 0)
+            self._now[label] = done
+            self._progress(label, before + done, -(-(before + total) * self._count // stop))
+
+        return tell
+
+    def keep(self) -> None:
+        """The part is done."""
+        self._before |= {label: self._before.get(label, 0) + done for label, done in self._now.items()}
 
 
 @dataclass(frozen=True)
@@ -145,7 +174,13 @@ class _PartOf:
 
 
 def _part_of(aim: Target, start: int, stop: int, count: int) -> Target:
-    return aim if isinstance(aim, Predicted) else _PartOf(aim, start, stop, count)
+    """The target of some images of a batch: itself, where it asks the same of an image wherever that stands."""
+    if type(aim) is Neighbours:
+        return dataclasses.replace(aim, first=aim.first + start)
+    alike = type(aim) in (Predicted, Contrast, Output, Concept)
+    if alike or (type(aim) in (Class, Probability) and isinstance(aim.index, int)):  # type: ignore[attr-defined]
+        return aim
+    return _PartOf(aim, start, stop, count)
 
 
 def _joined(parts: Sequence[Maps | VitscopeError]) -> Maps | VitscopeError:

@@ -32,6 +32,8 @@ from vitscope.view.video import usable
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 VIEW = "view.json"
+_ARGUMENTS = ("file", "allow_pickle")  # of numpy.savez_compressed, which takes arrays by name beside them
+_ENDS = ("", ".blocks", ".heads", "-evolution", "-heads")  # of what a method's files and arrays are called
 LONGEST_NAME = 200
 """Bytes of a picture's name that its folder keeps; most file systems take 255."""
 
@@ -48,8 +50,10 @@ def save_explanation(
 
     In each: METHOD.png, the map over the photograph at its own size; METHOD-evolution.png and .gif (.mp4, .webm),
     where the method has a map a block; METHOD-heads.png, where it has one a head; sheet.png, all methods side by side;
-    values.npz, the raw maps; view.json, what a report shows of the picture; and manifest.json, written last. Under
-    `folder` itself stands what the pictures' reports have in common, shared-KEY.json.
+    values.npz, the raw maps; view.json, what a report shows of the picture; and manifest.json, written last. METHOD is
+    the method's label in signs that file names and arrays may have, with a number where another label has come to the
+    same; the manifest names it beside the label, as `files_as`. Under `folder` itself stands what the pictures' reports
+    have in common, shared-KEY.json.
 
     Args:
         explanation: what to write.
@@ -173,8 +177,9 @@ def _save_image(
 
     before = _files_of_an_earlier_run(folder)
     arrays = {"logits": subject.logits[index]}
+    names = _names_of(explanation.attributions)
     for label, attribution in explanation.attributions.items():
-        name = re.sub(r"[^\w.=-]+", "-", label)
+        name = names[label]
         arrays[name] = attribution.values[index]
         picture = overlay(photo, _on_photo(attribution, index), attribution.signed)
         write(f"{name}.png", partial(_png, picture))
@@ -196,13 +201,27 @@ def _save_image(
     numbers = {key: array.cpu().float().numpy() for key, array in arrays.items()}
     write("values.npz", partial(_save_arrays, numbers))
     write(VIEW, partial(_dump_small, record))
-    content = {**_manifest(explanation, index), "files": files}
+    content = {**_manifest(explanation, index, names), "files": files}
     _write(folder / MANIFEST, partial(_dump, content))
     for stale in before - set(files):
         (folder / stale).unlink(missing_ok=True)
 
 
-def _manifest(explanation: Explanation, index: int) -> dict[str, Any]:
+def _names_of(labels: Iterable[str]) -> dict[str, str]:
+    """Label -> how its files and arrays are called: each its own, also where a file system is blind to case."""
+    taken = {"logits", "sheet", *_ARGUMENTS}
+    names = {}
+    for label in labels:
+        plain = name = re.sub(r"[^\w.=-]+", "-", label) or "map"
+        number = 2
+        while taken & (mine := {f"{name}{end}".casefold() for end in _ENDS}):
+            name, number = f"{plain}-{number}", number + 1
+        taken |= mine
+        names[label] = name
+    return names
+
+
+def _manifest(explanation: Explanation, index: int, names: Mapping[str, str]) -> dict[str, Any]:
     subject = explanation.subject
     return {
         "schema_version": SCHEMA_VERSION,
@@ -217,7 +236,7 @@ def _manifest(explanation: Explanation, index: int) -> dict[str, Any]:
         "explained": subject.class_of(index),
         "prediction": subject.prediction(index),
         "methods": [
-            {**dataclasses.asdict(a.facts), "label": label, "options": dict(a.options)}
+            {**dataclasses.asdict(a.facts), "label": label, "files_as": names[label], "options": dict(a.options)}
             for label, a in explanation.attributions.items()
         ],
         "failed": dict(explanation.failures),

@@ -11,7 +11,7 @@ import torch
 import vitscope
 from tests.conftest import build, pictures
 from tests.zoo import ZOO, built
-from vitscope.attribution import by_reason, left_out
+from vitscope.attribution import by_reason, line_of
 from vitscope.methods import FAMILIES, as_method, as_methods, choose, family_of, list_methods, registry
 from vitscope.methods.base import Facts, Family
 
@@ -176,6 +176,6 @@ def test_one_map_asked_of_a_group_is_refused():
 def test_reasons_are_gathered():
     gathered = by_reason({"a": "a is late; wait", "b": "b is late; wait", "c": "the c map is flat"})
     assert gathered == {"is late; wait": ["a", "b"], "the c map is flat": ["c"]}
-    assert left_out(["a", "b"], "is late; wait") == "left out: a, b; each is late; wait"
-    assert left_out(["c"], "the c map is flat") == "left out: c; the c map is flat"
+    assert line_of(["a", "b"], "is late; wait") == "left out: a, b; each is late; wait"
+    assert line_of(["c"], "the c map is flat") == "left out: c; the c map is flat"
     assert [family_of(word) for word in ("agcam:path=full", "rollout", "my own")] == ["papers", "attention", ""]

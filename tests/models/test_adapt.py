@@ -231,3 +231,42 @@ def test_a_head_of_ones_own_is_the_classifier(vit, images):
 def test_a_wrapper_that_does_more_is_refused_by_name(wrap, says, vit):
     with pytest.raises(vitscope.ModelError, match=says):
         anatomy_of(wrap(vit))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"heads": 5}, "heads=5: queries of width 24 make no 5 heads"),
+        ({"heads": 0}, "heads=0"),
+        ({"qkv": "attn"}, "qkv='attn' is a Attention and no linear layer"),
+        ({"qkv": "mlp.fc1"}, "heads=attn.num_heads: queries of width 32 make no 3 heads"),
+        ({"qkv": ("attn.qkv", "attn.qkv")}, "names 2 layers"),
+        ({"qkv": ("attn.proj", "mlp.fc1", "mlp.fc1")}, "block 0: the reading of queries, keys and values fails"),
+        ({"projection": "mlp.fc1"}, "block 0: its projection fails"),
+        ({"projection": "mlp.fc2"}, "block 0: its projection fails"),
+        ({"projection": "attn"}, "block 0"),
+        ({"mlp": "attn.qkv"}, "block 0: its feed-forward"),
+        ({"mlp": "mlp.fc2"}, "block 0: its feed-forward fails"),
+        ({"norm1": "norm2"}, "does not fit it"),
+        ({"reads": "Class"}, "Layout:reads=Class is not understood; it takes class | mean; did you mean class"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_one_clear_line(changes, says, vit, images):
+    with pytest.raises(vitscope.ModelError) as error:
+        maps(vitscope.adapt(vit, layout(vit, **changes)), images)
+    assert says in str(error.value)
+
+
+def test_pictures_of_a_size_that_the_model_does_not_take_are_named(vit):
+    adapted = vitscope.adapt(vit, layout(vit, image_size=64))
+    with pytest.raises(vitscope.ModelError, match="the model's pass over a picture of 64 x 64 pixels fails"):
+        vitscope.Explainer(adapted, preprocessing={**PREPARED, "size": 64})
+
+
+def test_lack_of_memory_is_no_fault_of_a_description(vit, monkeypatch):
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(vit.blocks[1].mlp, "forward", full)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        vitscope.Explainer(vitscope.adapt(vit, layout(vit)), preprocessing=PREPARED)

@@ -11,7 +11,7 @@ import torch
 import vitscope
 from tests.conftest import build, pictures
 from vitscope.errors import TargetError
-from vitscope.targets import Class, ClassNames, Contrast, Custom, Predicted, Probability, as_target
+from vitscope.targets import Class, ClassNames, Contrast, Custom, Output, Predicted, Probability, as_target
 
 NAMES = ClassNames(("tench, Tinca tinca", "crane", "crane", "sea snake"))
 OUTPUT = torch.tensor([[1.0, 5.0, 2.0, 0.0], [9.0, 5.0, 2.0, 0.0]])
@@ -139,3 +139,27 @@ def test_imagenets_names(shared):
     assert all(
         a.split(",")[0].lower() == b.split(",")[0].lower() for a, b in zip(names.names, theirs.names, strict=True)
     )
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.int32, torch.tensor, np.array])
+def test_integers_of_any_kind_are_indices(kind):
+    first, second = (int(index) for index in np.random.default_rng().choice(4, 2, replace=False))
+    assert Class(kind(first)) == Class(first)
+    assert Probability((kind(first), kind(second))) == Probability((first, second))
+    assert Contrast(kind(first), kind(second)) == Contrast(first, second)
+    assert Output(kind(first)) == Output(first)
+    assert Class(kind(first)).score(OUTPUT).tolist() == OUTPUT[:, first].tolist()
+    assert json.dumps(Class(kind(first)).index) == str(first)
+
+
+def test_many_indices_in_one_form():
+    indices = torch.randint(4, (3,))
+    assert Class(indices) == Class(indices.numpy()) == Class(indices.tolist()) == Class(tuple(indices.tolist()))
+    assert hash(Class(indices)) == hash(Class(tuple(indices.tolist())))
+
+
+@pytest.mark.parametrize("wrong", [1.5, "tench", True, None, (1, 2.0), torch.tensor([0.5])])
+def test_what_is_no_index_is_refused_at_once(wrong):
+    for make in (Class, Probability, Output, lambda index: Contrast(0, index)):
+        with pytest.raises(TargetError, match="is no class index; give an integer"):
+            make(wrong)

@@ -82,6 +82,38 @@ def test_a_text_is_the_cosine_of_embeddings(explainer):
     assert float((evidence - dot).norm() / dot.norm()) < 1e-4
 
 
+def test_a_second_text_counts_by_the_distance_of_the_two(explainer):
+    one, other = explainer.texts(["a photo of a cat", "a photo of a dog"])
+    target = explainer.target(Text("a photo of a cat", rather_than="a photo of a dog"))
+    features = torch.randn(5, len(one))
+    first, second = (torch.nn.functional.cosine_similarity(features, text[None]) for text in (one, other))
+    torch.testing.assert_close(target.score(features) * (one - other).norm(), first - second, atol=1e-5, rtol=1e-4)
+
+
+def test_a_text_tower_is_read_in_evaluation_mode_and_left_as_it_was(directory):
+    prepared = {"size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    for model, options in (
+        (open_clip_model(), {}),
+        (transformers.CLIPModel.from_pretrained(directory), {"tokenizer": words_of(directory)}),
+    ):
+        kept = vitscope.Explainer(model.eval(), preprocessing=prepared, **options).texts(["a cat", "a dog"])
+        flags = {name: bool(torch.randint(2, ())) for name, _ in model.named_modules()} | {"": True}
+        for name, module in model.named_modules():
+            module.training = flags[name]
+        seen: set[bool] = set()
+        for module in model.modules():
+            module.register_forward_hook(lambda module, *_, seen=seen: seen.add(module.training))
+        again = vitscope.Explainer(model, preprocessing=prepared, **options).texts(["a cat", "a dog"])
+        assert seen == {False}
+        assert {name: module.training for name, module in model.named_modules()} == flags
+        torch.testing.assert_close(again, kept)
+
+
+def words_of(directory):
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(directory)
+    return lambda texts: tokenizer(texts, padding=True, return_tensors="pt")
+
+
 def test_without_a_text_the_way_out_is_said(explainer):
     with pytest.raises(vitscope.TargetError, match="give a text as the target"):
         explainer(IMAGES, "cdam")

@@ -7,7 +7,7 @@ from functools import partial
 
 from rich.progress import Progress, TaskID
 
-from vitscope.attribution import Explanation, by_reason, left_out
+from vitscope.attribution import Explanation, by_reason, line_of
 from vitscope.cli.common import progress_bar, say
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
@@ -113,7 +113,7 @@ def _tell_left_out(explanation: Explanation, told: set[str]) -> None:
     """What of a group does not apply: one line a reason, the first time."""
     reasons = {label: reason for label, reason in explanation.failures.items() if label in explanation.left_out}
     for reason, labels in by_reason(reasons).items():
-        line = left_out(labels, reason)
+        line = line_of(labels, reason)
         if line not in told:
             told.add(line)
             say(line)

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from vitscope.errors import MethodError, nearest
 from vitscope.methods.base import FAMILIES, Facts, Method
 from vitscope.methods.samples import with_budget
+from vitscope.options import check_options
 
 _METHODS: dict[str, type[Method]] = {}
 M = TypeVar("M", bound=type)
@@ -113,11 +114,13 @@ def choose(wanted: Wanted) -> Chosen:
             for those of a family whose name is a method's too. What a group names again is not asked for twice.
 
     Raises:
-        MethodError: an unknown name or option, an empty family, or one label twice.
+        MethodError: an unknown name or option, an empty family, one label twice, or none at all.
     """
-    if isinstance(wanted, Mapping):
+    if isinstance(wanted, Mapping) and wanted:
+        for label, method in wanted.items():
+            _check(method, f"{label!r}: ")
         return Chosen(dict(wanted))
-    entries: Sequence[str | Method] = [wanted] if not isinstance(wanted, Sequence) else wanted
+    entries: Sequence[str | Method] = [wanted] if not isinstance(wanted, Sequence | Mapping) else list(wanted)
     if isinstance(wanted, str):
         entries = split_methods(wanted)
     if not entries:
@@ -194,12 +197,20 @@ def as_method(text: str) -> Method:
 
 def _label(method: Method) -> str:
     """ "name", or "name:option=value" for the options that differ from their defaults."""
-    if isinstance(method, type) or not (dataclasses.is_dataclass(method) and hasattr(method, "facts")):
-        found = f"the class {method.__name__}" if isinstance(method, type) else f"{type(method).__name__}"
-        raise MethodError(f"{found} is no method; give a name such as 'agcam', or an instance such as AGCAM()")
-    fields = dataclasses.fields(method)
+    _check(method)
+    fields = dataclasses.fields(method)  # type: ignore[arg-type]
     changed = [f"{f.name}={getattr(method, f.name)}" for f in fields if getattr(method, f.name) != f.default]
     return method.facts.name + (":" + ",".join(changed) if changed else "")
+
+
+def _check(method: Any, where: str = "") -> None:
+    """Raise MethodError where it is no method's instance, or one with an option that it does not have."""
+    if isinstance(method, type) or not (dataclasses.is_dataclass(method) and hasattr(method, "facts")):
+        found = f"the class {method.__name__}" if isinstance(method, type) else f"{type(method).__name__}"
+        offer = "an instance such as AGCAM()"
+        offer = offer if where else f"a name such as 'agcam', or {offer}"
+        raise MethodError(f"{where}{found} is no method; give {offer}")
+    check_options(method, MethodError, method.facts.name)
 
 
 def read_option(text: str, hint: Any, option: str) -> Any:

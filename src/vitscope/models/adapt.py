@@ -22,6 +22,7 @@ from vitscope.models.parts import (
     scaled_by,
     whole_patches,
 )
+from vitscope.options import check_options
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ def adapt(model: nn.Module, layout: Layout) -> Anatomy:
     What the layout says is held against the model's own numbers when the Explainer is made.
 
     Raises:
-        ModelError: a part is not where the layout says.
+        ModelError: a part is not where the layout says, or not what it must be.
     """
+    check_options(layout, ModelError, "Layout")
     if not layout.blocks:
         raise ModelError("the layout names no blocks; give the model's list of blocks")
     if layout.reads == "class" and not layout.prefix:
@@ -143,12 +145,32 @@ def _block(name: str, block: nn.Module, layout: Layout, rows: int | None) -> Blo
 
 
 def _reading(layout: Layout, part: Callable[[str], Any], heads: int) -> Reading:
-    if isinstance(layout.qkv, str):
-        layer = part(layout.qkv)
-        layers, width = joint(lambda: layer.weight, lambda: layer.bias), layer.out_features // 3
+    """How queries, keys and values are read.
+
+    Raises:
+        ModelError: a part is no linear layer, or of a width that does not make three, or that many heads.
+    """
+    names = (layout.qkv,) if isinstance(layout.qkv, str) else layout.qkv
+    if len(names) not in (1, 3):
+        raise ModelError(f"qkv={names!r} names {len(names)} layers; give one, or three: queries, keys and values")
+    found = [part(path) for path in names]
+    if not hasattr(found[0], "out_features"):
+        raise ModelError(f"qkv='{names[0]}' is a {type(found[0]).__name__} and no linear layer; correct the layout")
+    if len(found) == 1:
+        (layer,) = found
+        layers, (width, rest) = joint(lambda: layer.weight, lambda: layer.bias), divmod(layer.out_features, 3)
+        if rest:
+            raise ModelError(
+                f"qkv='{names[0]}' has {layer.out_features} outputs, which are not three of one width; name the layer "
+                "that gives queries, keys and values, or three layers"
+            )
     else:
-        query, key, value = map(part, layout.qkv)
+        query, key, value = found
         layers, width = apart(query, key, value), query.out_features
+    if heads < 1 or width % heads:
+        raise ModelError(
+            f"heads={layout.heads}: queries of width {width} make no {heads} heads of one width; correct heads or qkv"
+        )
     norms = [part(name) if name else None for name in (layout.query_norm, layout.key_norm)]
     return reading(layers, heads, layout.score_scale or (width // heads) ** -0.5, *norms)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from vitscope.errors import TargetError
 from vitscope.models.bundled import FOLDER
+from vitscope.once import once
 from vitscope.parse import parse_json
 from vitscope.targets.names import ClassNames
 
@@ -111,6 +113,15 @@ class MemoryBank:
     def __len__(self) -> int:
         return len(self.features)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or another process is given: not what can be found again."""
+        return {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
+
+    @once
+    def _kept(self) -> dict[Any, Any]:
+        """What is found once: the index of a search, and `typical` by its arguments."""
+        return {}
+
     def nearest(self, features: Tensor, k: int = 20) -> tuple[Tensor, Tensor]:
         """The k most similar pictures of the bank.
 
@@ -133,8 +144,11 @@ class MemoryBank:
             raise TargetError(f"k={k} neighbours of a bank of {len(self)}; give 1 to {len(self)}")
         queries = torch.nn.functional.normalize(features.float(), dim=1)
         if len(self) > FAISS_ABOVE and (library := _faiss()) is not None:
-            index = _search_with_faiss(library, self, queries, k)
-            return (queries[:, None] * self.features[index.cpu()].to(queries)).sum(dim=-1), index
+            if "faiss" not in self._kept:
+                self._kept["faiss"] = _faiss_index(library, self)
+            _, rows = self._kept["faiss"].search(queries.detach().cpu().numpy(), k)
+            index = torch.from_numpy(rows).to(queries.device)
+            return (queries[:, None] * self.of_found(self.features, index).to(queries)).sum(dim=-1), index
         best: list[tuple[Tensor, Tensor]] = []
         for start in range(0, len(self), _SLICE):  # the bank is never whole in float32
             part = self.features[start : start + _SLICE].to(queries)
@@ -144,7 +158,7 @@ class MemoryBank:
         return similar, torch.cat([index for _, index in best], dim=1).gather(1, order)
 
     def typical(self, k: int = 20, sample: int = 1000) -> tuple[float, float]:
-        """How close a bank's own pictures are to their k nearest others, and how often these vote rightly.
+        """How close a bank's own pictures are to their k nearest others, and how often these vote rightly; found once.
 
         Args:
             k: how many neighbours; no more than the bank holds less one.
@@ -159,15 +173,18 @@ class MemoryBank:
         if len(self) < 2:
             raise TargetError("a bank of one picture has no neighbours; build it from more")
         k = min(k, len(self) - 1)
+        known: tuple[float, float] | None = self._kept.get((k, sample))
+        if known is not None:
+            return known
         asked = torch.linspace(0, len(self) - 1, min(sample, len(self))).long()
         similar, index = self.nearest(self.features[asked].float(), k + 1)
         other = index != asked[:, None]
         other[other.all(dim=1), -1] = False  # a twin came first: leave out the last instead
         similar, index = similar[other].view(-1, k), index[other].view(-1, k)
-        votes = torch.zeros(len(asked), len(self.names))
-        votes.scatter_add_(1, self.labels[index], (similar / 0.07).softmax(dim=1))
-        right = (votes.argmax(dim=1) == self.labels[asked]).float().mean()
-        return float(similar.mean(dim=1).quantile(0.01)), float(right)
+        right = (self.votes_of(similar, index).argmax(dim=1) == self.labels[asked]).float().mean()
+        found = float(similar.mean(dim=1).quantile(0.01)), float(right)
+        self._kept[k, sample] = found
+        return found
 
     def vote(self, features: Tensor, k: int = 20, temperature: float = 0.07) -> Tensor:
         """What the neighbours say, weighted by exp(similarity / temperature): the kNN classifier's probabilities.
@@ -182,10 +199,18 @@ class MemoryBank:
 
         Source: Wu et al. 2018 (1805.01978), section 3.4; k and temperature as in DINO (2104.14294).
         """
-        similar, index = self.nearest(features, k)
+        return self.votes_of(*self.nearest(features, k), temperature)
+
+    def votes_of(self, similar: Tensor, index: Tensor, temperature: float = 0.07) -> Tensor:
+        """As `vote`, of neighbours that `nearest` has found: their cosines (b k) and indices (b k)."""
         weight = (similar / temperature).softmax(dim=1)
         votes = weight.new_zeros(len(weight), len(self.names))
-        return votes.scatter_add_(1, self.labels.to(index.device)[index], weight)
+        return votes.scatter_add_(1, self.of_found(self.labels, index), weight)
+
+    @staticmethod
+    def of_found(rows: Tensor, index: Tensor) -> Tensor:
+        """The features (b k d) or labels (b k) of neighbours (b k), on their device; no other row leaves the bank."""
+        return rows[index.to(rows.device)].to(index.device)
 
 
 def check_bank(features: Tensor, labels: Tensor, names: Any, facts: Any) -> None:
@@ -211,10 +236,9 @@ def _faiss() -> Any:
     return faiss
 
 
-def _search_with_faiss(library: Any, bank: MemoryBank, queries: Tensor, k: int) -> Tensor:
-    """Exact search by inner product, (b k)."""
+def _faiss_index(library: Any, bank: MemoryBank) -> Any:
+    """The index of an exact search by inner product."""
     index = library.IndexFlatIP(bank.features.shape[1])
     for start in range(0, len(bank), _SLICE):
         index.add(bank.features[start : start + _SLICE].float().numpy())
-    _, found = index.search(queries.detach().cpu().numpy(), k)
-    return torch.from_numpy(found).to(queries.device)
+    return index

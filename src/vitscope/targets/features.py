@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
@@ -12,15 +11,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from vitscope.errors import TargetError
+from vitscope.options import check_options
 from vitscope.targets.bank import MemoryBank
 from vitscope.targets.names import UNNAMED, ClassNames
 
 _log = logging.getLogger(__name__)
-
-
-@lru_cache(maxsize=8)
-def _typical(bank: MemoryBank, k: int) -> tuple[float, float]:
-    return bank.typical(k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +26,18 @@ class Concept:
         features: of the examples, (n F), whose mean is the concept vector; or that vector, (F).
         similarity: "dot" product, as in the paper, or "cosine".
         name: the concept in words.
+
+    Raises:
+        TargetError: an unknown similarity.
     """
 
     of_features: ClassVar[bool] = True
     features: Tensor
     similarity: Literal["dot", "cosine"] = "dot"
     name: str = "the concept"
+
+    def __post_init__(self) -> None:
+        check_options(self, TargetError, "Concept")
 
     @property
     def linear(self) -> bool:
@@ -86,6 +87,10 @@ class Neighbours:
             scaled to [0, 1], as in the official implementation; "equation": the paper's Eq. 13, the mean over k of
             f_d z_kd / (|cos(f, z_k)| |f| |z_k|).
         label: explain the neighbours of this class instead of the winning one's.
+        first: the number that warnings and errors give the first image, where it is not the first of its batch.
+
+    Raises:
+        TargetError: an unknown weighting.
     """
 
     of_features: ClassVar[bool] = True
@@ -95,6 +100,10 @@ class Neighbours:
     temperature: float = 0.07
     weighting: Literal["official", "equation"] = "official"
     label: int | None = None
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        check_options(self, TargetError, "Neighbours")
 
     @classmethod
     def among(
@@ -121,8 +130,8 @@ class Neighbours:
         """Say which images have poor neighbours, with figures."""
         if len(self.bank) <= self.k:
             return  # every picture of the bank is a neighbour: there is nothing to compare with
-        usual, _ = _typical(self.bank, self.k)
-        for image, closeness in enumerate(similar.mean(dim=1).tolist()):
+        usual, _ = self.bank.typical(self.k)
+        for image, closeness in enumerate(similar.mean(dim=1).tolist(), start=self.first):
             if closeness < usual:
                 _log.warning(
                     "image %d: its %d nearest neighbours have a mean cosine of %.2f, where 99 %% of the bank's own "
@@ -145,16 +154,17 @@ class Neighbours:
         """
         similar, index = self.bank.nearest(features, self.k)
         self._warn(similar)
-        labels = self.bank.labels.to(index.device)[index]
-        wanted = self.voted(features) if self.label is None else torch.full_like(labels[:, 0], self.label)
+        labels = self.bank.of_found(self.bank.labels, index)
+        voted = self.bank.votes_of(similar, index, self.temperature).argmax(dim=1)
+        wanted = voted if self.label is None else torch.full_like(voted, self.label)
         chosen = (labels == wanted[:, None]).to(features)  # b k
         if not bool(chosen.any(dim=1).all()):
             image = int((~chosen.any(dim=1)).nonzero()[0])
             raise TargetError(
-                f"none of the {self.k} nearest neighbours of image {image} is a {self.bank.names[int(wanted[image])]}; "
-                "ask for more neighbours, or for the class that they vote for"
+                f"none of the {self.k} nearest neighbours of image {self.first + image} is a "
+                f"{self.bank.names[int(wanted[image])]}; ask for more neighbours, or for the class that they vote for"
             )
-        neighbours = self.bank.features.to(features)[index]  # b k F, of length 1
+        neighbours = self.bank.of_found(self.bank.features, index).to(features)  # b k F, of length 1
         products = F.normalize(features, dim=1)[:, None] * neighbours
         if self.weighting == "equation":
             products = products / similar.abs().clamp_min(1e-12)[..., None]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -68,11 +70,20 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Class:
-    """The logit of a class: one index for all images, or one an image."""
+    """The logit of a class: one index for all images, or one an image; NumPy's and torch's integers are taken too.
+
+    Raises:
+        TargetError: an index that is no integer.
+    """
 
     of_features: ClassVar[bool] = False
     linear: ClassVar[bool] = True
     index: int | tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        index: Any = self.index.tolist() if isinstance(self.index, Tensor | np.ndarray) else self.index
+        many = isinstance(index, Sequence) and not isinstance(index, str)
+        _set(self, "index", tuple(map(_whole, index)) if many else _whole(index))
 
     def score(self, output: Tensor) -> Tensor:
         """The class's logit of every image, (b)."""
@@ -137,6 +148,10 @@ class Contrast:
     first: int
     second: int
 
+    def __post_init__(self) -> None:
+        _set(self, "first", _whole(self.first))
+        _set(self, "second", _whole(self.second))
+
     def score(self, output: Tensor) -> Tensor:
         """The difference in every image, (b)."""
         self.check(output.shape[1])
@@ -162,6 +177,9 @@ class Output:
     of_features: ClassVar[bool] = False
     linear: ClassVar[bool] = True
     index: int
+
+    def __post_init__(self) -> None:
+        _set(self, "index", _whole(self.index))
 
     def score(self, output: Tensor) -> Tensor:
         """The output in every image, (b)."""
@@ -239,9 +257,29 @@ def _in_words(text: str, names: ClassNames) -> Target:
 def _class_index(entry: int | str, names: ClassNames) -> int:
     if isinstance(entry, str):
         return int(entry) if _NUMBER.fullmatch(entry.strip()) else names.index(entry)
-    if isinstance(entry, bool) or not hasattr(entry, "__index__"):
-        raise TargetError(f"{entry!r} is no target; give a class index, a class name, one an image, or a function")
-    return entry.__index__()
+    try:
+        return _whole(entry)
+    except TargetError:
+        raise TargetError(
+            f"{entry!r} is no target; give a class index, a class name, one an image, or a function"
+        ) from None
+
+
+def _whole(index: Any) -> int:
+    """An index of any integer type.
+
+    Raises:
+        TargetError: it is none.
+    """
+    if not isinstance(index, bool):
+        with suppress(TypeError):
+            return operator.index(index)
+    raise TargetError(f"{index!r} is no class index; give an integer, or the class's name in place of the target")
+
+
+def _set(target: object, field: str, value: Any) -> None:
+    """Put a field of a frozen dataclass in its one form, while it is made."""
+    object.__setattr__(target, field, value)
 
 
 def _pick(output: Tensor, classes: Tensor) -> Tensor:

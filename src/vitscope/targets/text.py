@@ -13,7 +13,8 @@ class Text:
 
     Attributes:
         prompt: the text, such as "a photo of a cat".
-        rather_than: a second text, whose likeness is subtracted.
+        rather_than: a second text; the cosine is then with the first embedding less the second, each of length 1. That
+            is the first likeness less the second over the distance of the two embeddings, the same for every image.
     """
 
     prompt: str

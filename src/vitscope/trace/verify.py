@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from vitscope.errors import ModelError
+from vitscope.errors import ModelError, text_of
 from vitscope.models import Anatomy, Block, Grid
 from vitscope.trace import capture as watching
+from vitscope.trace.chunks import out_of_memory
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.heads import head_products, merge_heads
 from vitscope.trace.needs import Blocks, Needs
@@ -44,21 +46,24 @@ def verify(anatomy: Anatomy, images: Tensor) -> Verified:
     numbers of which are counted, since a head that was replaced by hand may not tell them.
 
     Raises:
-        ModelError: a claim does not hold; the text names it.
+        ModelError: a claim does not hold, or a part cannot be run as described; the text names it.
     """
     uncounted = anatomy if anatomy.classifier else dataclasses.replace(anatomy, outputs=0)
+    run = f"the model's pass over a picture of {images.shape[-2]} x {images.shape[-1]} pixels"
     if anatomy.windows:
-        with left_as_found(anatomy.model):
+        with left_as_found(anatomy.model), _runs(anatomy, run):
             logits, _ = watch_windows(uncounted, fitted(images, anatomy.model))  # which raises where a map does not fit
         return Verified(0.0, logits.shape[1] if anatomy.outputs else 0)
     with left_as_found(anatomy.model), torch.no_grad():
         grid = anatomy.grid((images.shape[-2], images.shape[-1]))
         batch = fitted(images, anatomy.model)
-        seen = watching.forward(uncounted, batch, _EVERYTHING, thorough=True)
+        with _runs(anatomy, run):
+            seen = watching.forward(uncounted, batch, _EVERYTHING, thorough=True)
         watching.check_tokens(anatomy, seen, grid)
         worst = 0.0
         for name, claimed, found in _claims(anatomy, seen, grid):
-            error = float((claimed - found).float().norm() / found.float().norm().clamp_min(1e-12))
+            with _runs(anatomy, name):
+                error = float((claimed - found).float().norm() / found.float().norm().clamp_min(1e-12))
             if not error <= _tolerance(batch.dtype):
                 raise ModelError(
                     f"the description of {anatomy.name} does not fit it: {name} differs by {error:.1e} (relative); "
@@ -66,6 +71,20 @@ def verify(anatomy: Anatomy, images: Tensor) -> Verified:
                 )
             worst = max(worst, error)
     return Verified(worst, seen.logits.shape[1] if anatomy.outputs else 0)
+
+
+@contextmanager
+def _runs(anatomy: Anatomy, part: str) -> Iterator[None]:
+    """Name the part of a description that cannot be run as it says: of wrong shapes, or without what it must have."""
+    try:
+        yield
+    except (RuntimeError, AttributeError, TypeError, ValueError, IndexError, AssertionError) as error:
+        if out_of_memory(error):
+            raise
+        raise ModelError(
+            f"the description of {anatomy.name} does not fit it: {part} fails ({text_of(error)}); look at what it says "
+            "of this part, of widths and heads, and of the size of the pictures"
+        ) from error
 
 
 Claim = tuple[str, Tensor, Tensor]
@@ -79,9 +98,13 @@ def _claims(anatomy: Anatomy, seen: watching.ForwardCapture, grid: Grid) -> Iter
         assert row.residual is not None
         assert row.incoming is not None
         assert row.tokens is not None
-        yield from _of_attention(block, row, grid)
-        stream = block.stream(row.incoming)
-        yield f"{block.name}: residual sum", stream + block.projection(merge_heads(row.rows)), row.residual
+        with _runs(anatomy, f"{block.name}: the reading of queries, keys and values"):
+            claims = _of_attention(block, row, grid)
+        yield from claims
+        del claims
+        with _runs(anatomy, f"{block.name}: its projection"):
+            summed = block.stream(row.incoming) + block.projection(merge_heads(row.rows))
+        yield f"{block.name}: residual sum", summed, row.residual
         if block.affine_keys:
             keys, mirrored, origin = (
                 block.keys_values(tokens, grid)[0] for tokens in (row.tokens, -row.tokens, torch.zeros_like(row.tokens))
@@ -90,17 +113,18 @@ def _claims(anatomy: Anatomy, seen: watching.ForwardCapture, grid: Grid) -> Iter
             yield f"{block.name}: keys alike for every token", origin[:, :, :1].expand_as(origin), origin
         if flow is not None and flow.shape == row.incoming.shape:
             yield f"{block.name}: residual stream", flow, row.incoming
-        flow = row.residual + block.feedforward(row.residual)
+        with _runs(anatomy, f"{block.name}: its feed-forward"):
+            flow = row.residual + block.feedforward(row.residual)
     assert flow is not None
     yield "the last block's output", flow, seen.final
+    with _runs(anatomy, "the head"):
+        features = anatomy.features(seen.final)
+        output = anatomy.output(features)
     if anatomy.classifier is not None:
-        features, weight = anatomy.features(seen.final), anatomy.classifier.weight
-        yield (
-            "the slope of the classifier",
-            features @ weight.T,
-            anatomy.output(features) - anatomy.output(0 * features),
-        )
-    output = anatomy.output(anatomy.features(seen.final))
+        with _runs(anatomy, "the classifier"):
+            slope = features @ anatomy.classifier.weight.T
+            change = output - anatomy.output(0 * features)
+        yield "the slope of the classifier", slope, change
     if output.shape != seen.logits.shape:
         raise ModelError(
             f"the description of {anatomy.name} does not fit it: its head gives {output.shape[1]} outputs an image, "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from vitscope.attribution import left_out
+from vitscope.attribution import line_of
 from vitscope.errors import ImageError
 from vitscope.methods import FAMILIES
 from vitscope.view import text
@@ -126,7 +126,7 @@ def _without_many(panels: Sequence[Panel]) -> tuple[list[Panel], list[str]]:
             reasons.setdefault(panel.note, []).append(panel.title)
     shared = {reason: titles for reason, titles in reasons.items() if len(titles) >= _MANY}
     kept = [panel for panel in panels if panel.values is not None or panel.note not in shared]
-    return kept, [left_out(titles, reason) for reason, titles in shared.items()]
+    return kept, [line_of(titles, reason) for reason, titles in shared.items()]
 
 
 def _lines(cells: Sequence[Cell], tile: int) -> list[list[_Block]]:
