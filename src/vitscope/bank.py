@@ -70,8 +70,9 @@ def build_bank(
         "preprocessing": explainer.preprocessing.describe(),
         "dataset": dataset.description,
         "pictures": len(dataset),
+        "parameters": parameters_of(explainer.anatomy.model),
     }
-    _open_parts(parts, {**facts, "parameters": parameters_of(explainer.anatomy.model)})
+    _open_parts(parts, facts)
     for start, part in zip(range(0, len(dataset), PART), _parts_of(parts, len(dataset)), strict=True):
         end = min(start + PART, len(dataset))
         if part.exists():
@@ -79,6 +80,26 @@ def build_bank(
         else:
             _write_part(explainer, dataset, range(start, end), part, batch_size, progress)
     return _join(parts, file, ClassNames(dataset.names), facts)
+
+
+def check_fits(explainer: Explainer, bank: MemoryBank) -> None:
+    """Hold a bank against the model whose pictures shall be compared with it; one that does not say is let pass.
+
+    Raises:
+        TargetError: it was built with other weights, or from pictures that were prepared otherwise.
+    """
+    built = bank.facts.get("parameters")
+    if built is not None and built != parameters_of(explainer.anatomy.model):
+        raise TargetError(
+            f"the memory bank was built with another model than this {explainer.anatomy.name}, or with other weights; "
+            "vitscope bank info tells with which, vitscope bank build makes one for this model"
+        )
+    prepared = bank.facts.get("preprocessing")
+    if prepared is not None and prepared != json.loads(json.dumps(explainer.preprocessing.describe())):
+        raise TargetError(
+            "the memory bank's pictures were prepared otherwise than these would be; give --size and "
+            "--crop-pct as for vitscope bank build"
+        )
 
 
 def _parts_of(parts: Path, count: int) -> list[Path]:

@@ -432,6 +432,13 @@ def test_a_memory_bank_is_built_told_of_and_used(run, tmp_path):
     code, out, _ = run(*words, "--out", tmp_path / "o", model=False)
     assert code == 0
     assert "nearest neighbours" in out
+    for others, says in (
+        (("--model", "scenes"), "another model"),
+        ((*words[2:4], "--crop-pct", "0.8"), "prepared otherwise"),
+    ):
+        asked = ("explain", picture, *others, "--methods", "daam", "--bank", tmp_path / "b.safetensors")
+        code, _, err = run(*asked, "--out", tmp_path / "x", model=False)
+        assert (code, says in err) == (2, True)
     assert run("bank", "info", tmp_path / "none", model=False)[0] == 2
     (tmp_path / "p" / "bad").mkdir()
     (tmp_path / "p" / "bad" / "x.png").write_text("no")

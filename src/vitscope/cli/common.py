@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vitscope.bank import check_fits
 from vitscope.datasets.labelled import PICTURES
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
@@ -180,6 +181,7 @@ def check_use(
         raise VitscopeError(reasons[0])
     if bank is not None:
         known = MemoryBank.load(bank)
+        check_fits(explainer, known)
         wanted = as_target(target, known.names)
         if type(wanted) not in (Predicted, Class):
             raise VitscopeError(f"--target {target}: with a memory bank the target can only be one of its classes")
