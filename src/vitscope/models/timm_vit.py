@@ -66,6 +66,7 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
         input_size=tuple(model.patch_embed.img_size),
         flexible_size=bool(model.dynamic_img_size),
         outputs=outputs_of(model.head, int(model.num_classes)),
+        reads=("all",) if model.pool_include_prefix else ("patches",),
     )
 
 

@@ -21,6 +21,7 @@ from vitscope.models import Anatomy, Block, Grid
 from vitscope.trace.aim import Aim, seeds_at
 from vitscope.trace.capture import ForwardCapture
 from vitscope.trace.heads import head_products, merge_heads, split_heads
+from vitscope.trace.hooks import hooks
 from vitscope.trace.jacobian import RowMap, batchable, gradients_of, pull_back
 from vitscope.trace.watch import BlockCapture
 
@@ -119,6 +120,33 @@ def _as_it_is(flow: Tensor) -> Tensor:
 def _valued(value: Tensor, flow: Tensor) -> Tensor:
     """`value`, with the graph of `flow`."""
     return value + (flow - flow.detach())
+
+
+def shares_of_reads(anatomy: Anatomy, capture: ForwardCapture, seeds: Tensor) -> Tensor | None:
+    """How much of each target comes from each part that the head reads, (b m p), 1 in all; None where there is one.
+
+    A part's contribution is sum_d | sum_r y[r, d] dY/dy[r, d] | over its rows r, y the rows behind the final norm: of a
+    linear head gradient times features, channel by channel, so that it is 0 where the head's weights on the part are,
+    and no channel cancels another. Where none contributes, the parts are alike.
+
+    Args:
+        anatomy: the model's description.
+        capture: the recorded pass.
+        seeds: gradient of every target at the features, (m b F).
+    """
+    reads = anatomy.rows_of_reads
+    if anatomy.rows_read is not None or len(reads) == 1:
+        return None
+    normed: list[Tensor] = []
+    with torch.enable_grad(), batchable(len(seeds) > 1), hooks() as hook:
+        assert anatomy.final_site is not None
+        hook.after(anatomy.final_site, normed.append)
+        features = anatomy.features(capture.final.detach().requires_grad_())
+        (gradient,) = gradients_of([features], normed, [seeds])
+    each = gradient * normed[0].detach()  # m b r D
+    found = torch.stack([each[..., rows, :].sum(dim=-2).abs().sum(dim=-1) for rows in reads], dim=-1).transpose(0, 1)
+    whole = found.sum(dim=-1, keepdim=True)
+    return torch.where(whole > 0, found / whole, torch.full_like(found, 1 / len(reads)))
 
 
 def own_gradients(
