@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -188,6 +188,11 @@ class Anatomy:
     @once
     def _compiled(self) -> Compiled:
         return Compiled(self.forward)
+
+    @once
+    def found_out(self) -> dict[Hashable, str]:
+        """What passes have shown of the model beside this description, by question."""
+        return {}
 
     @property
     def exact(self) -> Anatomy:

@@ -17,9 +17,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.func import jvp
 
+from vitscope.errors import MethodError
 from vitscope.models import Anatomy, Block, Grid
 from vitscope.trace.aim import Aim, seeds_at
-from vitscope.trace.capture import ForwardCapture
+from vitscope.trace.capture import NO_GRADIENT, ForwardCapture
 from vitscope.trace.heads import head_products, merge_heads, split_heads
 from vitscope.trace.hooks import hooks
 from vitscope.trace.jacobian import RowMap, batchable, gradients_of, pull_back
@@ -231,10 +232,16 @@ def full_gradients(
     Returns:
         block index -> (m b h n d), where the graph starts at the first block's input or before; otherwise
         (m b h r d). And (m b 3 H W), where it starts at the pictures.
+
+    Raises:
+        MethodError: no gradient leads through the blocks, or from them to the pictures.
     """
     *before, end = capture.blocks
-    assert end.output is not None
-    assert end.incoming is not None
+    graph = before if capture.start is None else before[1:]
+    if end.output is None or end.incoming is None or any(record.output is None for record in graph):
+        raise MethodError(NO_GRADIENT)
+    if capture.pictures is not None and not capture.reached:
+        raise MethodError(NO_GRADIENT)
     from_here, seeds = [end.output], [last]
     if anatomy.blocks[-1].residual:
         from_here, seeds = [*from_here, end.incoming], [*seeds, residual]

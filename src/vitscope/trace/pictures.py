@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitscope.errors import ModelError
+from vitscope.errors import MethodError, ModelError
 from vitscope.models import Anatomy, Grid
 from vitscope.once import once
 from vitscope.trace.capture import NO_GRADIENT, check_output
@@ -236,7 +236,7 @@ class Pictures:
                 leaf = some.requires_grad_()
                 value = self.held.score(slot, *self._run(leaf), index)
                 if not value.requires_grad:
-                    raise ModelError(NO_GRADIENT)
+                    raise MethodError(NO_GRADIENT)
                 (gradient,) = torch.autograd.grad(value.sum(), leaf)
             both = torch.cat([value.detach()[:, None].to(rows), gradient.flatten(1).to(rows)], dim=1)
             return both[: stop - start]
