@@ -152,15 +152,20 @@ class Pictures:
     def tokens(self) -> Tensor:
         """The patch tokens behind every block, (b blocks P D), in one more forward; an attention pool has none."""
         anatomy = self.anatomy
+        last = anatomy.blocks[-1]
         sites = [block.norm for block in anatomy.blocks[1:]]
-        sites += [] if anatomy.final_site is None else [anatomy.final_site]
+        if last.residual:  # no attention pool
+            sites.append(anatomy.final_site or last.feedforward_site)
 
         def job(start: int, stop: int) -> Tensor:
             seen: list[Tensor] = []
             with hooks() as hook:
                 for site in sites:
-                    hook.before(site, lambda x: seen.append(x[:, len(anatomy.prefix) :].float().cpu()))
+                    hook.before(site, lambda x: seen.append(x[:, len(anatomy.prefix) :]))
                 anatomy.forward(self.images[start:stop])
+            if last.residual and anatomy.final_site is None:
+                seen[-1] = seen[-1] + last.feedforward(seen[-1])
+            seen = [tokens.float().cpu() for tokens in seen]
             if len(seen) != len(sites):
                 raise ModelError(f"{anatomy.name} runs a block more than once; its adapter does not fit it")
             return torch.stack(seen, dim=1)
