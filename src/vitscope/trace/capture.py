@@ -1,4 +1,4 @@
-"""One forward pass, watched: with `watch`, the only place with hooks and function modes."""
+"""One forward pass of the model itself, watched by hooks and by `watch`'s function mode."""
 
 from __future__ import annotations
 

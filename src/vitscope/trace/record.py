@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitscope.errors import MethodError, ModelError
 from vitscope.models import Anatomy
-from vitscope.trace import capture as watching
+from vitscope.trace import capture
 from vitscope.trace.aim import Aim, seeds_of, slopes_of
 from vitscope.trace.backward import Rules
 from vitscope.trace.classpath import full_gradients, own_gradients, shares_of_reads, skip_gradients, token_sensitivity
@@ -230,8 +230,8 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         needs = dataclasses.replace(needs, input_gradient=False, pictures=True)
     with left_as_found(anatomy.model):
         batch = fitted(images, anatomy.model)
-        seen = watching.forward(anatomy, batch, needs)
-        watching.check_tokens(anatomy, seen, grid)
+        seen = capture.forward(anatomy, batch, needs)
+        capture.check_tokens(anatomy, seen, grid)
         features = anatomy.features(seen.final).detach()
         slopes = slopes_of(aims, seen.logits, features)
         seeds, reached = seeds_of(anatomy, aims, slopes, features)
@@ -296,7 +296,7 @@ def _of_windows(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[A
 
 
 def _gradients(
-    anatomy: Anatomy, seen: watching.ForwardCapture, seeds: Tensor, needs: Needs
+    anatomy: Anatomy, seen: capture.ForwardCapture, seeds: Tensor, needs: Needs
 ) -> tuple[dict[str, dict[int, Tensor]], Tensor | None]:
     """The gradients that `needs` asks for, but for each block's own.
 
