@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.conftest import build, pictures
-from vitscope import Explainer, ModelError, VitscopeError
+from vitscope import Explainer, MethodError, ModelError, VitscopeError
 from vitscope.methods import list_methods
 from vitscope.models import anatomy_of
 
@@ -100,7 +100,7 @@ def test_an_output_without_gradient_is_refused_where_a_gradient_is_needed():
     wanted = explainer(images, "cdam")["cdam"].values
     fine.head.forward = lambda x: plain(x).detach()
     for method in ("smoothgrad:samples=2", "libra_fullgrad", "attnlrp"):
-        with pytest.raises(ModelError, match="no gradient leads from the model's output to its input"):
+        with pytest.raises(MethodError, match="no gradient leads from the model's output to its input"):
             explainer(images, method)
     assert torch.equal(explainer(images, "cdam")["cdam"].values, wanted)  # its slope is the classifier's own weight
 

@@ -24,6 +24,7 @@ VARIANTS = [
     "daam:path=skip",
     "daam:path=feedforward",
     "daam:rows=all",
+    "daam:blocks=minmax",
     "agcam:path=full",
     "agcam:scores=softmax",
     "agcam:scores=minmax,heads=max,layers=gradient",

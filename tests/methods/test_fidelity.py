@@ -163,6 +163,27 @@ def test_the_self_supervised_branch_is_the_official_one(shared, golden, with_hea
             assert relative(blocks[image, block], golden["ssl_blocks"][image, block]) <= within(1e-5, shaky=True)
 
 
+def test_daam_with_each_block_stretched_before_the_sum():
+    """Block by block and picture by picture; a block without evidence adds nothing."""
+    model, targets = build("non_square", seed=21), [3, vitscope.targets.Contrast(5, 2)]
+    model.blocks[1].attn.proj.weight.data.zero_()  # through which no gradient reaches this block's attention
+    images = pictures(model, 3, seed=22)
+    explainer = vitscope.Explainer(model)
+    plain = explainer.each(images, "daam", targets)
+    stretched = explainer.each(images, "daam:blocks=minmax", targets)
+    for one, other in zip(plain, stretched, strict=True):
+        wanted = torch.zeros(3, 3, 4, 6)
+        for image, maps in enumerate(one["daam"].blocks):
+            for block, values in enumerate(maps):
+                if block != 1:
+                    wanted[image, block] = (values - values.min()) / (values.max() - values.min())
+        found = other["daam:blocks=minmax"]
+        assert torch.allclose(found.blocks, wanted, atol=1e-5)
+        assert torch.allclose(found.values, wanted.sum(dim=1), atol=1e-5)
+        assert not one["daam"].blocks[:, 1].any()
+        assert torch.equal(one["daam"].values, one["daam"].blocks.sum(dim=1))
+
+
 def test_daam_through_the_feed_forward_alone(layout):
     """Against products of whole Jacobians, block by block, by autograd."""
     model = build(layout, dtype=torch.float64)

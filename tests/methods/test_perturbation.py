@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 import vitscope
-from tests.conftest import build, pictures
+from tests.conftest import build, perturbed, pictures
 from vitscope.methods import as_method, as_methods, list_methods, with_budget
+from vitscope.models import anatomy_of
 from vitscope.targets import Contrast
 
 CLASSES = [4, 1]
@@ -205,6 +207,36 @@ def test_tis(model):
             count[kept] += 1
         maps.append(np.where(count > 0, score_sum / np.maximum(count, 1), 0))
     check(found, np.stack(maps))
+
+
+@pytest.mark.parametrize("whose", ["transformers", "open_clip"])
+def test_the_tokens_behind_the_last_block_of_a_tower_that_norms_its_pooled_token(whose):
+    """No module stands behind the last block there that is given all of its tokens."""
+    package = pytest.importorskip(whose)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        if whose == "transformers":
+            shape = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+            config = package.CLIPVisionConfig(**shape, image_size=32, patch_size=8, projection_dim=16)
+            model = package.CLIPVisionModelWithProjection(config)
+        else:
+            kind = importlib.import_module("open_clip.transformer").VisionTransformer
+            shape = {"width": 24, "layers": 3, "heads": 2, "mlp_ratio": 2, "output_dim": 16}
+            model = kind(image_size=32, patch_size=8, **shape, final_ln_after_pool=True)
+    model = perturbed(model, torch.Generator().manual_seed(5), by=0.1)
+    anatomy = anatomy_of(model)
+    assert anatomy.final_site is None
+    images, kept = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(4)), []
+    handles = [block.module.register_forward_hook(lambda _, __, out: kept.append(out)) for block in anatomy.blocks]
+    with torch.no_grad():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    wanted = torch.stack([out[0] if isinstance(out, tuple) else out for out in kept], dim=1)[:, :, 1:]
+    needs = as_method("tis").needs
+    found = vitscope.trace.record(anatomy, images, needs, [vitscope.targets.Output(0)]).pictures().tokens()
+    assert found.shape == (2, 3, 16, 24)
+    assert torch.allclose(found, wanted, atol=1e-5)
 
 
 def complete_linkage(masks, stop):

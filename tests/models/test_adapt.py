@@ -103,6 +103,24 @@ def test_a_layout_with_layers_apart_and_multi_head_attention(images):
     assert torch.allclose(logits, model(images), atol=1e-5)
 
 
+def test_blocks_called_by_name_are_those_called_by_place(vit, images):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vit = vit
+
+        def forward(self, x):
+            tokens = self.vit._pos_embed(self.vit.patch_embed(x))
+            for block in self.vit.blocks:
+                tokens = block(x=tokens)
+            return self.vit.forward_head(self.vit.norm(tokens))
+
+    methods = ["daam", "daam:rows=all", "chefer", "cplrp", "attcat", "libra_fullgrad", "input_x_gradient"]
+    wanted, _ = maps(vit, images, methods)
+    named, _ = maps(vitscope.adapt(Named(), layout(vit)), images, methods)
+    assert same(named, wanted)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -111,6 +111,16 @@ def test_the_random_features_estimate_the_softmax_kernel():
     torch.testing.assert_close(estimate, (queries @ keys.transpose(1, 2)).exp(), rtol=0.02, atol=0)
 
 
+def test_performers_exponentials_stay_in_float32_under_autocast():
+    layer = moved(PerformerTokens(49, 16), seed=11)
+    queries, keys, values = torch.randn(3, 2, 20, 16, generator=torch.Generator().manual_seed(12))
+    with torch.no_grad():
+        features, attended = layer.features(queries), layer.attend(queries, keys, values)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(layer.features(queries), features)
+            assert torch.equal(layer.attend(queries, keys, values), attended)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_to_token_is_loops_over_windows(kind):
     module = moved(TokensToToken((32, 48), 5, kind, token_dim=4)).double()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+import torch.nn.functional as F
+from timm.layers import LayerScale
+from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -188,6 +193,70 @@ def test_a_layer_without_a_rule_is_refused_by_name():
     assert explainer(pictures(model), "attcat")["attcat"].values.std() > 0
     found = explainer(pictures(model), ["daam", "libra_fullgrad"], strict=False)
     assert set(found.failures) == {"libra_fullgrad"}
+
+
+def test_a_refusal_does_not_outlive_its_cause():
+    model = perturbed(VisionTransformer(**TINY, act_layer=Cosine))
+    explainer, images = vitscope.Explainer(model), pictures(model)
+    with pytest.raises(vitscope.MethodError, match="no rule for cos"):
+        explainer(images, "cplrp")
+    for block in model.blocks:
+        block.mlp.act = nn.GELU()
+    wanted = vitscope.Explainer(copy.deepcopy(model))(images, "cplrp")["cplrp"].values
+    for again in (explainer, vitscope.Explainer(model)):
+        assert torch.equal(again(images, "cplrp")["cplrp"].values, wanted)
+    model.blocks[1].mlp.act = Cosine()
+    with pytest.raises(vitscope.MethodError, match=r"no rule for cos, which blocks\.1 uses"):
+        explainer(images, "cplrp")
+
+
+class NamedGELU(nn.Module):
+    def forward(self, x):
+        return F.gelu(approximate="none", input=x)
+
+
+class NamedNorm(nn.LayerNorm):
+    def forward(self, x):
+        shape = self.normalized_shape
+        return F.layer_norm(input=x, normalized_shape=shape, weight=self.weight, bias=self.bias, eps=self.eps)
+
+
+class NamedScale(LayerScale):
+    def forward(self, x):
+        return torch.mul(input=x, other=self.gamma)
+
+
+class NamedSum(TimmBlock):
+    def forward(self, x, attn_mask=None, is_causal=False):
+        x = torch.add(x, other=self.ls1(self.attn(self.norm1(x))))
+        return torch.add(input=x, other=self.ls2(self.mlp(self.norm2(x))))
+
+
+def test_arguments_by_name_are_those_by_place(monkeypatch):
+    model = build("deit3", seed=3)
+    images, labels = pictures(model, seed=4), ["libra_fullgrad", "cplrp", "attnlrp", "reslrp", "chefer_lrp", "attcat"]
+    labels += ["gradcam:path=libra", "daam", "agcam"]
+    targets = [2, Contrast(0, 5)]
+    wanted = vitscope.Explainer(model).each(images, labels[:-2], targets[:1])
+    several = vitscope.Explainer(model).each(images, labels[-2:], targets)
+    for module in model.modules():
+        if type(module) is nn.GELU:
+            module.__class__ = NamedGELU
+        elif isinstance(module, nn.LayerNorm):
+            module.__class__ = NamedNorm
+        elif type(module) is LayerScale:
+            module.__class__ = NamedScale
+        elif type(module) is TimmBlock:
+            monkeypatch.setattr(module, "forward", NamedSum.forward.__get__(module))
+    explainer = vitscope.Explainer(model)
+    assert not any(vitscope.describe(explainer).methods.values())
+    for one, other in zip(
+        (*explainer.each(images, labels[:-2], targets[:1]), *explainer.each(images, labels[-2:], targets)),
+        (*wanted, *several),
+        strict=True,
+    ):
+        for label in other:
+            assert torch.allclose(one[label].values, other[label].values, rtol=1e-3, atol=1e-6), label
 
 
 class Unsteady(nn.Module):

@@ -10,8 +10,7 @@ from tests import reference
 from tests.conftest import build, pictures
 from vitscope.models import anatomy_of
 from vitscope.targets import Class, Contrast
-from vitscope.trace import Blocks, Needs, record, verify
-from vitscope.trace import capture as watching
+from vitscope.trace import Blocks, Needs, capture, record, verify
 from vitscope.trace.classpath import feature_map, token_effects
 from vitscope.trace.heads import merge_heads
 from vitscope.trace.jacobian import push_forward, pushed
@@ -98,7 +97,7 @@ def test_push_forward_agrees_with_pull_back(layout, monkeypatch):
     images = pictures(model, 2, dtype=torch.float64)
     anatomy = anatomy_of(model)
     trace = traced(model, images, torch.tensor([1, 2]))
-    seen = watching.forward(anatomy, images, EVERYTHING)
+    seen = capture.forward(anatomy, images, EVERYTHING)
     tangents = effect_on_rows(trace.blocks[-1]).permute(3, 0, 2, 1, 4).flatten(3)  # n b r D
     assert close(token_effects(anatomy.blocks[-1], seen.blocks[-1], anatomy.grid(tuple(images.shape[-2:]))), tangents)
     forth = push_forward(feature_map(anatomy, seen), merge_heads(seen.blocks[-1].rows), tangents)  # n b F
@@ -117,7 +116,7 @@ def test_feature_map_leads_to_the_models_own_output(layout):
     model = build(layout, dtype=torch.float64)
     images = pictures(model, 2, dtype=torch.float64)
     anatomy = anatomy_of(model)
-    seen = watching.forward(anatomy, images, EVERYTHING)
+    seen = capture.forward(anatomy, images, EVERYTHING)
     assert close(anatomy.output(feature_map(anatomy, seen)(merge_heads(seen.blocks[-1].rows))), model(images))
 
 

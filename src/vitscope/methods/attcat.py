@@ -20,9 +20,11 @@ class AttCAT:
         CAT_b[n] = sum_d x_b[n, d] dY/dx_b[n, d],   map[n] = sum_b mean_h(a_b^h[n]) CAT_b[n]
 
     x_b are the tokens that enter block b, a_b the attention that they get there from the class token; in a model that
-    pools its tokens, on average from all patches. That x_b are a block's inputs and not its outputs is our reading; of
-    the last block either gives nothing: its outputs have no gradient but at the class token, and its inputs reach this
-    through a norm alone, along which x * dY/dx is 0. Where that is so in every block, as in CaiT, it is not defined.
+    pools its tokens, on average from the rows that its head reads (from all patches, where that is an attention pool);
+    where it reads the class token beside a mean, each counts by its share in the target, as in `chefer`. That x_b are a
+    block's inputs and not its outputs is our reading; of the last block either gives nothing: its outputs have no
+    gradient but at the class token, and its inputs reach this through a norm alone, along which x * dY/dx is 0. Where
+    that is so in every block, as in CaiT, it is not defined.
 
     Attributes:
         path: of the gradient: "full", or "libra", LibraGrad's.
@@ -53,8 +55,9 @@ class AttCAT:
         found = trace.under(self._rules)
         maps = []
         for index, block in enumerate(trace.blocks):
-            attention = block.attention if block.class_row else block.every_row.received(trace.prefix)  # b h n
-            maps.append(attention.mean(dim=1, keepdim=True) * found.relevance(index))
+            alone = block.class_row
+            received = block.attention.unsqueeze(2) if alone else block.every_row.received(trace.counts())  # b h m n
+            maps.append(received.mean(dim=1) * found.relevance(index))
         blocks = torch.stack(maps, dim=2)  # b m block n
         return Maps(values=trace.to_grid(blocks.sum(dim=2)), blocks=trace.to_grid(blocks))
 

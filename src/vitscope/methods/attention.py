@@ -20,8 +20,8 @@ class Attention:
     """The class token's attention to the patches in the last block, softmax(z_B), mean over heads.
 
     As in Caron et al., ICCV 2021 (DINO), Fig. 1. `heads` holds every head's own map. Where the head pools its tokens by
-    their mean, the patch rows' attention stands for the class token's, likewise as a mean; an attention pool is itself
-    the last block.
+    their mean, the attention of the rows that it reads stands for the class token's, likewise as a mean; where it reads
+    the class token beside the mean of the patches, each counts half. An attention pool is itself the last block.
 
     Where attention stays within windows (Swin, MaxViT, Hiera) or keys are pooled (PVT), the map is what each key
     receives, mean over its window's queries and the blocks of a stage, put back into the picture: it compares places
@@ -66,7 +66,9 @@ class Attention:
         if self.stage is not None:
             raise MethodError("attention: this model has no stages; leave stage out")
         block = trace.blocks[-1]
-        return trace.to_grid(block.attention if block.class_row else block.every_row.received(trace.prefix))
+        if block.class_row:
+            return trace.to_grid(block.attention)
+        return trace.to_grid(block.every_row.received(trace.counts(of_targets=False))[:, :, 0])
 
     def _of_stage(self, trace: Trace) -> Tensor:
         last = trace.windows[-1].stage

@@ -34,8 +34,8 @@ class BeyondIntuitionTokens:
     The authors' code takes K points from 0 to 1 with both ends, and divides by K; here they are k / K as in the
     paper's sum. K - 1 more passes are run, and no backward pass: the gradient at the last attention is closed.
 
-    Where the head pools all tokens, the map is the mean of P[m, n] F[m, n] over the patch rows m, as the authors do for
-    MAE; an attention pool begins the product with its own row, without I.
+    Where the head pools the tokens, the map is the mean of P[m, n] F[m, n] over the rows m that it reads, as the
+    authors do for MAE; F holds how much each counts. An attention pool begins the product with its own row, without I.
 
     Attributes:
         steps: K; 20 in the authors' code.
@@ -146,19 +146,27 @@ def _explain(trace: Trace, matrix: Matrix, steps: int, first: int) -> Maps:
         perceived, _ = product(trace, matrix, _identity(trace, rows), first=first)  # b m s n
         heard = feedback.at_attention(rows).relu().mean(dim=1)
         found.append((perceived * heard).sum(dim=-2))
-    count = 1 if trace.blocks[-1].class_row else trace.grid[0] * trace.grid[1]
+    count = 1 if trace.blocks[-1].class_row else sum(map(len, _parts_read(trace)))
     return Maps(values=trace.to_grid(torch.stack(found).sum(dim=0) / count))
 
 
 def _rows_read(trace: Trace, targets: int) -> Iterator[slice]:
-    """The class token's row, or the patches' some at a time."""
+    """The class token's row, or those of each part that the head reads, some at a time."""
     every = trace.blocks[-1].every_row
     if trace.blocks[-1].class_row:
         yield slice(0, 1)
         return
-    for rows in every.chunks(LIMIT // targets):
-        if rows.stop > trace.prefix:
-            yield slice(max(rows.start, trace.prefix), rows.stop)
+    for part in _parts_read(trace):
+        for rows in every.chunks(LIMIT // targets):
+            first, end = max(rows.start, part.start), min(rows.stop, part.stop)
+            if first < end:
+                yield slice(first, end)
+
+
+def _parts_read(trace: Trace) -> list[range]:
+    """The rows of each part that the head reads."""
+    tokens = range(trace.blocks[-1].every_row.keys.shape[-2])
+    return [tokens[rows] for rows in trace.reads]
 
 
 def _identity(trace: Trace, rows: slice) -> Tensor:

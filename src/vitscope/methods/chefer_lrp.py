@@ -26,6 +26,9 @@ class CheferLRP:
     sums shared by value and normed so that neither summand outgrows the whole (Eqs. 8 to 10), products of matrices
     halved, norms, softmax and activations passed by; dY/dA_b is the ordinary gradient. As in the authors' code no row
     is divided by its sum.
+
+    Where the head pools the tokens, the row is the mean of those that it reads, of several parts by their shares in the
+    target, as in `chefer`.
     """
 
     facts: ClassVar[Facts] = Facts(
@@ -60,7 +63,8 @@ class PartialLRP:
         map = the class token's row of mean_h ReLU(R(A_B)),   R(A_B) the last attention matrix's relevance
 
     by the same rules as `chefer_lrp`. Voita et al. ask for the relevance of whole heads; its place by place reading is
-    Chefer's. A model that pools its tokens gives the mean of the patch rows.
+    Chefer's. Where the head pools the tokens, the map is the sum over the rows, of which those that it reads have
+    relevance.
     """
 
     facts: ClassVar[Facts] = Facts(
@@ -84,12 +88,10 @@ class PartialLRP:
     def __call__(self, trace: Trace) -> Maps:
         """Positive relevance of the last attention matrix."""
         last = trace.blocks[-1]
-        kept = slice(0, 1) if last.class_row else slice(trace.prefix, None)
         total: Tensor | float = 0.0
         for rows, relevance in _relevance(last.every_row):
-            asked = range(rows.stop)[kept]
-            inside = slice(max(0, asked.start - rows.start), max(0, asked.stop - rows.start))
-            total = total + relevance[..., inside, :].relu().mean(dim=1).sum(dim=2)  # b m n
+            kept = max(0, 1 - rows.start) if last.class_row else None
+            total = total + relevance[..., :kept, :].relu().mean(dim=1).sum(dim=2)  # b m n
         assert isinstance(total, Tensor)
         return Maps(values=trace.to_grid(total))
 

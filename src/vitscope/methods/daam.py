@@ -42,6 +42,8 @@ class DAAM:
             LibraGrad's backward pass (arXiv 2411.16760).
         rows: "read", the row that the head reads, or "all", which needs path "full" or "libra": along the others no
             gradient reaches any other row.
+        blocks: how each L_b enters the sum: "raw" as published, or scaled by "minmax" over the patches, so that every
+            block counts alike (another open question of the paper); an L_b that is the same everywhere is 0 then.
 
     Raises:
         MethodError: all rows along "skip" or "feedforward".
@@ -49,6 +51,7 @@ class DAAM:
 
     path: Literal["full", "skip", "feedforward", "libra"] = "full"
     rows: Literal["read", "all"] = "read"
+    blocks: Literal["raw", "minmax"] = "raw"
 
     def __post_init__(self) -> None:
         if self.rows == "all" and self.path not in ("full", "libra"):
@@ -86,7 +89,15 @@ class DAAM:
                 evidence = block.attention.unsqueeze(2) * head_products(importance, block.values)  # b h m n
             per_block.append(evidence.sum(dim=1).relu())
         blocks = trace.to_grid(torch.stack(per_block, dim=2))
+        if self.blocks == "minmax":
+            blocks = _stretched(blocks)
         return Maps(values=blocks.sum(dim=2), blocks=blocks)
+
+
+def _stretched(maps: Tensor) -> Tensor:
+    """Each map (... rows cols) scaled to [0, 1]."""
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
 
 
 def _importance(gradient: Tensor, trace: Trace) -> Tensor:

@@ -25,7 +25,8 @@ class GMAR:
 
     The heads' weights sum to 1 in every block by itself: "normalised across all heads" is read so. What is multiplied
     is as in attention rollout, I with its weight of one half too. Where the head pools the tokens, the product begins
-    with the mean of the patch rows (an attention pool with its own), less what never left its place, as there.
+    with the mean of the rows that it reads (an attention pool with its own), less what never left its place, as there;
+    where it reads the class token beside a mean, each counts by its share in the target, as in `chefer`.
 
     Attributes:
         norm: of a head's gradient; the paper names both, "l1" first.

@@ -22,14 +22,17 @@ LIMIT = 2**24
 """How many numbers a chunk of rows may have."""
 
 
-def output_row(trace: Trace) -> Tensor:
-    """Where a product begins: the class token alone, or the mean of the patches; (b 1 1 n)."""
-    batch, _, tokens, _ = trace.blocks[0].every_row.keys.shape
-    row = trace.blocks[0].every_row.keys.new_zeros(batch, 1, 1, tokens)
-    if trace.blocks[-1].class_row:
-        row[..., 0] = 1
-    else:
-        row[..., trace.prefix :] = 1 / (tokens - trace.prefix)
+def output_row(trace: Trace, of_targets: bool = True) -> Tensor:
+    """Where a product begins, (b m 1 n): the class token, or the rows that the head reads, as they count to it.
+
+    Where the head reads several parts, they count by their shares in each target, or alike; axis m is 1 where that is
+    the same for all targets.
+    """
+    keys = trace.blocks[0].every_row.keys
+    if not trace.blocks[-1].class_row:
+        return trace.counts(of_targets).unsqueeze(2).to(keys)
+    row = keys.new_zeros(len(keys), 1, 1, keys.shape[-2])
+    row[..., 0] = 1
     return row
 
 
@@ -49,7 +52,7 @@ def product(
     Args:
         trace: with every block's `every_row`.
         matrix: gives M_b.
-        start: the rows that the product begins with, (b 1 s n).
+        start: the rows that the product begins with, (b m s n), axis m 1 where they are the same for all targets.
         normed: divide every row of M_b + I by its sum.
         first: the first block of the product, counted from 0.
         behind: gives the diagonal of D_b, (b n); the identity where it is None.

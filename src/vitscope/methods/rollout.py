@@ -22,9 +22,10 @@ class Rollout:
         A~_b = rownorm( mean_h A_b + I ),   R = A~_B ... A~_1,   map = the class token's row of R
 
     Only this row is multiplied, block by block from the last, so that no product of matrices is made. A model that
-    pools its tokens begins with the mean of the patch rows, an attention pool with its own row, without a residual.
-    There each patch also keeps what never left its place, by the identities alone; nearly the same for all patches, it
-    would cover the map, and is left out. (With a class token it lies on the class token.)
+    pools its tokens begins with the mean of the rows that its head reads, an attention pool with its own row, without a
+    residual; where the head reads the class token beside a mean, each counts half, whatever the target. There each
+    patch also keeps what never left its place, by the identities alone; nearly the same for all patches, it would cover
+    the map, and is left out. (With a class token it lies on the class token.)
     """
 
     facts: ClassVar[Facts] = Facts(
@@ -46,7 +47,7 @@ class Rollout:
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the product."""
-        return Maps(values=trace.to_grid(_moved(trace, mean_attention, normed=True)[:, 0]))
+        return Maps(values=trace.to_grid(_moved(trace, mean_attention, normed=True, of_targets=False)[:, 0]))
 
 
 @register_method
@@ -56,8 +57,9 @@ class GradientRollout:
 
         A~_b = rownorm( mean_h ReLU(dY/dA_b * A_b) + I ),   map = the class token's row of A~_B ... A~_1
 
-    The heads' products are cut off at zero before their mean, as in Chefer's generic method; what the blog's code does
-    besides, discarding the lowest values, is left out.
+    Where the head pools the tokens, the product begins as in `Chefer`. The heads' products are cut off at zero before
+    their mean, as in Chefer's generic method; what the blog's code does besides, discarding the lowest values, is left
+    out.
 
     Attributes:
         path: of the gradient: "full", or LibraGrad's, "libra".
@@ -98,6 +100,10 @@ class Chefer:
     The gradient at A_b^h[m, n] is <dY/dT_b^h[m], v_b^h[n]>, and only the class token's row is multiplied, so that no
     N x N matrix is kept.
 
+    Where the head pools the tokens, R's row is the mean of those that it reads, less what never left its place; an
+    attention pool's own, without I. Where the head reads the class token beside a mean of the patches, each counts by
+    its share in the target, sum_d |f_d dY/df_d| over its features f. This is our reading.
+
     Attributes:
         path: of the gradient: "full", or LibraGrad's, "libra".
     """
@@ -127,7 +133,7 @@ class Chefer:
         return Maps(values=trace.to_grid(_moved(trace, matrix, normed=False)))
 
 
-def _moved(trace: Trace, matrix: Matrix, normed: bool) -> Tensor:
+def _moved(trace: Trace, matrix: Matrix, normed: bool, of_targets: bool = True) -> Tensor:
     """The row of (M_B + I) ... (M_1 + I) that leads to the output, less the product of the identities, (b m n)."""
-    row, stayed = product(trace, matrix, output_row(trace), normed=normed)
+    row, stayed = product(trace, matrix, output_row(trace, of_targets), normed=normed)
     return (row - stayed).squeeze(-2)

@@ -30,9 +30,10 @@ class TokenTM:
     that enters the block, before its norm; that W_o v_b leaves the output projection's bias out; and that the target
     comes in by gradient times attention, as in Chefer's generic method.
 
-    Where the head pools the tokens, the product begins with the mean of the patch rows, less what never left its place,
-    as in `Rollout`; an attention pool with its own row, without I. A token that does not pass a feed-forward, as CaiT's
-    patches in the class-attention blocks, keeps its contribution there.
+    Where the head pools the tokens, the product begins with the mean of the rows that it reads, less what never left
+    its place, as in `Rollout`, and of several parts by their shares in the target, as in `chefer`; an attention pool
+    with its own row, without I. A token that does not pass a feed-forward, as CaiT's patches in the class-attention
+    blocks, keeps its contribution there.
 
     Attributes:
         directions: what the exponentials of the cosines are divided by: "softmax", their sum over the tokens, as the

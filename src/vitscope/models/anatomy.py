@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from vitscope.once import once
 
 Grid = tuple[int, int]
 """Patch grid, (rows, cols)."""
+
+Part = Literal["class", "patches", "all"]
+"""Of what the head reads: the class token's row, the mean of the patch tokens' rows, or that of all rows."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,8 @@ class Anatomy:
             in an Explainer, as the model gave them when its description was verified.
         windows: in place of blocks, where attention stays within windows or keys are pooled, so that there is no row
             of tokens that leads from a block to the output.
+        reads: what the head reads of x_{B+1} where `rows_read` is None: one mean (or maximum) of rows, or several parts
+            side by side, whose weights are learned; of several, `final_site` is the norm in front of them.
         note: what a reader of the maps should know of this family, e.g. which blocks are left out.
         texts: what the model's tokenizer gives -> embeddings (t F), in the space of `features`; where there is a text
             tower.
@@ -163,6 +168,7 @@ class Anatomy:
     flexible_size: bool
     outputs: int
     windows: tuple[Window, ...] = ()
+    reads: tuple[Part, ...] = ("patches",)
     note: str = ""
     texts: Callable[[Any], Tensor] | None = None
     call: Callable[[Tensor], Tensor] | None = None
@@ -183,6 +189,11 @@ class Anatomy:
     def _compiled(self) -> Compiled:
         return Compiled(self.forward)
 
+    @once
+    def found_out(self) -> dict[Hashable, str]:
+        """What passes have shown of the model beside this description, by question."""
+        return {}
+
     @property
     def exact(self) -> Anatomy:
         """The same, run as the weights are."""
@@ -197,6 +208,12 @@ class Anatomy:
     def class_row(self) -> bool:
         """Whether every block has a row of its own that leads to the output, as the class token's does."""
         return bool(self.blocks) and all(block.rows is not None for block in self.blocks)
+
+    @property
+    def rows_of_reads(self) -> tuple[slice, ...]:
+        """The rows of each part that the head reads, see `reads`."""
+        rows = {"class": slice(0, 1), "patches": slice(len(self.prefix), None), "all": slice(0, None)}
+        return tuple(rows[part] for part in self.reads)
 
     def output(self, features: Tensor) -> Tensor:
         """The model's output (b c) of its features (b F)."""

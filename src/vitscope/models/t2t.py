@@ -76,17 +76,19 @@ class PerformerTokens(nn.Module):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Linear attention of queries, keys and values (b n width) -> (b n width); O(n) in time and memory."""
-        phi_q, phi_k = self.features(queries), self.features(keys)
-        summed = phi_k.transpose(1, 2) @ values.to(phi_k.dtype)  # (b m width)
-        share = phi_q @ phi_k.sum(dim=1).unsqueeze(-1)  # (b n 1)
-        attended: Tensor = phi_q @ summed / (share + 1e-8)
+        with torch.autocast(values.device.type, enabled=False):  # a quotient of sums of exponentials
+            phi_q, phi_k = self.features(queries), self.features(keys)
+            summed = phi_k.transpose(1, 2) @ values.to(phi_k.dtype)  # (b m width)
+            share = phi_q @ phi_k.sum(dim=1).unsqueeze(-1)  # (b n 1)
+            attended: Tensor = phi_q @ summed / (share + 1e-8)
         return attended.to(values.dtype)
 
     def features(self, x: Tensor) -> Tensor:
-        """φ of (b n width) -> (b n m); in float32 at least, for the exponential."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        exponents = wide @ self.w.to(wide.dtype).T - wide.square().sum(dim=-1, keepdim=True) / 2
-        positive: Tensor = torch.exp(exponents) / len(self.w) ** 0.5
+        """φ of (b n width) -> (b n m); in float32 at least, for the exponential, also under autocast."""
+        with torch.autocast(x.device.type, enabled=False):
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            exponents = wide @ self.w.to(wide.dtype).T - wide.square().sum(dim=-1, keepdim=True) / 2
+            positive: Tensor = torch.exp(exponents) / len(self.w) ** 0.5
         return positive
 
 

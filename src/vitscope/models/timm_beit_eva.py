@@ -27,7 +27,14 @@ from vitscope.models.parts import (
     timm_like_block,
 )
 from vitscope.models.registry import register_adapter
-from vitscope.models.timm_vit import attention_pool, classifier_of, fixed_or_dynamic_grid, name_of, prefix_of
+from vitscope.models.timm_vit import (
+    attention_pool,
+    check_kept,
+    classifier_of,
+    fixed_or_dynamic_grid,
+    name_of,
+    prefix_of,
+)
 
 
 @register_adapter("timm Beit")
@@ -51,10 +58,7 @@ def describe_eva(model: nn.Module) -> Anatomy | None:
 
 
 def _describe(family: str, model: Any, rotation: Callable[[int], Rotate | None]) -> Anatomy:
-    if model.grad_checkpointing:
-        raise ModelError(
-            "the model recomputes its blocks in the backward pass; call model.set_grad_checkpointing(False) first"
-        )
+    check_kept(model)
     if not model.global_pool:
         raise ModelError("the model gives an output for every token; build it with global_pool='avg' or 'token'")
     pool = getattr(model, "attn_pool", None)

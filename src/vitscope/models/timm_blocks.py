@@ -15,7 +15,7 @@ from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
 from vitscope.errors import ModelError
-from vitscope.models.anatomy import Anatomy, Classifier, Grid
+from vitscope.models.anatomy import Anatomy, Classifier, Grid, Part
 from vitscope.models.guard import left_as_found
 from vitscope.models.parts import whole_patches
 from vitscope.models.timm_vit import block_of
@@ -52,7 +52,8 @@ def describe_timm_blocks(model: nn.Module) -> Anatomy | None:
     found = _way_out_of([module for module in model.modules() if module not in inside], prefix, tokens, output)
     if found is None:
         raise ModelError(f"how the output of {type(model).__name__} follows from {name} was not found; {_WAY_OUT}")
-    rows, read, norm, head = found
+    part, read, norm, head = found
+    rows = 1 if part == "class" else None
     linear = head if type(head) is nn.Linear else None
 
     def features(kept: Tensor) -> Tensor:
@@ -74,6 +75,7 @@ def describe_timm_blocks(model: nn.Module) -> Anatomy | None:
         input_size=size,
         flexible_size=False,
         outputs=0 if head is None else int(output.shape[-1]),
+        reads=(part,),
     )
 
 
@@ -82,30 +84,30 @@ _WAY_OUT = "describe it with vitscope.adapt (docs/adapters.md)"
 
 def _way_out_of(
     outside: list[nn.Module], prefix: int, tokens: Tensor, output: Tensor
-) -> tuple[int | None, Read, nn.Module | None, nn.Module | None] | None:
-    """Rows, reading, norm and head by which `tokens` (b n D) give `output` (b c), or None."""
+) -> tuple[Part, Read, nn.Module | None, nn.Module | None] | None:
+    """What is read, reading, norm and head by which `tokens` (b n D) give `output` (b c), or None."""
     heads = [None, *(module for module in outside if isinstance(module, nn.Linear | nn.Sequential))]
-    for rows, read, norm in _readings(outside, prefix):
+    for part, read, norm in _readings(outside, prefix):
         for head in heads:
             if _gives(read, head, tokens, output):
-                return rows, read, norm, head
+                return part, read, norm, head
     return None
 
 
-def _readings(outside: list[nn.Module], prefix: int) -> Iterator[tuple[int | None, Read, nn.Module | None]]:
-    """Rows that are read, the way to what the head reads, and the norm that stands behind the last block."""
+def _readings(outside: list[nn.Module], prefix: int) -> Iterator[tuple[Part, Read, nn.Module | None]]:
+    """What is read, the way to what the head reads, and the norm that stands behind the last block."""
     norms = [module for module in outside if "norm" in type(module).__name__.lower() or type(module) is nn.Identity]
-    pools: list[tuple[int | None, Read]] = [
-        (None, lambda x: x[:, prefix:].mean(dim=1)),
-        (None, lambda x: x.mean(dim=1)),
+    pools: list[tuple[Part, Read]] = [
+        ("patches", lambda x: x[:, prefix:].mean(dim=1)),
+        ("all", lambda x: x.mean(dim=1)),
     ]
     if prefix:
-        pools.insert(0, (1, lambda x: x[:, 0]))
-    for rows, pool in pools:
+        pools.insert(0, ("class", lambda x: x[:, 0]))
+    for part, pool in pools:
         for norm in norms:
-            yield rows, _after(norm, pool), norm
-            yield rows, _after(pool, norm), None
-        yield rows, pool, None
+            yield part, _after(norm, pool), norm
+            yield part, _after(pool, norm), None
+        yield part, pool, None
 
 
 def _after(first: Read, second: Read) -> Read:

@@ -21,7 +21,7 @@ from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Block, Grid
 from vitscope.models.parts import Reading, apart, outputs_of, reading, scaled_by, timm_like_block, whole_patches
 from vitscope.models.registry import register_adapter
-from vitscope.models.timm_vit import classifier_of, fixed_or_dynamic_grid, name_of
+from vitscope.models.timm_vit import check_kept, classifier_of, fixed_or_dynamic_grid, name_of
 
 
 @register_adapter("timm Cait")
@@ -58,10 +58,7 @@ def describe_convit(model: nn.Module) -> Anatomy | None:
 
 
 def _describe(family: str, model: Any, blocks: Sequence[Block], before: int, grid: Callable[[Grid], Grid]) -> Anatomy:
-    if getattr(model, "grad_checkpointing", False):
-        raise ModelError(
-            "the model recomputes its blocks in the backward pass; call model.set_grad_checkpointing(False) first"
-        )
+    check_kept(model)
     if not blocks or model.global_pool != "token":
         raise ModelError(
             f"this {type(model).__name__} does not read its class token; build it with global_pool='token'"

@@ -31,11 +31,7 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
     """
     if not isinstance(model, VisionTransformer):
         return None
-    if model.grad_checkpointing:
-        raise ModelError(
-            "the model recomputes its blocks in the backward pass; call model.set_grad_checkpointing(False) first"
-        )
-
+    check_kept(model)
     classifier = classifier_of(model)
     rows = _rows_read(model)
     blocks = tuple(block_of(f"blocks.{index}", block, rows) for index, block in enumerate(model.blocks))
@@ -66,7 +62,16 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
         input_size=tuple(model.patch_embed.img_size),
         flexible_size=bool(model.dynamic_img_size),
         outputs=outputs_of(model.head, int(model.num_classes)),
+        reads=("all",) if model.pool_include_prefix else ("patches",),
     )
+
+
+def check_kept(model: Any) -> None:
+    """Raise ModelError where a timm model recomputes its blocks in the backward pass."""
+    if getattr(model, "grad_checkpointing", False):
+        raise ModelError(
+            "the model recomputes its blocks in the backward pass; call model.set_grad_checkpointing(False) first"
+        )
 
 
 def name_of(model: nn.Module) -> str:

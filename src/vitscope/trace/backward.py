@@ -128,8 +128,10 @@ class AnotherBackward(TorchFunctionMode):
             return self._norm(func, *args, **kwargs)
         rule = self._of_one(func)
         if rule is not None:
+            args, kwargs = _placed(1, args, kwargs)
             return rule(lambda x: func(x, *args[1:], **kwargs), args[0])
         if func in _PRODUCTS | _MATRIX_PRODUCTS | _SUMS | _QUOTIENTS:
+            args, kwargs = _placed(2, args, kwargs)
             return self._of_two(func, args, kwargs)
         result = func(*args, **kwargs)
         known = func in _SHAPES or (func in _SIGNS and not self._rules.relevance)
@@ -174,7 +176,7 @@ class AnotherBackward(TorchFunctionMode):
     def _norm(
         self,
         func: Callable[..., Any],
-        x: Tensor,
+        input: Tensor,
         normalized_shape: Sequence[int],
         weight: Tensor | None = None,
         bias: Tensor | float | None = None,
@@ -186,10 +188,11 @@ class AnotherBackward(TorchFunctionMode):
             raise MethodError("its backward pass has no rule for a norm over several axes; use attention, rollout")
         if func in (F.layer_norm, torch.layer_norm):
             assert not isinstance(bias, float)
-            return self._rules.norm(Norm(weight, bias, 1e-5 if eps is None else eps, centred=True), x)
+            return self._rules.norm(Norm(weight, bias, 1e-5 if eps is None else eps, centred=True), input)
         assert not isinstance(bias, Tensor)
         eps = bias if eps is None else eps
-        return self._rules.norm(Norm(weight, None, torch.finfo(x.dtype).eps if eps is None else eps, False), x)
+        least = torch.finfo(input.dtype).eps
+        return self._rules.norm(Norm(weight, None, least if eps is None else eps, centred=False), input)
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """By torch's own signature."""
@@ -200,6 +203,15 @@ def _carries(part: Any) -> bool:
     if isinstance(part, Tensor):
         return part.requires_grad
     return isinstance(part, Sequence) and not isinstance(part, str) and any(map(_carries, part))
+
+
+def _placed(count: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A call's arguments with the first `count` by their places, where they came by torch's names for them."""
+    for names in (("input", "self"), ("other", "mat2"))[len(args) : count]:
+        for name in names:
+            if name in kwargs:
+                args, kwargs = (*args, kwargs[name]), {key: kwargs[key] for key in kwargs if key != name}
+    return args, kwargs
 
 
 def _both(*names: str) -> set[Callable[..., Any]]:

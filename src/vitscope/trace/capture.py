@@ -1,4 +1,4 @@
-"""One forward pass, watched: with `watch`, the only place with hooks and function modes."""
+"""One forward pass of the model itself, watched by hooks and by `watch`'s function mode."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class ForwardCapture:
     final: Tensor
     start: Tensor | None = None  # (b n D), the second block's input, where a backward pass ends there
     pictures: Tensor | None = None  # (b 3 H W), where it ends at them
+    reached: bool = False  # whether there the first block's input carries a gradient
     blocks: list[BlockCapture] = field(default_factory=list)
 
 
@@ -54,6 +55,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
     second = anatomy.class_row and needs.every_row < Blocks.ALL and all(block.plain for block in anatomy.blocks)
     second = second and not needs.input_gradient
     start: list[Tensor] = []
+    reached: list[bool] = []
     if needs.input_gradient:
         images = images.detach().requires_grad_()
 
@@ -80,6 +82,8 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
         measure.install(hook)
         if graph and not needs.input_gradient:
             hook.replace_input(anatomy.blocks[1 if second else 0].module, begin)
+        if needs.input_gradient:
+            hook.before(anatomy.blocks[0].module, lambda x: reached.append(x.requires_grad))
         if lean:
             hook.replace_input(anatomy.blocks[-1].attention, partial(watch.narrow, grid))
             hook.replace_input(anatomy.blocks[-1].feedforward_site, lambda x: x[:, :1])
@@ -108,6 +112,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
         anatomy.running.wide(final[0]),
         start[0] if graph and second else None,
         images if needs.input_gradient else None,
+        any(reached),
         records,
     )
 

@@ -17,10 +17,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.func import jvp
 
+from vitscope.errors import MethodError
 from vitscope.models import Anatomy, Block, Grid
 from vitscope.trace.aim import Aim, seeds_at
-from vitscope.trace.capture import ForwardCapture
+from vitscope.trace.capture import NO_GRADIENT, ForwardCapture
 from vitscope.trace.heads import head_products, merge_heads, split_heads
+from vitscope.trace.hooks import hooks
 from vitscope.trace.jacobian import RowMap, batchable, gradients_of, pull_back
 from vitscope.trace.watch import BlockCapture
 
@@ -121,6 +123,33 @@ def _valued(value: Tensor, flow: Tensor) -> Tensor:
     return value + (flow - flow.detach())
 
 
+def shares_of_reads(anatomy: Anatomy, capture: ForwardCapture, seeds: Tensor) -> Tensor | None:
+    """How much of each target comes from each part that the head reads, (b m p), 1 in all; None where there is one.
+
+    A part's contribution is sum_d | sum_r y[r, d] dY/dy[r, d] | over its rows r, y the rows behind the final norm: of a
+    linear head gradient times features, channel by channel, so that it is 0 where the head's weights on the part are,
+    and no channel cancels another. Where none contributes, the parts are alike.
+
+    Args:
+        anatomy: the model's description.
+        capture: the recorded pass.
+        seeds: gradient of every target at the features, (m b F).
+    """
+    reads = anatomy.rows_of_reads
+    if anatomy.rows_read is not None or len(reads) == 1:
+        return None
+    normed: list[Tensor] = []
+    with torch.enable_grad(), batchable(len(seeds) > 1), hooks() as hook:
+        assert anatomy.final_site is not None
+        hook.after(anatomy.final_site, normed.append)
+        features = anatomy.features(capture.final.detach().requires_grad_())
+        (gradient,) = gradients_of([features], normed, [seeds])
+    each = gradient * normed[0].detach()  # m b r D
+    found = torch.stack([each[..., rows, :].sum(dim=-2).abs().sum(dim=-1) for rows in reads], dim=-1).transpose(0, 1)
+    whole = found.sum(dim=-1, keepdim=True)
+    return torch.where(whole > 0, found / whole, torch.full_like(found, 1 / len(reads)))
+
+
 def own_gradients(
     anatomy: Anatomy, capture: ForwardCapture, seeds: Tensor, aims: Sequence[Aim], grid: Grid, last_only: bool = False
 ) -> dict[int, Tensor]:
@@ -203,10 +232,16 @@ def full_gradients(
     Returns:
         block index -> (m b h n d), where the graph starts at the first block's input or before; otherwise
         (m b h r d). And (m b 3 H W), where it starts at the pictures.
+
+    Raises:
+        MethodError: no gradient leads through the blocks, or from them to the pictures.
     """
     *before, end = capture.blocks
-    assert end.output is not None
-    assert end.incoming is not None
+    graph = before if capture.start is None else before[1:]
+    if end.output is None or end.incoming is None or any(record.output is None for record in graph):
+        raise MethodError(NO_GRADIENT)
+    if capture.pictures is not None and not capture.reached:
+        raise MethodError(NO_GRADIENT)
     from_here, seeds = [end.output], [last]
     if anatomy.blocks[-1].residual:
         from_here, seeds = [*from_here, end.incoming], [*seeds, residual]

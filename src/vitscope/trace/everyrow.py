@@ -52,13 +52,12 @@ class EveryRow:
         for rows in self.chunks(limit):
             yield rows, masked(self.query[..., rows, :] @ self.keys.transpose(-1, -2), self.mask, rows)
 
-    def received(self, prefix: int) -> Tensor:
-        """The attention that each token gets, mean over the patch rows, (b h n); `prefix` tokens come before them."""
-        total = sum(
-            scores[..., max(0, prefix - rows.start) :, :].softmax(dim=-1).sum(dim=-2) for rows, scores in self.scores()
-        )
+    def received(self, counts: Tensor) -> Tensor:
+        """The attention that each token gets, (b h m n), as a mean over the rows, which count by `counts` (b m r)."""
+        weights = counts.unsqueeze(1).to(self.query)
+        total = sum(weights[..., rows] @ scores.softmax(dim=-1) for rows, scores in self.scores())
         assert isinstance(total, Tensor)
-        return total / (self.query.shape[-2] - prefix)
+        return total
 
     def at_values(self, gradient: Tensor) -> Tensor:
         """A^T G: what a gradient G at the rows' outputs (b h m r d) is at the values, (b h m n d).

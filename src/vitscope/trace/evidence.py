@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vitscope.models import Anatomy
-from vitscope.trace import capture as watching
+from vitscope.trace import capture
 from vitscope.trace.classpath import feature_map, token_effects
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.heads import merge_heads
@@ -56,8 +56,8 @@ def effects_on_features(anatomy: Anatomy, images: Tensor) -> Effects:
     """
     grid = anatomy.grid((images.shape[-2], images.shape[-1]))
     with left_as_found(anatomy.model):
-        seen = watching.forward(anatomy, fitted(images, anatomy.model), _NEEDS)
-        watching.check_tokens(anatomy, seen, grid)
+        seen = capture.forward(anatomy, fitted(images, anatomy.model), _NEEDS)
+        capture.check_tokens(anatomy, seen, grid)
         last = seen.blocks[-1]
         assert last.rows is not None
         tangents = token_effects(anatomy.blocks[-1], last, grid)[len(anatomy.prefix) :]

@@ -38,14 +38,19 @@ class Hooks:
         self._stack.callback(module.register_forward_pre_hook(hook).remove)
 
     def replace_input(self, module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
-        """Give `module` make(x) in place of its first input x."""
+        """Give `module` make(x) in place of its first input x, also where it is given by name."""
 
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            if not inputs or not self._mine():
+        def hook(
+            _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            if not (inputs or named) or not self._mine():
                 return None
-            return (make(inputs[0]), *inputs[1:])
+            if inputs:
+                return (make(inputs[0]), *inputs[1:]), named
+            first = next(iter(named))
+            return inputs, {**named, first: make(named[first])}
 
-        self._stack.callback(module.register_forward_pre_hook(hook).remove)
+        self._stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
     def after(self, module: nn.Module, see: Callable[[Tensor], None]) -> None:
         """Show `module`'s output."""

@@ -131,7 +131,7 @@ class _Batchable(TorchFunctionMode):
 
     @staticmethod
     def _layer_norm(
-        x: Tensor,
+        input: Tensor,
         normalized_shape: Sequence[int],
         weight: Tensor | None = None,
         bias: Tensor | None = None,
@@ -139,9 +139,9 @@ class _Batchable(TorchFunctionMode):
     ) -> Any:
         """As F.layer_norm, by its own signature; over several axes it is torch's own."""
         if len(normalized_shape) != 1:
-            return F.layer_norm(x, list(normalized_shape), weight, bias, eps)
+            return F.layer_norm(input, list(normalized_shape), weight, bias, eps)
         frozen = (None if part is None else part.detach() for part in (weight, bias))
-        return _LayerNorm.apply(x, *frozen, eps)
+        return _LayerNorm.apply(input, *frozen, eps)
 
 
 @contextmanager

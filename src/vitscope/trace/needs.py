@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from vitscope.trace.backward import Rules
 from vitscope.trace.gradient_rules import LIBRA
@@ -69,24 +71,13 @@ class Needs:
 
     def __or__(self, other: Needs) -> Needs:
         """The union: what serves both."""
-        return Needs(
-            attention=max(self.attention, other.attention),
-            values=max(self.values, other.values),
-            sensitivity=max(self.sensitivity, other.sensitivity),
-            skip_gradient=max(self.skip_gradient, other.skip_gradient),
-            feedforward_gradient=max(self.feedforward_gradient, other.feedforward_gradient),
-            full_gradient=max(self.full_gradient, other.full_gradient),
-            own_gradient=max(self.own_gradient, other.own_gradient),
-            value_transform=max(self.value_transform, other.value_transform),
-            feedforward_transform=max(self.feedforward_transform, other.feedforward_transform),
-            every_row=max(self.every_row, other.every_row),
-            rerun=self.rerun or other.rerun,
-            backward=self.backward | other.backward,
-            scaled=self.scaled | other.scaled,
-            input_gradient=self.input_gradient or other.input_gradient,
-            pictures=self.pictures or other.pictures,
-            hiding=self.hiding or other.hiding,
-        )
+        mine = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{name: _union(one, getattr(other, name)) for name, one in mine.items()})
+
+
+def _union(one: Any, other: Any) -> Any:
+    """The more of the blocks, all of a set, or whether either is needed."""
+    return max(one, other) if isinstance(one, Blocks) else one | other
 
 
 def gradient_along(path: str) -> Needs:

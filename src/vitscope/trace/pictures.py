@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitscope.errors import ModelError
+from vitscope.errors import MethodError, ModelError
 from vitscope.models import Anatomy, Grid
 from vitscope.once import once
 from vitscope.trace.capture import NO_GRADIENT, check_output
@@ -152,15 +152,20 @@ class Pictures:
     def tokens(self) -> Tensor:
         """The patch tokens behind every block, (b blocks P D), in one more forward; an attention pool has none."""
         anatomy = self.anatomy
+        last = anatomy.blocks[-1]
         sites = [block.norm for block in anatomy.blocks[1:]]
-        sites += [] if anatomy.final_site is None else [anatomy.final_site]
+        if last.residual:  # no attention pool
+            sites.append(anatomy.final_site or last.feedforward_site)
 
         def job(start: int, stop: int) -> Tensor:
             seen: list[Tensor] = []
             with hooks() as hook:
                 for site in sites:
-                    hook.before(site, lambda x: seen.append(x[:, len(anatomy.prefix) :].float().cpu()))
+                    hook.before(site, lambda x: seen.append(x[:, len(anatomy.prefix) :]))
                 anatomy.forward(self.images[start:stop])
+            if last.residual and anatomy.final_site is None:
+                seen[-1] = seen[-1] + last.feedforward(seen[-1])
+            seen = [tokens.float().cpu() for tokens in seen]
             if len(seen) != len(sites):
                 raise ModelError(f"{anatomy.name} runs a block more than once; its adapter does not fit it")
             return torch.stack(seen, dim=1)
@@ -236,7 +241,7 @@ class Pictures:
                 leaf = some.requires_grad_()
                 value = self.held.score(slot, *self._run(leaf), index)
                 if not value.requires_grad:
-                    raise ModelError(NO_GRADIENT)
+                    raise MethodError(NO_GRADIENT)
                 (gradient,) = torch.autograd.grad(value.sum(), leaf)
             both = torch.cat([value.detach()[:, None].to(rows), gradient.flatten(1).to(rows)], dim=1)
             return both[: stop - start]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitscope.errors import MethodError, ModelError
 from vitscope.models import Anatomy
@@ -56,7 +55,7 @@ def propagate(anatomy: Anatomy, images: Tensor, rules: Rules, aims: Sequence[Aim
         The output (b c), and what travelled back.
 
     Raises:
-        MethodError: there is no rule for one of the model's layers.
+        MethodError: there is no rule for one of the model's layers, or no gradient leads through the model.
     """
     with left_as_found(anatomy.model), torch.enable_grad():
         run = _follow(anatomy, images, rules)
@@ -65,7 +64,7 @@ def propagate(anatomy: Anatomy, images: Tensor, rules: Rules, aims: Sequence[Aim
         for aim in aims:
             at, seed = _start(aim, run, rules.relevance)
             if not at.requires_grad:
-                raise ModelError(NO_GRADIENT)
+                raise MethodError(NO_GRADIENT)
             found.append(torch.autograd.grad(at, wanted, seed, retain_graph=True, materialize_grads=True))
     by_slot = [torch.stack(each, dim=1) for each in zip(*found, strict=True)]
     count = len(run.tokens)
@@ -79,20 +78,20 @@ def propagate(anatomy: Anatomy, images: Tensor, rules: Rules, aims: Sequence[Aim
     )
 
 
-_known: weakref.WeakKeyDictionary[nn.Module, dict[Rules, str]] = weakref.WeakKeyDictionary()
-
-
 def why_no_rule(anatomy: Anatomy, rules: Rules) -> str:
-    """Why the model has no backward pass by `rules`, or "": found once a model, by a pass of a blank picture."""
-    known = _known.setdefault(anatomy.model, {})
-    if rules not in known:
+    """Why the model has no backward pass by `rules`, or "": found by a pass of a blank picture.
+
+    What was found stands as long as the description is used and the model is made of the same kinds of modules.
+    """
+    known, key = anatomy.found_out, (rules.name, tuple(map(type, anatomy.model.modules())))
+    if key not in known:
         try:
             with left_as_found(anatomy.model), torch.enable_grad():
                 _follow(anatomy, torch.zeros(1, 3, *anatomy.input_size), rules)
-            known[rules] = ""
+            known[key] = ""
         except MethodError as error:
-            known[rules] = str(error)
-    return known[rules]
+            known[key] = str(error)
+    return known[key]
 
 
 @dataclass(frozen=True)
@@ -139,8 +138,10 @@ def _follow(anatomy: Anatomy, images: Tensor, rules: Rules) -> _Run:
 
 
 def _output(record: BlockCapture) -> Tensor:
+    if record.rows is None:
+        raise ModelError("a block's attention was not seen; switch the model to torch's kernel")
     if record.output is None:
-        raise ModelError("a block's attention was not seen with its gradient; switch the model to torch's kernel")
+        raise MethodError(NO_GRADIENT)
     return record.output
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from vitscope.errors import MethodError, ModelError
 from vitscope.models import Anatomy
-from vitscope.trace import capture as watching
+from vitscope.trace import capture
 from vitscope.trace.aim import Aim, seeds_of, slopes_of
 from vitscope.trace.backward import Rules
-from vitscope.trace.classpath import full_gradients, own_gradients, skip_gradients, token_sensitivity
+from vitscope.trace.classpath import full_gradients, own_gradients, shares_of_reads, skip_gradients, token_sensitivity
 from vitscope.trace.everyrow import EveryRow
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.hold import Held
@@ -96,6 +96,8 @@ class Trace:
         blocks: a record a block.
         prefix: number of tokens before the patch tokens.
         grid: patch grid (rows, cols).
+        reads: the rows of each part that the head reads, as of `Anatomy.reads`.
+        shares: how much of each target comes from each part, (b m p), 1 in all; None where there is one.
         residual: whether each block has a residual stream; an attention pool has none.
         last: the last block, to be run again on altered tokens, where a method declared that it needs to.
         scaled: the last block's attention along scaled pictures, by the number of steps, where a method declared that.
@@ -113,6 +115,8 @@ class Trace:
     blocks: tuple[BlockTrace, ...]
     prefix: int
     grid: tuple[int, int]
+    reads: tuple[slice, ...] = ()
+    shares: Tensor | None = None
     residual: tuple[bool, ...] = ()
     last: LastBlock | None = None
     scaled: Mapping[int, Scaled] = field(default_factory=dict)
@@ -120,6 +124,19 @@ class Trace:
     backward: tuple[Propagated, ...] = ()
     runs: Pictures | None = None
     at_pictures: Tensor | None = None
+
+    def counts(self, of_targets: bool = True) -> Tensor:
+        """How much each row of the last block's output counts to the head, 1 in all, (b m n).
+
+        Each part that the head reads is a mean of its rows. Where there are several, they count by their `shares` in
+        each target, or alike; where that is the same for all, axis m is 1.
+        """
+        means = self.logits.new_zeros(len(self.reads), self.prefix + self.grid[0] * self.grid[1])
+        for mean, rows in zip(means, self.reads, strict=True):
+            mean[rows] = 1 / len(mean[rows])
+        if self.shares is not None and of_targets:
+            return self.shares.to(means) @ means
+        return means.mean(dim=0).expand(len(self.logits), 1, -1)
 
     def under(self, rules: Rules) -> Propagated:
         """What the backward pass by `rules` found.
@@ -213,11 +230,12 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         needs = dataclasses.replace(needs, input_gradient=False, pictures=True)
     with left_as_found(anatomy.model):
         batch = fitted(images, anatomy.model)
-        seen = watching.forward(anatomy, batch, needs)
-        watching.check_tokens(anatomy, seen, grid)
+        seen = capture.forward(anatomy, batch, needs)
+        capture.check_tokens(anatomy, seen, grid)
         features = anatomy.features(seen.final).detach()
         slopes = slopes_of(aims, seen.logits, features)
         seeds, reached = seeds_of(anatomy, aims, slopes, features)
+        shares = shares_of_reads(anatomy, seen, seeds)
         gradients, at_pictures = _gradients(anatomy, seen, seeds, needs)
         if needs.own_gradient > Blocks.NONE:
             gradients["own"] = own_gradients(anatomy, seen, seeds, aims, grid, needs.own_gradient < Blocks.ALL)
@@ -252,6 +270,8 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         tuple(blocks),
         len(anatomy.prefix),
         grid,
+        reads=anatomy.rows_of_reads,
+        shares=shares,
         residual=tuple(block.residual for block in anatomy.blocks),
         last=again,
         backward=backward,
@@ -276,7 +296,7 @@ def _of_windows(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[A
 
 
 def _gradients(
-    anatomy: Anatomy, seen: watching.ForwardCapture, seeds: Tensor, needs: Needs
+    anatomy: Anatomy, seen: capture.ForwardCapture, seeds: Tensor, needs: Needs
 ) -> tuple[dict[str, dict[int, Tensor]], Tensor | None]:
     """The gradients that `needs` asks for, but for each block's own.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vitscope.models import Anatomy
-from vitscope.trace import capture as watching
+from vitscope.trace import capture
 from vitscope.trace.aim import Aim, seeds_at
 from vitscope.trace.classpath import skip_gradients
 from vitscope.trace.needs import Blocks, Needs
@@ -62,7 +62,7 @@ def along_scaled(
     """
     gradients, records = [], []
     for step in range(1, steps):
-        seen = watching.forward(anatomy, images * (step / steps), NEEDS)
+        seen = capture.forward(anatomy, images * (step / steps), NEEDS)
         with torch.no_grad():
             features = anatomy.features(seen.final)
         found, _ = skip_gradients(anatomy, seen, seeds_at(anatomy, aims, seeds, features), last_only=True)

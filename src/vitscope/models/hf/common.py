@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope.errors import ModelError
-from vitscope.models.anatomy import Anatomy, Block, Classifier
+from vitscope.models.anatomy import Anatomy, Block, Classifier, Part
 from vitscope.models.parts import Rotate, RowMap, apart, reading, scaled_by
 
 Size = tuple[int, int]
@@ -199,12 +199,13 @@ def describe(
     tail: Tail,
     call: Callable[[Tensor], Tensor],
     interpolates: bool = True,
+    reads: tuple[Part, ...] = ("patches",),
     note: str = "",
 ) -> Anatomy:
     """The anatomy, with sizes and name as `config`, the image tower's, has them.
 
     Args:
-        family, model, prefix, blocks, final_site, call, note: as in `Anatomy`.
+        family, model, prefix, blocks, final_site, call, reads, note: as in `Anatomy`.
         config: of the image tower.
         tail: what lies behind the last block.
         interpolates: whether the model takes pictures of other sizes than it was built for.
@@ -224,6 +225,7 @@ def describe(
         input_size=built_for,
         flexible_size=interpolates,
         outputs=tail.outputs,
+        reads=reads,
         note=note,
         texts=text_embeddings(model),
         call=call,

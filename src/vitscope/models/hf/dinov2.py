@@ -62,5 +62,6 @@ def _describe(model: Any, classifies: bool) -> Anatomy:
             headed(class_and_patches, model.config.num_labels, model.classifier) if classifies else Tail(class_token)
         ),
         call=output,
+        reads=("class", "patches"),
         note="the classifier reads the class token and the mean of the patch tokens" if classifies else "",
     )
