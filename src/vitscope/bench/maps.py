@@ -107,10 +107,10 @@ class MapsWorker:
         records: list[Record] = []
         said: dict[str, Any] = {}
 
-        def compute(paths: Sequence[str], alone: bool) -> None:
+        def compute(paths: Sequence[str], _: bool) -> None:
             fresh, ready = self._read(paths)
             if ready:
-                fresh += self._explain(ready, alone, said)
+                fresh += self._explain(ready, said)
             records.extend(fresh)
 
         paths = self.plan.images[part.start : part.stop]
@@ -138,7 +138,7 @@ class MapsWorker:
                 ready.append((path, found))
         return failed, ready
 
-    def _explain(self, ready: Sequence[tuple[str, Batch]], alone: bool, said: dict[str, Any]) -> list[Record]:
+    def _explain(self, ready: Sequence[tuple[str, Batch]], said: dict[str, Any]) -> list[Record]:
         """The rows of a batch.
 
         Raises:
@@ -165,7 +165,7 @@ class MapsWorker:
 
     def _explain_alone(self, one: tuple[str, Batch], said: dict[str, Any]) -> list[Record]:
         try:
-            return self._explain([one], True, said)
+            return self._explain([one], said)
         except VitscopeError as error:
             return self._failed(one[0], text_of(error))
 

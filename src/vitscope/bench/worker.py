@@ -68,7 +68,7 @@ def halving(
     Args:
         names: of the pictures.
         size: of a batch.
-        compute: does a batch; is told whether it is of one picture because a larger one failed.
+        compute: does a batch; is told whether it is of one picture, which is then the one that fails.
         fail: is told of a picture that fails by itself.
         advance, say: see above.
 
