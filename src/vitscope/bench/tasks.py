@@ -9,7 +9,8 @@ from typing import Any
 
 from vitscope.errors import MetricError
 from vitscope.metrics import Asked, Metric, Preset, computations, possible
-from vitscope.metrics.base import Facts
+from vitscope.metrics.base import Facts, Whole
+from vitscope.metrics.registry import whole_of
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,9 @@ class Task:
         return getattr(self.metric, "asks", ("explained",))
 
     @property
-    def whole(self) -> str:
+    def whole(self) -> Whole:
         """What it does with a part as a whole: "sanity", "mosaics", or "" where it goes batch by batch."""
-        if hasattr(self.metric, "steps") and hasattr(self.metric, "compare"):
-            return "sanity"
-        return "mosaics" if self.facts.name.startswith("grid_pointing/") else ""
+        return whole_of(self.metric)
 
 
 @dataclass(frozen=True)

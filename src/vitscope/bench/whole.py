@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +16,7 @@ from vitscope.errors import VitscopeError, text_of
 from vitscope.explainer import Explainer
 from vitscope.methods import Method
 from vitscope.metrics import GridMaps, Randomisation, Result, Truth, mosaics
+from vitscope.metrics.base import Whole
 
 
 def measure_whole(
@@ -135,4 +136,4 @@ def _fours(labels: Mapping[tuple[int, int], int]) -> Iterator[list[tuple[int, in
         yield four
 
 
-_WHOLE = {"sanity": _sanity, "mosaics": _mosaics}
+_WHOLE: Mapping[Whole, Callable[..., list[Measured]]] = {"sanity": _sanity, "mosaics": _mosaics}
