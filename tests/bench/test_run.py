@@ -19,11 +19,13 @@ from PIL import Image
 
 import vitscope.bench.measure as measured
 import vitscope.bench.traced as traced
+import vitscope.metrics
 import vitscope.passes
 from tests.bench.made import mask_folder
 from vitscope import Explainer, Running
 from vitscope.bench import bench, make_plan
 from vitscope.bench.plan import Plan, deciding
+from vitscope.bench.summarise import summarise
 from vitscope.datasets import Scenes, open_dataset
 from vitscope.errors import DatasetError, MethodError, MetricError, VitscopeError
 from vitscope.methods import Facts, Maps, registry
@@ -252,6 +254,77 @@ def test_a_metric_that_fails_at_one_picture_leaves_the_others(run, monkeypatch):
     bad = {(row["image"], row["metric"].split("/")[0]): row["error"] for row in rows if row["error"]}
     assert bad == {(image, "compactness"): "RuntimeError: no such number" for image in same}
     assert len(rows) == 16
+
+
+def constant(tensor):
+    return bool((tensor == tensor.flatten()[0]).all())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "function"),
+    [
+        ("compactness", "Compactness", "__call__"),
+        ("class_sensitivity", "ClassSensitivity", "__call__"),
+        ("drop", "AverageDrop", "plan"),
+        ("noise:samples=1", "NoiseStability", "compare"),
+    ],
+)
+def test_a_metric_that_fails_at_one_method_leaves_the_others(run, monkeypatch, name, kind, function):
+    source = f"scenes:count=3,drawing={np.random.default_rng().integers(1000)}"
+    expected, _ = run(source, name, methods="cdam,random", batch_size=1)
+    whole = getattr(getattr(vitscope.metrics, kind), function)
+
+    def failing(self, *of):
+        maps = of[0][0][0] if function == "compare" else next(one for one in of if isinstance(one, GridMaps)).values
+        if constant(maps):
+            raise RuntimeError("no constant map")
+        return whole(self, *of)
+
+    monkeypatch.setattr(getattr(vitscope.metrics, kind), function, failing)
+    rows, outcome = run(source, name, methods="cdam,frame,random", out="p", batch_size=3)
+    assert {row["error"] for row in rows if row["method"] == "frame"} == {"RuntimeError: no constant map"}
+    others = [row for row in rows if row["method"] != "frame"]
+    assert [{**row, "value": None} for row in others] == [{**row, "value": None} for row in expected]
+    a, b = (np.array([row["value"] for row in some]) for some in (others, expected))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    assert outcome.failed == 3
+
+
+@pytest.mark.parametrize("readers", [0, 1])
+def test_a_mask_that_cannot_be_read_fails_only_what_needs_it(run, tmp_path, readers):
+    home = mask_folder(tmp_path / "data")
+    metrics = "energy,compactness,class_sensitivity"
+    expected, _ = run("masks", metrics, home, methods="cdam,frame", out="whole")
+    (home / "masks" / "3.png").write_bytes(b"no picture")
+    rows, outcome = run("masks", metrics, home, methods="cdam,frame", readers=readers)
+    bad = [row for row in rows if row["error"]]
+    assert {(row["image"], row["method"], row["metric"]) for row in bad} == {
+        ("3", method, "energy/share") for method in ("cdam", "frame")
+    }
+    assert all("not a picture" in row["error"] and row["target"] is not None for row in bad)
+    assert outcome.failed == 1
+    kept = [row for row, was in zip(rows, expected, strict=True) if not row["error"]]
+    assert repr(kept) == repr([was for row, was in zip(rows, expected, strict=True) if not row["error"]])
+    _, outcome = run("masks", "compactness", home, methods="cdam", out="none", readers=readers)
+    assert outcome.failed == 0
+
+
+@pytest.mark.parametrize("metrics", ["curve/best", "curve", "curve/area", "segmentation/miou"])
+def test_every_picture_counts_once_in_values_of_a_set(run, tmp_path, metrics):
+    """Of eight pictures one cannot be read, one has a mask that cannot, and in one there is nothing."""
+    home = mask_folder(tmp_path / "data", 8)
+    (home / "images" / "1.png").write_bytes(b"no picture")
+    (home / "masks" / "3.png").write_bytes(b"no picture")
+    Image.new("L", Image.open(home / "masks" / "5.png").size).save(home / "masks" / "5.png")
+    rows, _ = run("masks", metrics, home, methods="cdam,frame")
+    assert {(row["image"], row["method"]) for row in rows} == {(str(i), m) for i in range(8) for m in ("cdam", "frame")}
+    lines = summarise(tmp_path / "o", resamples=20, write=False).lines
+    assert len({(line.method, line.metric) for line in lines}) == len(lines)
+    of_set = [line for line in lines if line.over_set]
+    assert {line.metric for line in of_set} >= ({metrics} if metrics not in ("curve", "curve/area") else {"curve/best"})
+    for line in lines:
+        assert (line.n, line.errors, line.undefined, line.missing) == (5, 2, 1, 0)
+        assert line.mean is not None
 
 
 def test_out_of_memory_halves_the_batch_and_says_so(run, monkeypatch):
