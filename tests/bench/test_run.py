@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import subprocess
 from dataclasses import dataclass
 
@@ -22,9 +23,10 @@ import vitscope.bench.traced as traced
 import vitscope.metrics
 import vitscope.passes
 from tests.bench.made import mask_folder
+from tests.datasets import layouts
 from vitscope import Explainer, Running
 from vitscope.bench import bench, make_plan
-from vitscope.bench.plan import Plan, deciding
+from vitscope.bench.plan import Plan, deciding, hash_of
 from vitscope.bench.summarise import summarise
 from vitscope.datasets import Scenes, open_dataset
 from vitscope.errors import DatasetError, MethodError, MetricError, VitscopeError
@@ -446,6 +448,75 @@ def test_plans_that_give_other_rows_have_other_hashes(explainer):
     assert pickle.loads(pickle.dumps(others[-1])) == others[-1]
     parts = dataclasses.replace(base, part_size=3).parts()
     assert [(part.index, part.start, part.stop) for part in parts] == [(0, 0, 3), (1, 3, 4)]
+
+
+def hash_in(plan):
+    """As it is made again of what a manifest holds."""
+    return hash_of(deciding(json.loads(json.dumps(plan.describe()))))
+
+
+def test_a_file_that_an_option_names_decides_by_its_content(explainer, tmp_path):
+    root = layouts.voc(tmp_path / "voc")
+    numbers = np.random.default_rng().permutation(12)[:2].tolist()
+
+    def plan(where, content):
+        file = layouts.text(tmp_path / where, content)
+        return make_plan(explainer, f"voc:classes={file}", root, methods="cdam", metrics="energy")
+
+    rows = f"aeroplane,{numbers[0]}\nperson,{numbers[1]}\n"
+    first, again = plan("a.csv", rows), plan("b/c.csv", rows)
+    swapped = plan("a.csv", f"aeroplane,{numbers[1]}\nperson,{numbers[0]}\n")
+    unseen = plan("a.csv", rows + "sofa,3\n")  # no picture has one, but the options are others
+    assert first.hash == again.hash == hash_in(first) == hash_in(again)
+    assert len({first.hash, swapped.hash, unseen.hash}) == 3
+    assert str(tmp_path) not in json.dumps(deciding(first.describe()))
+    with pytest.raises(VitscopeError, match="the file of classes= is another than when the run was planned"):
+        swapped.open()
+    assert unseen.open().ids == again.open().ids
+    here = make_plan(explainer, "voc:classes=own", root, methods="cdam", metrics="energy")
+    assert "files" not in here.dataset
+
+
+@pytest.mark.parametrize("change", ["class", "box", "difficult", "annotation", "no mask", "mask", "pixels"])
+def test_annotations_decide_and_pixels_do_not(explainer, tmp_path, change):
+    def plan(root):
+        return make_plan(explainer, "voc:classes=own", root, methods="cdam", metrics="energy")
+
+    first = plan(layouts.voc(tmp_path / "here" / "voc"))
+    other = shutil.copytree(tmp_path / "here" / "voc", tmp_path / "there" / "voc")
+    assert plan(other).hash == first.hash == hash_in(first)
+    home = other / "VOCdevkit" / "VOC2012"
+    written = home / "Annotations" / "2007_000042.xml"
+    old, new = {
+        "class": ("person", "sofa"),
+        "box": ("<xmax>20</xmax>", "<xmax>19</xmax>"),
+        "difficult": ("<difficult>0", "<difficult>1"),
+    }.get(change, ("", ""))
+    text = written.read_text()
+    assert old in text
+    written.write_text("no annotation" if change == "annotation" else text.replace(old, new))
+    mask = home / "SegmentationClass" / "2007_000042.png"
+    if change == "no mask":
+        mask.unlink()
+    if change == "mask":
+        shutil.copy(mask.with_stem("2007_000033"), mask)
+    if change == "pixels":
+        layouts.picture(home / "JPEGImages" / "2007_000042.jpg")
+    assert (plan(other).hash == first.hash) == (change in ("mask", "pixels"))
+
+
+def test_drawn_data_is_known_by_its_options(explainer):
+    plan = make_plan(explainer, "scenes:count=4", methods="cdam", metrics="energy")
+    assert plan.dataset == open_dataset("scenes:count=4").provenance
+    assert hash_in(plan) == plan.hash
+
+
+def test_the_manifests_device_is_the_models(explainer, tmp_path):
+    plan = make_plan(explainer, "scenes:count=1", methods="cdam", metrics="energy")
+    for name, options in (("given", {"explainer": explainer, "device": "cuda"}), ("loaded", {"device": "cpu"})):
+        bench(plan, tmp_path / name, **options)
+        told = json.loads((tmp_path / name / "manifest.json").read_text())
+        assert (told["device"], told["engine"]) == ("cpu", "local")
 
 
 def test_how_the_model_is_run_stands_in_the_manifest(explainer, tmp_path):
