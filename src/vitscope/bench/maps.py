@@ -13,9 +13,10 @@ import pyarrow as pa
 import torch
 
 from vitscope.attribution import Subject
+from vitscope.bench.digests import parameters_of, target_of
 from vitscope.bench.maps_plan import Kind, MapsPlan
 from vitscope.bench.on_ray import OnRay, facts_of
-from vitscope.bench.plan import Part, parameters_of
+from vitscope.bench.plan import Part
 from vitscope.bench.run import Outcome, Progress, in_turn, run_parts
 from vitscope.bench.store import Store
 from vitscope.bench.worker import Advance, Computed, Say, halving
@@ -197,10 +198,13 @@ def store_maps(
         batch_size, readers, resume, overwrite, engine, progress, say: as for `bench`.
 
     Raises:
-        VitscopeError: the folder holds another run or cannot be written, or the disk is full.
+        VitscopeError: the target is another than the plan's, the folder holds another run or cannot be written, or the
+            disk is full.
     """
+    if target_of(target) != plan.target:
+        raise VitscopeError(f"the target is another than when the run was planned ({plan.asked}); plan with the same")
     store = Store.begin(Path(folder), plan.describe(), plan.hash, resume=resume, overwrite=overwrite)
-    facts = {**facts_of(engine, next(explainer.anatomy.model.parameters()).device), "kind": "maps"}
+    facts = {**facts_of(engine, explainer), "kind": "maps"}
     if engine is not None:
         build = partial(worker_of, plan, target, batch_size)
         return run_parts(plan, store, engine.over(build, explainer, say), facts, progress)
