@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitscope.attribution import Attribution, Subject
-from vitscope.bench import ClassSensitivity, Estimate, Localization, class_sensitivity, localization
+from vitscope.bench import Estimate, Localization, TwoObjectMass, localization, two_object_mass
 from vitscope.datasets import CLASSES, Scene, Scenes, with_mark
 from vitscope.explainer import Explainer
 from vitscope.methods import Facts, as_methods, list_methods
@@ -192,7 +192,7 @@ def measured(size: Size, device: str, progress: Progress) -> Section:
     """The tables."""
     explainer = _explainer("scenes", device)
     where = localization(explainer, METHODS, MEASURED[: size.measured], TUNED[: size.tuned], progress)
-    asked = class_sensitivity(explainer, METHODS, ASKED[: size.asked], progress)
+    asked = two_object_mass(explainer, METHODS, ASKED[: size.asked], progress)
     return Section(
         "Measured",
         [
@@ -218,8 +218,8 @@ def localization_table(rows: Sequence[Localization]) -> Table:
     )
 
 
-def sensitivity_table(rows: Sequence[ClassSensitivity]) -> Table:
-    """The table of `bench.class_sensitivity`."""
+def sensitivity_table(rows: Sequence[TwoObjectMass]) -> Table:
+    """The table of `bench.two_object_mass`."""
     return Table(
         ["method", "positive mass on the asked class's object", "on the other's", "asked : both"],
         [[Cell(r.method), _cell(r.asked), _cell(r.other), _cell(r.preference)] for r in rows],
@@ -229,6 +229,8 @@ def sensitivity_table(rows: Sequence[ClassSensitivity]) -> Table:
 
 
 def _cell(estimate: Estimate) -> Cell:
+    if not estimate.n:
+        return Cell("–")
     return Cell(f"{estimate.mean:.2f}", f"[{estimate.low:.2f}, {estimate.high:.2f}]", estimate.mean)
 
 

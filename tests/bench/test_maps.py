@@ -14,7 +14,7 @@ from vitscope import Explainer
 from vitscope.bench import plan_maps, read_maps, store_maps
 from vitscope.datasets import Scenes
 from vitscope.errors import VitscopeError
-from vitscope.targets import Class, Predicted
+from vitscope.targets import Class, Concept, Predicted
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,22 @@ def test_a_run_of_maps_goes_on_and_refuses_another(explainer, pictures, tmp_path
         plan_maps(explainer, [pictures[0]] * 2, "cdam", Predicted())
     with pytest.raises(VitscopeError, match="holds no parts"):
         list(read_maps(tmp_path))
+
+
+def test_targets_that_are_called_the_same_are_other_runs(explainer, pictures, tmp_path):
+    """Of what is behind them: the examples of a concept, the content of a bank."""
+    good = [path for path in pictures if path.name != "2.png"]
+    first, second = (Concept(torch.randn(3, 192)) for _ in range(2))
+    assert first.describe() == second.describe()
+    plans = [plan_maps(explainer, good, "cdam", one) for one in (first, second, Concept(first.features.clone()))]
+    assert plans[0].hash == plans[2].hash != plans[1].hash
+    store_maps(plans[0], explainer, first, tmp_path / "o")
+    for resume in (False, True):
+        with pytest.raises(VitscopeError, match=r"another run \(other target\)"):
+            store_maps(plans[1], explainer, second, tmp_path / "o", resume=resume)
+    assert store_maps(plans[2], explainer, Concept(first.features.clone()), tmp_path / "o", resume=True).computed == 0
+    with pytest.raises(VitscopeError, match="the target is another than when the run was planned"):
+        store_maps(plans[0], explainer, second, tmp_path / "p")
 
 
 @pytest.mark.parametrize("readers", [1, 2])

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import subprocess
 from dataclasses import dataclass
 
@@ -19,11 +20,14 @@ from PIL import Image
 
 import vitscope.bench.measure as measured
 import vitscope.bench.traced as traced
+import vitscope.metrics
 import vitscope.passes
 from tests.bench.made import mask_folder
+from tests.datasets import layouts
 from vitscope import Explainer, Running
 from vitscope.bench import bench, make_plan
-from vitscope.bench.plan import Plan, deciding
+from vitscope.bench.plan import Plan, deciding, hash_of
+from vitscope.bench.summarise import summarise
 from vitscope.datasets import Scenes, open_dataset
 from vitscope.errors import DatasetError, MethodError, MetricError, VitscopeError
 from vitscope.methods import Facts, Maps, registry
@@ -254,6 +258,77 @@ def test_a_metric_that_fails_at_one_picture_leaves_the_others(run, monkeypatch):
     assert len(rows) == 16
 
 
+def constant(tensor):
+    return bool((tensor == tensor.flatten()[0]).all())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "function"),
+    [
+        ("compactness", "Compactness", "__call__"),
+        ("class_sensitivity", "ClassSensitivity", "__call__"),
+        ("drop", "AverageDrop", "plan"),
+        ("noise:samples=1", "NoiseStability", "compare"),
+    ],
+)
+def test_a_metric_that_fails_at_one_method_leaves_the_others(run, monkeypatch, name, kind, function):
+    source = f"scenes:count=3,drawing={np.random.default_rng().integers(1000)}"
+    expected, _ = run(source, name, methods="cdam,random", batch_size=1)
+    whole = getattr(getattr(vitscope.metrics, kind), function)
+
+    def failing(self, *of):
+        maps = of[0][0][0] if function == "compare" else next(one for one in of if isinstance(one, GridMaps)).values
+        if constant(maps):
+            raise RuntimeError("no constant map")
+        return whole(self, *of)
+
+    monkeypatch.setattr(getattr(vitscope.metrics, kind), function, failing)
+    rows, outcome = run(source, name, methods="cdam,frame,random", out="p", batch_size=3)
+    assert {row["error"] for row in rows if row["method"] == "frame"} == {"RuntimeError: no constant map"}
+    others = [row for row in rows if row["method"] != "frame"]
+    assert [{**row, "value": None} for row in others] == [{**row, "value": None} for row in expected]
+    a, b = (np.array([row["value"] for row in some]) for some in (others, expected))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    assert outcome.failed == 3
+
+
+@pytest.mark.parametrize("readers", [0, 1])
+def test_a_mask_that_cannot_be_read_fails_only_what_needs_it(run, tmp_path, readers):
+    home = mask_folder(tmp_path / "data")
+    metrics = "energy,compactness,class_sensitivity"
+    expected, _ = run("masks", metrics, home, methods="cdam,frame", out="whole")
+    (home / "masks" / "3.png").write_bytes(b"no picture")
+    rows, outcome = run("masks", metrics, home, methods="cdam,frame", readers=readers)
+    bad = [row for row in rows if row["error"]]
+    assert {(row["image"], row["method"], row["metric"]) for row in bad} == {
+        ("3", method, "energy/share") for method in ("cdam", "frame")
+    }
+    assert all("not a picture" in row["error"] and row["target"] is not None for row in bad)
+    assert outcome.failed == 1
+    kept = [row for row, was in zip(rows, expected, strict=True) if not row["error"]]
+    assert repr(kept) == repr([was for row, was in zip(rows, expected, strict=True) if not row["error"]])
+    _, outcome = run("masks", "compactness", home, methods="cdam", out="none", readers=readers)
+    assert outcome.failed == 0
+
+
+@pytest.mark.parametrize("metrics", ["curve/best", "curve", "curve/area", "segmentation/miou"])
+def test_every_picture_counts_once_in_values_of_a_set(run, tmp_path, metrics):
+    """Of eight pictures one cannot be read, one has a mask that cannot, and in one there is nothing."""
+    home = mask_folder(tmp_path / "data", 8)
+    (home / "images" / "1.png").write_bytes(b"no picture")
+    (home / "masks" / "3.png").write_bytes(b"no picture")
+    Image.new("L", Image.open(home / "masks" / "5.png").size).save(home / "masks" / "5.png")
+    rows, _ = run("masks", metrics, home, methods="cdam,frame")
+    assert {(row["image"], row["method"]) for row in rows} == {(str(i), m) for i in range(8) for m in ("cdam", "frame")}
+    lines = summarise(tmp_path / "o", resamples=20, write=False).lines
+    assert len({(line.method, line.metric) for line in lines}) == len(lines)
+    of_set = [line for line in lines if line.over_set]
+    assert {line.metric for line in of_set} >= ({metrics} if metrics not in ("curve", "curve/area") else {"curve/best"})
+    for line in lines:
+        assert (line.n, line.errors, line.undefined, line.missing) == (5, 2, 1, 0)
+        assert line.mean is not None
+
+
 def test_out_of_memory_halves_the_batch_and_says_so(run, monkeypatch):
     trace, sizes, said = traced.maps_of, [], []
 
@@ -373,6 +448,75 @@ def test_plans_that_give_other_rows_have_other_hashes(explainer):
     assert pickle.loads(pickle.dumps(others[-1])) == others[-1]
     parts = dataclasses.replace(base, part_size=3).parts()
     assert [(part.index, part.start, part.stop) for part in parts] == [(0, 0, 3), (1, 3, 4)]
+
+
+def hash_in(plan):
+    """As it is made again of what a manifest holds."""
+    return hash_of(deciding(json.loads(json.dumps(plan.describe()))))
+
+
+def test_a_file_that_an_option_names_decides_by_its_content(explainer, tmp_path):
+    root = layouts.voc(tmp_path / "voc")
+    numbers = np.random.default_rng().permutation(12)[:2].tolist()
+
+    def plan(where, content):
+        file = layouts.text(tmp_path / where, content)
+        return make_plan(explainer, f"voc:classes={file}", root, methods="cdam", metrics="energy")
+
+    rows = f"aeroplane,{numbers[0]}\nperson,{numbers[1]}\n"
+    first, again = plan("a.csv", rows), plan("b/c.csv", rows)
+    swapped = plan("a.csv", f"aeroplane,{numbers[1]}\nperson,{numbers[0]}\n")
+    unseen = plan("a.csv", rows + "sofa,3\n")  # no picture has one, but the options are others
+    assert first.hash == again.hash == hash_in(first) == hash_in(again)
+    assert len({first.hash, swapped.hash, unseen.hash}) == 3
+    assert str(tmp_path) not in json.dumps(deciding(first.describe()))
+    with pytest.raises(VitscopeError, match="the file of classes= is another than when the run was planned"):
+        swapped.open()
+    assert unseen.open().ids == again.open().ids
+    here = make_plan(explainer, "voc:classes=own", root, methods="cdam", metrics="energy")
+    assert "files" not in here.dataset
+
+
+@pytest.mark.parametrize("change", ["class", "box", "difficult", "annotation", "no mask", "mask", "pixels"])
+def test_annotations_decide_and_pixels_do_not(explainer, tmp_path, change):
+    def plan(root):
+        return make_plan(explainer, "voc:classes=own", root, methods="cdam", metrics="energy")
+
+    first = plan(layouts.voc(tmp_path / "here" / "voc"))
+    other = shutil.copytree(tmp_path / "here" / "voc", tmp_path / "there" / "voc")
+    assert plan(other).hash == first.hash == hash_in(first)
+    home = other / "VOCdevkit" / "VOC2012"
+    written = home / "Annotations" / "2007_000042.xml"
+    old, new = {
+        "class": ("person", "sofa"),
+        "box": ("<xmax>20</xmax>", "<xmax>19</xmax>"),
+        "difficult": ("<difficult>0", "<difficult>1"),
+    }.get(change, ("", ""))
+    text = written.read_text()
+    assert old in text
+    written.write_text("no annotation" if change == "annotation" else text.replace(old, new))
+    mask = home / "SegmentationClass" / "2007_000042.png"
+    if change == "no mask":
+        mask.unlink()
+    if change == "mask":
+        shutil.copy(mask.with_stem("2007_000033"), mask)
+    if change == "pixels":
+        layouts.picture(home / "JPEGImages" / "2007_000042.jpg")
+    assert (plan(other).hash == first.hash) == (change in ("mask", "pixels"))
+
+
+def test_drawn_data_is_known_by_its_options(explainer):
+    plan = make_plan(explainer, "scenes:count=4", methods="cdam", metrics="energy")
+    assert plan.dataset == open_dataset("scenes:count=4").provenance
+    assert hash_in(plan) == plan.hash
+
+
+def test_the_manifests_device_is_the_models(explainer, tmp_path):
+    plan = make_plan(explainer, "scenes:count=1", methods="cdam", metrics="energy")
+    for name, options in (("given", {"explainer": explainer, "device": "cuda"}), ("loaded", {"device": "cpu"})):
+        bench(plan, tmp_path / name, **options)
+        told = json.loads((tmp_path / name / "manifest.json").read_text())
+        assert (told["device"], told["engine"]) == ("cpu", "local")
 
 
 def test_how_the_model_is_run_stands_in_the_manifest(explainer, tmp_path):

@@ -1,5 +1,6 @@
 """The scenes bench: its tables are the means of what one would compute scene by scene."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 import timm
 import torch
 
+import vitscope.bench
 from vitscope import Explainer
-from vitscope.bench import Estimate, class_sensitivity, localization
+from vitscope.bench import Estimate, TwoObjectMass, localization, two_object_mass
 from vitscope.bench.scenes import trivial_maps
 from vitscope.datasets import Scenes
+from vitscope.demo import sensitivity_table
 from vitscope.errors import MethodError, VitscopeError
 from vitscope.methods import CDAM, Facts, Maps
 from vitscope.trace import Needs
@@ -71,7 +74,7 @@ def test_localization_agrees_with_one_scene_at_a_time(explainer):
 def test_a_question_is_answered_on_its_own_object(explainer):
     scenes = Scenes(12, "two", seed=73)
     seen = []
-    rows = {row.method: row for row in class_sensitivity(explainer, "cdam,attention", scenes, seen.append)}
+    rows = {row.method: row for row in two_object_mass(explainer, "cdam,attention", scenes, seen.append)}
     assert sum(seen) == 12
     shares = []
     for scene in scenes:
@@ -99,13 +102,23 @@ def test_a_flat_map_is_counted_and_the_others_are_kept(explainer):
     with pytest.raises(VitscopeError, match="no map of any scene"):
         localization(explainer, [Blind(-1e9)], scenes, scenes)
     with pytest.raises(VitscopeError, match="no map of any scene"):
-        class_sensitivity(explainer, [Blind(-1e9)], Scenes(3, "two", seed=74))
+        two_object_mass(explainer, [Blind(-1e9)], Scenes(3, "two", seed=74))
 
 
 def test_a_method_that_the_model_has_not_is_refused():
     windowed = timm.create_model("swin_tiny_patch4_window7_224", img_size=96, window_size=3, num_classes=12)
     with pytest.raises(MethodError, match="not defined"):
         localization(Explainer(windowed), "daam", Scenes(1), Scenes(1))
+
+
+@pytest.mark.parametrize(("old", "now"), [("ClassSensitivity", TwoObjectMass), ("class_sensitivity", two_object_mass)])
+def test_an_old_name_is_kept_with_a_warning(old, now):
+    with pytest.warns(DeprecationWarning, match="write that") as told:
+        assert getattr(vitscope.bench, old) is now
+    assert now.__name__ in str(told[0].message)
+    assert told[0].filename == __file__
+    with pytest.raises(AttributeError, match="no attribute 'other'"):
+        vitscope.bench.other  # noqa: B018
 
 
 def test_trivial_maps_know_nothing_and_repeat():
@@ -127,3 +140,14 @@ def test_an_interval_covers_the_mean_as_often_as_it_says():
     assert 178 <= hits <= 199
     assert Estimate.of([3.0]) == Estimate(3.0, 3.0, 3.0, 1)
     assert Estimate.of([1.0, 1.0]).high == 1.0
+
+
+def test_a_mean_over_none_is_no_number_and_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = Estimate.of([])
+    assert found.n == 0
+    assert np.isnan([found.mean, found.low, found.high]).all()
+    some = Estimate.of([0.5])
+    (line,) = sensitivity_table([TwoObjectMass("cdam", some, some, found, 0)]).lines
+    assert [cell.text for cell in line] == ["cdam", "0.50", "0.50", "–"]

@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 
 from tests.bench.made import NAMES, TYPES, row, rows_of_values, write
-from vitscope.bench.sets import key_of
+from vitscope.bench.sets import fold_key
 from vitscope.bench.statistics import interval, ranks, resampled_means
 from vitscope.bench.summarise import summarise
 from vitscope.datasets import open_dataset
@@ -120,7 +120,7 @@ def test_values_of_a_set_are_those_of_all_at_once(tmp_path, metric):
     for seed, method in enumerate(("daam", "random")):
         result = metric(*_maps_and_truth(n, seed))
         state = metric.state()
-        state.update(result, [key_of(image) for image in images])
+        state.update(result, [fold_key(image) for image in images])
         truth[method] = state.compute()
         for name, column in rows_of(metric, result).items():
             rows += [row(image, method, name, value) for image, value in zip(images, column.tolist(), strict=True)]
@@ -160,6 +160,45 @@ def test_a_set_without_its_curves_says_so(tmp_path):
     line = lines_of(summarise(write(tmp_path, rows)))["daam", "curve/best"]
     assert line.mean is None
     assert "two folds" in line.note
+
+
+def test_a_set_of_which_every_image_failed_is_told_once(tmp_path):
+    rows = [
+        row(f"i{k}", "daam", name, None, error="flat") for k in range(3) for name in ("curve/best", "curve/threshold")
+    ]
+    summary = summarise(write(tmp_path, rows))
+    assert {(line.metric, line.mean, line.n, line.errors, line.over_set) for line in summary.lines} == {
+        (name, None, 0, 3, True) for name in ("curve/best", "curve/threshold")
+    }
+    assert len(summary.lines) == 2
+
+
+def test_an_image_counts_once_in_a_set(tmp_path):
+    """By whatever rows there are of it: of the picture's own values, of the curve, or of the value of the set."""
+    rng = np.random.default_rng()
+    metric, n, rows = ThresholdCurve(steps=11), 40, []
+    columns = {name: column.tolist() for name, column in rows_of(metric, metric(*_maps_and_truth(n, 0))).items()}
+    fates = {method: rng.choice(["whole", "failed", "told", "undefined", "none"], n) for method in ("daam", "random")}
+    fates["daam"][:5] = ["whole", "whole", "failed", "undefined", "none"]
+    for method, fate in fates.items():
+        for k, what in enumerate(fate):
+            image, names = f"i{k:05d}", ["curve/area:steps=11", "curve/oracle:steps=11"]
+            if what == "whole":
+                rows += [row(image, method, name, column[k]) for name, column in columns.items()]
+            elif what in ("failed", "told"):
+                names = names if what == "failed" else ["curve/best:steps=11"]
+                rows += [row(image, method, name, None, error="flat") for name in names]
+            elif what == "undefined":
+                rows += [row(image, method, name, float("nan")) for name in names]
+    seen = np.any([fate != "none" for fate in fates.values()], axis=0)
+    lines = [line for line in summarise(write(tmp_path, rows), resamples=20, write=False).lines if line.over_set]
+    assert {(line.method, line.metric) for line in lines} == {
+        (method, f"curve/{name}:steps=11") for method in fates for name in ("best", "threshold")
+    }
+    for line in lines:
+        fate = fates[line.method][seen]
+        expected = [np.isin(fate, kinds).sum() for kinds in (["whole"], ["failed", "told"], ["undefined"], ["none"])]
+        assert [line.n, line.errors, line.undefined, line.missing] == expected
 
 
 def test_curves_and_classes(tmp_path):

@@ -183,6 +183,19 @@ def test_max_box_accuracy_is_the_loop_over_thresholds_and_boxes():
     assert halves[0].compute() == pytest.approx(expected)
 
 
+def test_painted_boxes_are_those_of_a_loop_and_cut_at_the_edges():
+    """Boxes that lie wholly outside paint nothing: an end before -1 is no index from behind."""
+    rng = np.random.default_rng()
+    height, width = size = tuple(rng.integers(1, 15, 2).tolist())
+    corners = rng.integers(-20, 20, (30, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(0, 12, (30, 2))], axis=1)
+    for left, top, right, bottom in [*boxes.tolist(), (-10, -10, -5, -5), (-1, -1, -1, -1)]:
+        found = painted([(left, top, right, bottom)], size)
+        for y in range(height):
+            for x in range(width):
+                assert found[y, x].item() == (left <= x <= right and top <= y <= bottom)
+
+
 def test_box_iou_counts_pixels():
     rng = np.random.default_rng()
     ours, theirs = boxes_of(rng, (20, 17), 5), boxes_of(rng, (20, 17), 4)

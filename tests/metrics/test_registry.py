@@ -30,11 +30,14 @@ from vitscope.metrics import (
     over_alterations,
     possible,
     published,
+    register_metric,
     result_of,
     rows_of,
 )
+from vitscope.metrics.base import described
 from vitscope.metrics.presets import WHOLE
 from vitscope.metrics.regions import painted
+from vitscope.metrics.registry import whole_of
 
 SIZE = (32, 48)
 METRICS = list(computations(as_metrics(PRESETS["all"].metrics)))
@@ -157,6 +160,21 @@ def test_facts_are_whole(facts):
     assert facts.paper
     assert facts.range[0] < facts.range[1]
     assert facts.needs_model == (facts.kind in ("forward", "explain"))
+
+
+def test_what_is_measured_a_part_at_a_time_is_declared():
+    assert {name.split("/")[0] for name, one in as_metrics(METRICS).items() if whole_of(one.metric) == "sanity"} == {
+        "sanity"
+    }
+    assert [type(metric).__name__ for metric in METRICS if whole_of(metric) == "mosaics"] == ["GridPointing"]
+
+    class Strange:
+        facts = described("strange", "map", "none", "a test's", {"value": ("Strange", True)})
+        parameter = ""
+        whole = "mosaic"
+
+    with pytest.raises(ValueError, match="strange is measured by 'mosaic'; there is sanity, mosaics"):
+        register_metric(Strange)
 
 
 @pytest.mark.parametrize("name", default_names())

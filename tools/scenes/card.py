@@ -20,7 +20,7 @@ from torch import nn
 from pictures import normalise
 from train import PLANS
 from vitscope import Explainer
-from vitscope.bench import ClassSensitivity, Estimate, Localization, class_sensitivity, localization
+from vitscope.bench import Estimate, Localization, TwoObjectMass, localization, two_object_mass
 from vitscope.datasets import CLASSES, Knobs, Scene, Scenes, with_mark
 from vitscope.datasets.scenes import KINDS
 from vitscope.demo import METHODS
@@ -210,8 +210,8 @@ def localization_rows() -> list[Localization]:
 
 
 @cache
-def sensitivity_rows() -> list[ClassSensitivity]:
-    return class_sensitivity(Explainer("scenes"), METHODS, Scenes(500, "two", seed=53))
+def sensitivity_rows() -> list[TwoObjectMass]:
+    return two_object_mass(Explainer("scenes"), METHODS, Scenes(500, "two", seed=53))
 
 
 FIGURES: dict[str, tuple[Path, Callable[[Path], list[str]]]] = {

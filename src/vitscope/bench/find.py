@@ -116,14 +116,20 @@ def _line(
 def _of_set(
     found: Computation, block: Block, methods: Sequence[str], images: Sequence[str], settings: Settings
 ) -> Told:
-    """Of every value of the whole set."""
+    """Of every value of the whole set; an image counts once: as measured, failed, undefined or missing."""
     facts = found.over_set
-    needed = [name for name in found.rows if name not in found.values]
-    if not facts or not needed:
+    if not facts or not (found.summed or found.without):
         return []
     given = [set_values(found, block, m, images, settings.resamples, settings.seed) for m in range(len(methods))]
-    states = np.stack([block.known[name] for name in needed])
-    counts = {kind: (states == kind).any(axis=0).sum(axis=1) for kind in (NONE, UNDEFINED, ERROR)}
+    states = np.stack([block.known[name] for name in found.rows])  # k m n
+    left = np.ones(states.shape[1:], dtype=bool)
+    if found.summed:
+        left = np.any([block.known[name] != VALUE for name in found.summed], axis=0)
+    counts = {}
+    for kind in (ERROR, UNDEFINED):
+        here = left & (states == kind).any(axis=0)
+        counts[kind], left = here.sum(axis=1), left & ~here
+    counts[NONE] = left.sum(axis=1)
     out: Told = []
     for name, one in facts.items():
         lines = []

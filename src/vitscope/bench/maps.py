@@ -13,9 +13,10 @@ import pyarrow as pa
 import torch
 
 from vitscope.attribution import Subject
+from vitscope.bench.digests import parameters_of, target_of
 from vitscope.bench.maps_plan import Kind, MapsPlan
 from vitscope.bench.on_ray import OnRay, facts_of
-from vitscope.bench.plan import Part, parameters_of
+from vitscope.bench.plan import Part
 from vitscope.bench.run import Outcome, Progress, in_turn, run_parts
 from vitscope.bench.store import Store
 from vitscope.bench.worker import Advance, Computed, Say, halving
@@ -107,10 +108,10 @@ class MapsWorker:
         records: list[Record] = []
         said: dict[str, Any] = {}
 
-        def compute(paths: Sequence[str], alone: bool) -> None:
+        def compute(paths: Sequence[str], _: bool) -> None:
             fresh, ready = self._read(paths)
             if ready:
-                fresh += self._explain(ready, alone, said)
+                fresh += self._explain(ready, said)
             records.extend(fresh)
 
         paths = self.plan.images[part.start : part.stop]
@@ -138,7 +139,7 @@ class MapsWorker:
                 ready.append((path, found))
         return failed, ready
 
-    def _explain(self, ready: Sequence[tuple[str, Batch]], alone: bool, said: dict[str, Any]) -> list[Record]:
+    def _explain(self, ready: Sequence[tuple[str, Batch]], said: dict[str, Any]) -> list[Record]:
         """The rows of a batch.
 
         Raises:
@@ -165,7 +166,7 @@ class MapsWorker:
 
     def _explain_alone(self, one: tuple[str, Batch], said: dict[str, Any]) -> list[Record]:
         try:
-            return self._explain([one], True, said)
+            return self._explain([one], said)
         except VitscopeError as error:
             return self._failed(one[0], text_of(error))
 
@@ -197,10 +198,13 @@ def store_maps(
         batch_size, readers, resume, overwrite, engine, progress, say: as for `bench`.
 
     Raises:
-        VitscopeError: the folder holds another run or cannot be written, or the disk is full.
+        VitscopeError: the target is another than the plan's, the folder holds another run or cannot be written, or the
+            disk is full.
     """
+    if target_of(target) != plan.target:
+        raise VitscopeError(f"the target is another than when the run was planned ({plan.asked}); plan with the same")
     store = Store.begin(Path(folder), plan.describe(), plan.hash, resume=resume, overwrite=overwrite)
-    facts = {**facts_of(engine, next(explainer.anatomy.model.parameters()).device), "kind": "maps"}
+    facts = {**facts_of(engine, explainer), "kind": "maps"}
     if engine is not None:
         build = partial(worker_of, plan, target, batch_size)
         return run_parts(plan, store, engine.over(build, explainer, say), facts, progress)

@@ -11,7 +11,8 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Literal
 
-from vitscope.bench.plan import PART, Part, deciding, hash_of, parameters_of, parts_of
+from vitscope.bench.digests import parameters_of, target_of
+from vitscope.bench.plan import PART, Part, deciding, hash_of, parts_of
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.methods import as_methods
@@ -30,7 +31,8 @@ class MapsPlan:
         parameters: SHA-256 of all parameters and buffers.
         images: paths.
         methods: labels, with their options.
-        asked: the target as it was named, and in words.
+        asked: the target in words.
+        target: SHA-256 of all that it is made of: two concepts, or banks, may be called the same.
         preprocessing: of the pictures.
         dtype: of the maps' values.
         max_forwards: for methods that sample altered pictures.
@@ -45,6 +47,7 @@ class MapsPlan:
     images: tuple[str, ...] = field(repr=False)
     methods: tuple[str, ...] = ()
     asked: str = ""
+    target: str = ""
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     dtype: Kind = "float32"
     max_forwards: int | None = None
@@ -106,6 +109,7 @@ def plan_maps(
         images=paths,
         methods=tuple(labels),
         asked=target.describe(explainer.names),
+        target=target_of(target),
         preprocessing=explainer.preprocessing.describe(),
         dtype=dtype,
         max_forwards=max_forwards,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,8 +36,8 @@ Row = tuple[str, str, str, float | None, int | None, int | None, str | None]
 
 
 @dataclass
-class Rows:
-    """Rows under way.
+class RowBuffer:
+    """Rows that are not written yet.
 
     Attributes:
         rows: so far.
@@ -48,7 +49,7 @@ class Rows:
     left_out: dict[str, set[str]] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
 
-    def take(self, other: Rows) -> None:
+    def take(self, other: RowBuffer) -> None:
         """Add another's."""
         self.rows += other.rows
         self.failed |= other.failed
@@ -61,11 +62,15 @@ class Rows:
             for label in labels:
                 self._null(image, label, task, None, None, reason)
 
-    def add(self, task: Task, label: str, traced: Traced, there: Tensor, result: Result | str) -> None:
+    def add(
+        self, task: Task, label: str, traced: Traced, result: Result | str, truth: BatchTruth | None = None
+    ) -> None:
         """One method's values of a batch, or why there are none; NaN where a value is not defined for a picture.
 
-        Where the metric's truth is not known of a picture, its values are not defined either.
+        Where the metric's truth is not known of a picture, its values are not defined either; where it cannot be read,
+        that is the error. None is for a metric that brings its own.
         """
+        kind = task.facts.truth
         targets = traced.classes[traced.asked[task.asks[0]]].tolist()
         columns = {} if isinstance(result, str) else kept(task, result)
         for image, shot in enumerate(traced.shots):
@@ -73,10 +78,14 @@ class Rows:
             target = int(targets[image])
             if traced.left_out(task, image):
                 self.left_out.setdefault(task.preset, set()).add(shot.id)
-            elif reason := traced.why_not(task, label, image) or (result if isinstance(result, str) else None):
+            elif reason := (
+                traced.why_not(task, label, image)
+                or (truth and truth.why_not(kind, image))
+                or (result if isinstance(result, str) else None)
+            ):
                 self._null(shot.id, label, task, target, predicted, reason)
-            elif not there[image]:
-                for name in task.names:
+            elif truth is not None and not truth.there[kind][image]:
+                for name in task.rows:
                     self.rows.append((shot.id, label, name, float("nan"), target, predicted, None))
             else:
                 for name, values in columns.items():
@@ -96,7 +105,7 @@ def kept(task: Task, result: Result) -> dict[str, list[float]]:
 
 
 def measure(
-    explainer: Explainer, methods: Mapping[str, Method], group: Group, traced: Traced, rows: Rows, alone: bool
+    explainer: Explainer, methods: Mapping[str, Method], group: Group, traced: Traced, rows: RowBuffer, alone: bool
 ) -> None:
     """All batched metrics of a group, for all methods.
 
@@ -109,7 +118,7 @@ def measure(
         alone: whether the batch is one picture by itself, so that what a metric fails at is a row; otherwise it raises.
 
     Raises:
-        Exception: whatever a metric or a mask fails at, where not `alone`; a lack of memory always.
+        Exception: whatever a metric fails at, where not `alone`; a lack of memory always.
     """
     left = [place for place in range(len(traced.shots)) if not _left_out_by_all(group, traced, place, rows)]
     if not left:
@@ -121,18 +130,12 @@ def measure(
     forwards = Forwards(scorer, traced.pictures, traced.found.logits.to(traced.pictures.tensor.device), at_once)
     for task in group.batched:
         compute = {"map": _of_map, "pair": _of_pair, "forward": _of_forward, "explain": _of_stability}[task.facts.kind]
-        there = truth.there[task.facts.truth]
-        try:
-            results = compute(explainer, methods, task, traced, truth, forwards)
-        except Exception as error:
-            if not alone or out_of_memory(error):
-                raise
-            results = dict.fromkeys(methods, text_of(error))
+        results = _results(partial(compute, explainer, task, traced, truth, forwards), methods, alone)
         for label in methods:
-            rows.add(task, label, traced, there, results.get(label, f"{label} gave no map of the altered pictures"))
+            rows.add(task, label, traced, results.get(label, f"{label} gave no map of the altered pictures"), truth)
 
 
-def _left_out_by_all(group: Group, traced: Traced, image: int, rows: Rows) -> bool:
+def _left_out_by_all(group: Group, traced: Traced, image: int, rows: RowBuffer) -> bool:
     """Whether no task wants the picture, which is then not measured; the rows are told."""
     if not all(traced.left_out(task, image) for task in group.batched):
         return False
@@ -144,12 +147,25 @@ def _left_out_by_all(group: Group, traced: Traced, image: int, rows: Rows) -> bo
 Results = dict[str, Result | str]
 
 
-def _of_map(_: Any, methods: Mapping[str, Method], task: Task, traced: Traced, truth: BatchTruth, __: Any) -> Results:
+def _results(compute: Callable[[Mapping[str, Method]], Results], methods: Mapping[str, Method], alone: bool) -> Results:
+    """Of one metric; where it fails at a picture alone, method by method, so that each failure is its own method's."""
+    try:
+        return compute(methods)
+    except Exception as error:
+        if not alone or out_of_memory(error):
+            raise
+        if len(methods) == 1:
+            return dict.fromkeys(methods, text_of(error))
+    each = (_results(compute, {label: method}, alone) for label, method in methods.items())
+    return {label: result for found in each for label, result in found.items()}
+
+
+def _of_map(_: Any, task: Task, traced: Traced, truth: BatchTruth, __: Any, methods: Mapping[str, Method]) -> Results:
     known = truth.of(task.facts.truth)
     return {label: task.metric(traced.maps(task.asks[0], label), known) for label in methods}  # type: ignore[operator]
 
 
-def _of_pair(_: Any, methods: Mapping[str, Method], task: Task, traced: Traced, truth: BatchTruth, __: Any) -> Results:
+def _of_pair(_: Any, task: Task, traced: Traced, truth: BatchTruth, __: Any, methods: Mapping[str, Method]) -> Results:
     known = truth.of(task.facts.truth)
     first, second = task.asks
     return {
@@ -159,14 +175,14 @@ def _of_pair(_: Any, methods: Mapping[str, Method], task: Task, traced: Traced, 
 
 
 def _of_forward(
-    _: Any, methods: Mapping[str, Method], task: Task, traced: Traced, __: Any, forwards: Forwards
+    _: Any, task: Task, traced: Traced, __: Any, forwards: Forwards, methods: Mapping[str, Method]
 ) -> Results:
     results = evaluate([(task.metric, traced.maps(task.asks[0], label)) for label in methods], forwards)  # type: ignore[misc]
     return dict(zip(methods, results, strict=True))
 
 
 def _of_stability(
-    explainer: Explainer, methods: Mapping[str, Method], task: Task, traced: Traced, _: Any, __: Any
+    explainer: Explainer, task: Task, traced: Traced, _: Any, __: Any, methods: Mapping[str, Method]
 ) -> Results:
     explained = traced.classes[traced.asked["explained"]].tolist()
 

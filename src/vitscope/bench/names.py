@@ -20,6 +20,8 @@ class Computation:
         values: full name -> its facts, None where unknown: one value an image.
         parts: full names that the state alone reads.
         points: curve's name without group -> x -> full name.
+        without: full names of values of a set under which images stand of which there is no value: that failed, or
+            whose truth is not known. A metric of which such values alone are asked has no other name for them.
     """
 
     metric: Metric | None
@@ -28,11 +30,17 @@ class Computation:
     values: dict[str, Facts | None] = field(default_factory=dict)
     parts: list[str] = field(default_factory=list)
     points: dict[str, dict[float, str]] = field(default_factory=dict)
+    without: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> list[str]:
         """All of its rows' names."""
-        return [*self.values, *self.parts, *(name for curve in self.points.values() for name in curve.values())]
+        return [*self.values, *self.without, *self.summed]
+
+    @property
+    def summed(self) -> list[str]:
+        """Those that its state reads: parts and points."""
+        return [*self.parts, *(name for curve in self.points.values() for name in curve.values())]
 
     @property
     def over_set(self) -> dict[str, Facts]:
@@ -65,7 +73,11 @@ def computations_of(names: Iterable[str]) -> list[Computation]:
             one.parts.append(full)
         else:
             known = () if metric is None else metric.facts
-            one.values[full] = next((facts for facts in known if facts.name == f"{group}/{value}"), None)
+            facts = next((facts for facts in known if facts.name == f"{group}/{value}"), None)
+            if facts is not None and facts.over_set:
+                one.without.append(full)
+            else:
+                one.values[full] = facts
     return list(found.values())
 
 

@@ -148,9 +148,11 @@ class OnRay:
             say(f"{lack}; those that find no room wait for it")
 
 
-def facts_of(on: OnRay | None, device: object) -> Mapping[str, Any]:
-    """Of an engine, for the manifest."""
-    return {"device": str(device or "cpu"), "engine": "local"} if on is None else on.describe()
+def facts_of(on: OnRay | None, explainer: Explainer) -> Mapping[str, Any]:
+    """Of an engine, for the manifest; the local one computes where its model is."""
+    if on is not None:
+        return on.describe()
+    return {"device": str(next(explainer.anatomy.model.parameters()).device), "engine": "local"}
 
 
 def _knock(address: str) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from vitscope.bench.digests import annotations_of, files_of, parameters_of
 from vitscope.bench.tasks import Group, groups_of
 from vitscope.bench.truth import kinds_of_truth
 from vitscope.datasets import Dataset, open_dataset
@@ -66,7 +66,8 @@ class Plan:
         weights: the file that was named, or None.
         parameters: SHA-256 of all parameters and buffers.
         source: the data set as it was named, with its options.
-        dataset: what makes the data the same again (`open_dataset`), the SHA-256 of the pictures' names among it.
+        dataset: what makes the data the same again (`open_dataset`), the SHA-256 of the pictures' names among it; and
+            of data that lie in files, that of the `annotations`, and of the `files` that its options name.
         methods: labels, with their options.
         presets: metrics with their preprocessing, target and choice of pictures.
         truth: what the data set can tell.
@@ -133,13 +134,19 @@ class Plan:
 
         Raises:
             DatasetError: it is not there.
-            VitscopeError: its pictures are others than the plan's.
+            VitscopeError: its pictures, or the files that its options name, are others than the plan's.
         """
         found = dataset_of(self.source, self.dataset["root"], self.dataset["limit"], self.dataset["seed"])
         if found.provenance["ids"] != self.dataset["ids"]:
             raise VitscopeError(
                 f"{self.dataset['root'] or self.source}: holds other pictures than when the run was planned; "
                 "put them back, or begin a new run in another folder"
+            )
+        here, planned = _behind(found, annotations=False), self.dataset.get("files", {})
+        if other := [key for key, digest in planned.items() if here.get("files", {}).get(key) != digest]:
+            raise VitscopeError(
+                f"{self.source}: the file of {other[0]}= is another than when the run was planned; put it back, or "
+                "begin a new run in another folder"
             )
         return found
 
@@ -211,7 +218,7 @@ def make_plan(
         weights=None if explainer.source["weights"] is None else str(explainer.source["weights"]),
         parameters=parameters_of(anatomy.model),
         source=source,
-        dataset=dict(dataset.provenance),
+        dataset={**dataset.provenance, **_behind(dataset)},
         methods=tuple(labels),
         presets=tuple(presets),
         truth=truth,
@@ -230,33 +237,41 @@ def dataset_of(source: str, root: str | os.PathLike[str] | None, limit: int | No
     return open_dataset(source, None if root is None else Path(root).resolve(), limit=limit, seed=seed)
 
 
-def parameters_of(model: nn.Module) -> str:
-    """SHA-256 of a model's parameters and buffers, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def deciding(content: Mapping[str, Any]) -> dict[str, Any]:
     """What of a plan decides its rows: not where the weights or the data lie, nor how forwards are made faster.
 
-    The weights are known by their own hash, the data by that of the pictures' names and by their folder's own name, as
-    pictures of another folder may be called the same. A precision of float32 goes without saying, so that runs from
-    before there was another go on.
+    The weights are known by their own hash, the data by that of the pictures' names and annotations and by their
+    folder's own name, as pictures of another folder may be called the same. In place of a file that the data set's
+    options name stands its content's; the source as it was typed, which names it too, is then left out, as the options
+    say the same. A precision of float32 goes without saying, so that runs from before there was another go on.
+
+    Args:
+        content: from `Plan.describe`, `MapsPlan.describe`, or as a manifest has it: no file is looked at.
     """
     precision = content["running"]["precision"]
     kept = {key: value for key, value in content.items() if key not in ("weights", "running")}
-    if root := kept.get("dataset", {}).get("root"):
-        kept["dataset"] = {**kept["dataset"], "root": Path(root).name}
+    data = dict(kept.get("dataset", {}))
+    if root := data.get("root"):
+        kept["dataset"] = data = data | {"root": Path(root).name}
+    if files := data.pop("files", None):
+        kept["dataset"] = data | {"options": {**data["options"], **files}}
+        del kept["source"]
     return kept if precision == "float32" else kept | {"precision": precision}
 
 
 def hash_of(content: Mapping[str, Any]) -> str:
     """SHA-256 of the canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _behind(dataset: Dataset, annotations: bool = True) -> dict[str, Any]:
+    """What decides the truth of an opened data set beside its pictures' names; of drawn data its options say all."""
+    facts = dataset.provenance
+    files = files_of(facts["dataset"], facts["options"])
+    found: dict[str, Any] = {"files": files} if files else {}
+    if annotations and dataset.info.needs_root:
+        found["annotations"] = annotations_of(dataset)
+    return found
 
 
 def _presets(metrics: str | Sequence[str | Preset], asked: dict[str, Any]) -> list[Preset]:

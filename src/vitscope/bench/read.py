@@ -60,13 +60,15 @@ def read_maps(folder: str | os.PathLike[str], methods: Sequence[str] | None = No
     """
     for file in parts_in(folder):
         try:
-            part = pq.ParquetFile(file)
-            if not COLUMNS.issubset(part.schema_arrow.names):
-                raise VitscopeError(f"{file}: holds no maps; give a folder that vitscope explain --store parquet wrote")
-            for batch in part.iter_batches(batch_size=256):
-                for place, record in enumerate(batch.drop_columns(["values"]).to_pylist()):
-                    if methods is None or record["method"] in methods:
-                        yield _stored(record, batch.column("values")[place], file)
+            with pq.ParquetFile(file) as part:
+                if not COLUMNS.issubset(part.schema_arrow.names):
+                    raise VitscopeError(
+                        f"{file}: holds no maps; give a folder that vitscope explain --store parquet wrote"
+                    )
+                for batch in part.iter_batches(batch_size=256):
+                    for place, record in enumerate(batch.drop_columns(["values"]).to_pylist()):
+                        if methods is None or record["method"] in methods:
+                            yield _stored(record, batch.column("values")[place], file)
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise VitscopeError(f"{file}: cannot be read ({error}); delete it and run again with --resume") from error
 

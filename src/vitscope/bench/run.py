@@ -90,7 +90,7 @@ def bench(
         plan: from `make_plan`.
         folder: for the parts and the manifest.
         explainer: of the plan's model, where it is at hand.
-        device: for a model that is loaded.
+        device: for a model that is loaded; one at hand stays where it is.
         batch_size: pictures in a pass; the rows do not depend on it, but for the rounding of the model's own numbers.
         readers: processes that read pictures ahead of the passes; 0 reads in this one, None leaves it to the machine.
             An engine's workers read their own.
@@ -104,13 +104,13 @@ def bench(
         VitscopeError: model, data or folder do not go with the plan, or the disk is full.
     """
     store = Store.begin(Path(folder), plan.describe(), plan.hash, resume=resume, overwrite=overwrite)
-    facts = {**facts_of(engine, device), **manifest_of(plan)}
-    if explainer is not None:
-        facts["classes"] = list(explainer.names.names)
+    known = {} if explainer is None else {"classes": list(explainer.names.names)}
+    explainer = explainer or plan.load(None if engine else device)
+    facts = {**facts_of(engine, explainer), **manifest_of(plan), **known}
     if engine is not None:
         build = partial(worker_of, plan, batch_size)
-        return run_parts(plan, store, engine.over(build, explainer or plan.load(), say), facts, progress)
-    worker = Worker(plan, explainer=explainer, device=device, batch_size=batch_size, readers=readers, say=say)
+        return run_parts(plan, store, engine.over(build, explainer, say), facts, progress)
+    worker = Worker(plan, explainer=explainer, batch_size=batch_size, readers=readers, say=say)
     return run_parts(plan, store, in_turn(worker), facts, progress)
 
 

@@ -49,7 +49,7 @@ class Localization:
 
 
 @dataclass(frozen=True)
-class ClassSensitivity:
+class TwoObjectMass:
     """Where the positive mass goes when a two-class scene is asked for either class.
 
     Attributes:
@@ -109,9 +109,9 @@ def localization(
     return rows
 
 
-def class_sensitivity(
+def two_object_mass(
     explainer: Explainer, methods: Wanted, scenes: Sequence[Scene], progress: Progress = lambda done: None
-) -> list[ClassSensitivity]:
+) -> list[TwoObjectMass]:
     """Ask two-class scenes for either class, and see on which object the positive mass lies, baselines last.
 
     A class-agnostic method has one map, which is held against both questions.
@@ -138,9 +138,7 @@ def class_sensitivity(
         on_asked, on_other = zip(*pairs, strict=True)
         preference = [mine / (mine + theirs) for mine, theirs in pairs if mine + theirs > 0]
         rows.append(
-            ClassSensitivity(
-                label, Estimate.of(on_asked), Estimate.of(on_other), Estimate.of(preference), failures[label]
-            )
+            TwoObjectMass(label, Estimate.of(on_asked), Estimate.of(on_other), Estimate.of(preference), failures[label])
         )
     return rows
 

@@ -38,7 +38,7 @@ class SetValues:
     note: str = ""
 
 
-def key_of(image: str) -> int:
+def fold_key(image: str) -> int:
     """A whole number of an image's name alone, by which a set is split in folds."""
     return int.from_bytes(hashlib.blake2b(image.encode(), digest_size=8).digest(), "big") >> 1
 
@@ -58,7 +58,9 @@ def set_values(
         resamples: how many draws are wanted.
         seed: of the draws.
     """
-    needed = [name for name in found.rows if name not in found.values]
+    needed = found.summed
+    if not needed and found.without:
+        return SetValues({}, {}, 0, "no image has a value")
     if not needed:
         return SetValues({}, {}, 0, "needs rows that this run did not keep; run again with the curves")
     there = np.all([block.known[name][method] == VALUE for name in needed], axis=0)
@@ -66,7 +68,7 @@ def set_values(
     columns = {name: torch.from_numpy(block.values[name][method, present]) for name in needed}
     assert found.metric is not None
     whole = result_of(found.metric, columns)
-    keys = np.array([key_of(images[place]) for place in present.tolist()], dtype=np.int64)
+    keys = np.array([fold_key(images[place]) for place in present.tolist()], dtype=np.int64)
     try:
         values = _of_state(found, whole, keys)
     except (MetricError, KeyError) as error:

@@ -14,7 +14,7 @@ _CELLS = 1 << 22
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` images and the ends of its 95 % interval."""
+    """A mean over `n` images and the ends of its 95 % interval; NaN, all three, over none."""
 
     mean: float
     low: float
@@ -25,6 +25,8 @@ class Estimate:
     def of(cls, values: Sequence[float]) -> Estimate:
         """Of one value an image; the interval is the percentile bootstrap's, over images, 2000 resamples, seed 0."""
         array = np.asarray(values, dtype=np.float64)
+        if not len(array):
+            return cls(np.nan, np.nan, np.nan, 0)
         mean = float(array.mean())
         if len(array) < 2 or np.ptp(array) == 0:
             return cls(mean, mean, mean, len(array))

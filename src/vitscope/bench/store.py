@@ -28,6 +28,7 @@ from vitscope.parse import parse_json
 
 MANIFEST = "manifest.json"
 PARTS = "parts"
+TABLES = "tables"
 SCHEMA_VERSION = 1
 _HASH = b"vitscope.run"
 _FACTS = b"vitscope.facts"
@@ -65,7 +66,7 @@ class Store:
         store = cls(folder, hash_)
         with _told(folder):
             (folder / PARTS).mkdir(parents=True, exist_ok=True)
-        there = store.manifest()
+        there = None if overwrite else store.manifest()  # a damaged one is no obstacle to what takes its place
         if overwrite:
             store._clear()
         elif there is not None and there.get("hash") != hash_:
@@ -79,8 +80,8 @@ class Store:
         elif there is None and any((folder / PARTS).glob("*.parquet")):
             raise VitscopeError(f"{folder}: holds parts without a manifest; choose another folder, or add --overwrite")
         with _told(folder):
-            for left in (folder / PARTS).glob(".*.tmp"):
-                if not _alive(left.suffixes[-2][1:]):  # another process may be at the same run
+            for left in (*folder.glob(f".{MANIFEST}.*.tmp"), *(folder / PARTS).glob(".part-*.parquet.*.tmp")):
+                if not _alive(left.name.split(".")[-2]):  # another process may be at the same run
                     left.unlink(missing_ok=True)
         return store
 
@@ -164,6 +165,8 @@ class Store:
         """Take away what a run wrote; the manifest last, so that an interruption is seen."""
         with _told(self.folder):
             for file in (self.folder / PARTS).glob("part-*.parquet"):
+                file.unlink()
+            for file in (each for end in ("md", "tex") for each in (self.folder / TABLES).glob(f"*.{end}")):
                 file.unlink()
             for name in (*_BESIDE, MANIFEST):
                 (self.folder / name).unlink(missing_ok=True)

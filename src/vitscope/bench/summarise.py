@@ -13,6 +13,7 @@ from vitscope.bench.findings import Findings, Line, Settings
 from vitscope.bench.names import computations_of
 from vitscope.bench.page import page_of
 from vitscope.bench.rows import Rows
+from vitscope.bench.store import TABLES
 from vitscope.bench.summary import Compared, Summary
 from vitscope.bench.tables import curves_csv, lines_csv, pairs_csv, tables
 from vitscope.errors import MethodError, VitscopeError
@@ -62,11 +63,11 @@ def write_all(summary: Summary) -> None:
         "summary.csv": lines_csv(summary),
         "pairs.csv": pairs_csv(summary),
         "curves.csv": curves_csv(summary),
-        **{f"tables/{name}": text for name, text in tables(summary).items()},
+        **{f"{TABLES}/{name}": text for name, text in tables(summary).items()},
         "page.html": page_of(summary),
     }
     try:
-        (summary.folder / "tables").mkdir(exist_ok=True)
+        (summary.folder / TABLES).mkdir(exist_ok=True)
         for name, text in files.items():
             path = summary.folder / name
             unfinished = path.with_name(f".{path.name}.unfinished")

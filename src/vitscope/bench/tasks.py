@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vitscope.errors import MetricError
 from vitscope.metrics import Asked, Metric, Preset, computations, possible
-from vitscope.metrics.base import Facts
+from vitscope.metrics.base import Facts, Whole
+from vitscope.metrics.registry import whole_of
 
 
 @dataclass(frozen=True)
 class Task:
-    """One metric, as one preset asks for it.
+    """One metric, as a preset asks for it, or several that are alike.
 
     Attributes:
         metric: with its options.
         names: full names of its values that are asked for, one a picture.
         over_set: full names of those that are of the whole set.
-        preset: whose it is.
+        preset: whose it is; several have commas between.
         correct: whether misclassified pictures are left out.
     """
 
@@ -29,6 +30,15 @@ class Task:
     over_set: tuple[str, ...]
     preset: str
     correct: bool
+
+    def with_(self, other: Task) -> Task:
+        """With the values that an alike preset asks for, of the same metric."""
+        return replace(
+            self,
+            names=self.names + other.names,
+            over_set=self.over_set + other.over_set,
+            preset=f"{self.preset}, {other.preset}",
+        )
 
     @property
     def facts(self) -> Facts:
@@ -46,11 +56,9 @@ class Task:
         return getattr(self.metric, "asks", ("explained",))
 
     @property
-    def whole(self) -> str:
+    def whole(self) -> Whole:
         """What it does with a part as a whole: "sanity", "mosaics", or "" where it goes batch by batch."""
-        if hasattr(self.metric, "steps") and hasattr(self.metric, "compare"):
-            return "sanity"
-        return "mosaics" if self.facts.name.startswith("grid_pointing/") else ""
+        return whole_of(self.metric)
 
 
 @dataclass(frozen=True)
@@ -87,11 +95,12 @@ def groups_of(presets: Sequence[Preset], truth: Sequence[str]) -> tuple[list[Gro
     """What is to be computed, and what the data set cannot answer: full name -> why.
 
     Raises:
-        MetricError: nothing is possible, or two presets ask for one value in two ways.
+        MetricError: nothing is possible, or two presets ask for one metric in two ways: it has one curve a picture.
     """
-    tasks: dict[str, list[Task]] = {}
+    tasks: dict[str, dict[Metric, Task]] = {}
     settings: dict[str, Preset] = {}
-    owners: dict[str, Preset] = {}
+    owners: dict[Metric, Preset] = {}
+    asked: set[str] = set()
     skipped: dict[str, str] = {}
     for preset in presets:
         chosen, lacking = possible(preset.chosen(), truth)
@@ -103,21 +112,25 @@ def groups_of(presets: Sequence[Preset], truth: Sequence[str]) -> tuple[list[Gro
         for name, one in chosen.items():
             if name in lacking:
                 continue
-            if name not in owners:
-                owners[name], wanted[name] = preset, one
-            elif not _alike(owners[name], preset):
+            owner = owners.setdefault(one.metric, preset)
+            if not _alike(owner, preset):
                 raise MetricError(
-                    f"{owners[name].name} and {preset.name} both measure {name}, each on pictures or preprocessing of "
+                    f"{owner.name} and {preset.name} both measure {name}, each on pictures or preprocessing of "
                     "its own; run them into two folders"
                 )
+            if name not in asked:
+                asked.add(name)
+                wanted[name] = one
         for metric, names in computations(wanted).items():
             single = tuple(name for name in names if not wanted[name].facts.over_set)
             rest = tuple(name for name in names if wanted[name].facts.over_set)
-            tasks.setdefault(key, []).append(Task(metric, single, rest, preset.name, preset.images == "correct"))
+            task = Task(metric, single, rest, preset.name, preset.images == "correct")
+            mine = tasks.setdefault(key, {})
+            mine[metric] = mine[metric].with_(task) if metric in mine else task
     if not tasks:
         raise MetricError(next(iter(skipped.values()), "no metric is named") + "; name others, or use another dataset")
     return [
-        Group(settings[key].preprocessing, settings[key].target, tuple(found)) for key, found in tasks.items()
+        Group(settings[key].preprocessing, settings[key].target, tuple(found.values())) for key, found in tasks.items()
     ], skipped
 
 

@@ -152,16 +152,14 @@ def shot_of(opened: Opened, own: Preprocessing, groups: Sequence[Mapping[str, An
         opened: it.
         own: the model's preprocessing.
         groups: the fields of each group that differ from it.
-        masks: whether its masks are needed, so that it is of no use without.
-
-    Raises:
-        ImageError, DatasetError: a mask that is needed cannot be read.
+        masks: whether its masks are wanted; those that cannot be read are told when they are asked for.
     """
     inputs = {
         key: prepare(opened.picture, own.replaced(**fields)).light()
         for key, fields in {key_of_inputs(fields): fields for fields in groups}.items()
     }
-    return Shot(opened.item.id, opened.item.labels or (), opened.without_picture(masks), inputs)
+    wanted = opened if masks else replace(opened, item=replace(opened.item, load_masks=None))
+    return Shot(opened.item.id, opened.item.labels or (), wanted.without_picture(needed=False), inputs)
 
 
 def trace(
@@ -198,11 +196,7 @@ def trace(
 
 
 def truth_of(traced: Traced) -> BatchTruth:
-    """What is known of the batch.
-
-    Raises:
-        ImageError, DatasetError: a mask cannot be read.
-    """
+    """What is known of the batch."""
     explained = traced.classes[traced.asked["explained"]].tolist()
     known = [
         known_of(shot.opened, geometry, target)

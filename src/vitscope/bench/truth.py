@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitscope.datasets import BACKGROUND, OBJECT, Dataset, Opened, mask_to_input
-from vitscope.errors import DatasetError
+from vitscope.errors import DatasetError, ImageError, text_of
 from vitscope.images import Geometry
 from vitscope.metrics import Truth, boxes_on_input, painted
+
+OF_MASKS = ("mask", "two masks")
+"""The kinds of truth for which masks are read."""
 
 LOOKED_AT = 50
 """Pictures whose annotations tell what a data set knows."""
@@ -58,6 +61,7 @@ class Known:
         boxes: (k 4), both ends included.
         first, second: of the two classes of a picture of two.
         ignored: pixels that are not counted.
+        why_no_masks: why its masks cannot be read, or None.
     """
 
     mask: Tensor | None = None
@@ -65,6 +69,7 @@ class Known:
     first: Tensor | None = None
     second: Tensor | None = None
     ignored: Tensor | None = None
+    why_no_masks: str | None = None
 
 
 def known_of(opened: Opened, geometry: Geometry, explained: int) -> Known:
@@ -72,9 +77,6 @@ def known_of(opened: Opened, geometry: Geometry, explained: int) -> Known:
 
     Boxes are passed on as indices of pixels, both ends included. Those that the data set's own evaluation leaves aside
     are left out where others remain. Where there are no masks, the boxes are painted.
-
-    Raises:
-        ImageError, DatasetError: a mask cannot be read.
     """
     size = geometry.crop[2:]
     boxes = None
@@ -83,7 +85,10 @@ def known_of(opened: Opened, geometry: Geometry, explained: int) -> Known:
         counted = [box for box in counted if box.label == explained] or counted
         edges = torch.tensor([box.edges for box in counted], dtype=torch.float64)
         boxes = boxes_on_input(edges - torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64), geometry)
-    masks = opened.masks
+    try:
+        masks = opened.masks
+    except (ImageError, DatasetError) as error:
+        return Known(boxes=boxes, why_no_masks=text_of(error))
     if masks is None:
         return Known(None if boxes is None else painted(boxes, size), boxes)
     mine = explained if any(region.label == explained for region in masks.regions) else None
@@ -106,11 +111,17 @@ class BatchTruth:
         two: for metrics of two things; its masks are the first one's.
         there: kind of truth -> of which pictures it is known, (b) bool. What is not known of a picture, or is nothing
             on the input, is filled in by the whole frame; what is computed of that is to be thrown away.
+        why_no_masks: a picture each, why its masks cannot be read, or None.
     """
 
     one: Truth
     two: Truth
     there: Mapping[str, Tensor]
+    why_no_masks: Sequence[str | None]
+
+    def why_not(self, kind: str, image: int) -> str | None:
+        """Why a picture's truth of this kind cannot be read; None where it can, or is not known at all."""
+        return self.why_no_masks[image] if kind in OF_MASKS else None
 
     def of(self, kind: str) -> Truth:
         """For metrics that need this kind."""
@@ -144,7 +155,8 @@ def joined(known: Sequence[Known], labels: Sequence[int | None], size: tuple[int
         "two masks": has_first & has_second,
         "label": torch.tensor([label is not None for label in labels]),
     }
-    return BatchTruth(truth, replace(truth, masks=first, others=second), there)
+    unread = [one.why_no_masks for one in known]
+    return BatchTruth(truth, replace(truth, masks=first, others=second), there, unread)
 
 
 def _carried(mask: NDArray[np.bool_], geometry: Geometry) -> Tensor:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from vitscope.bench.ask import Given, maps_of
-from vitscope.bench.measure import Rows, with_gaps
+from vitscope.bench.measure import RowBuffer, with_gaps
 from vitscope.bench.tasks import Group, Task
 from vitscope.bench.traced import Traced, batch_of
 from vitscope.errors import VitscopeError, text_of
 from vitscope.explainer import Explainer
 from vitscope.methods import Method
 from vitscope.metrics import GridMaps, Randomisation, Result, Truth, mosaics
+from vitscope.metrics.base import Whole
 
 
 def measure_whole(
-    explainer: Explainer, methods: Mapping[str, Method], group: Group, part: Sequence[Traced], rows: Rows
+    explainer: Explainer, methods: Mapping[str, Method], group: Group, part: Sequence[Traced], rows: RowBuffer
 ) -> None:
     """All metrics of a group that go part by part; where one fails, every picture has a row that says so.
 
@@ -33,12 +34,12 @@ def measure_whole(
     for task in group.of_part:
         try:
             for label, traced, result in _WHOLE[task.whole](explainer, methods, task, part):
-                rows.add(task, label, traced, torch.ones(len(traced.shots), dtype=torch.bool), result)
+                rows.add(task, label, traced, result)
         except Exception as error:
             reason = text_of(error)
             for traced in part:
                 for label in methods:
-                    rows.add(task, label, traced, torch.ones(len(traced.shots), dtype=torch.bool), reason)
+                    rows.add(task, label, traced, reason)
 
 
 @dataclass(frozen=True)
@@ -135,4 +136,4 @@ def _fours(labels: Mapping[tuple[int, int], int]) -> Iterator[list[tuple[int, in
         yield four
 
 
-_WHOLE = {"sanity": _sanity, "mosaics": _mosaics}
+_WHOLE: Mapping[Whole, Callable[..., list[Measured]]] = {"sanity": _sanity, "mosaics": _mosaics}

@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from vitscope.bench.measure import Row, Rows, measure
+from vitscope.bench.measure import Row, RowBuffer, measure
 from vitscope.bench.plan import Part, Plan
 from vitscope.bench.tasks import Group, Task
 from vitscope.bench.traced import Shot, Traced, key_of_inputs, shot_of, trace
+from vitscope.bench.truth import OF_MASKS
 from vitscope.bench.whole import measure_whole
 from vitscope.datasets import Dataset
 from vitscope.errors import text_of
@@ -68,7 +69,7 @@ def halving(
     Args:
         names: of the pictures.
         size: of a batch.
-        compute: does a batch; is told whether it is of one picture because a larger one failed.
+        compute: does a batch; is told whether it is of one picture, which is then the one that fails.
         fail: is told of a picture that fails by itself.
         advance, say: see above.
 
@@ -161,11 +162,11 @@ class Worker:
 
     def compute(self, part: Part, advance: Advance = lambda done: None) -> Computed:
         """The rows of a part; whatever fails at a picture is a row, and so is a picture that cannot be read."""
-        rows = Rows()
+        rows = RowBuffer()
         kept: dict[int, list[Traced]] = {number: [] for number, group in enumerate(self._groups) if group.of_part}
 
         def compute(names: Sequence[str], alone: bool) -> None:
-            fresh = Rows()
+            fresh = RowBuffer()
             if shots := list(self._read(names, fresh)):
                 traces = [self._one(group, shots, fresh, alone) for group in self._groups]
                 for number, found in kept.items():
@@ -185,7 +186,7 @@ class Worker:
         }
         return Computed(table_of(rows.rows), facts)
 
-    def _one(self, group: Group, shots: Sequence[Shot], rows: Rows, alone: bool) -> Traced:
+    def _one(self, group: Group, shots: Sequence[Shot], rows: RowBuffer, alone: bool) -> Traced:
         key = key_of_inputs(group.preprocessing)
         device = next(self._explainer.anatomy.model.parameters()).device
         batch = Batch.join([shot.inputs[key] for shot in shots], device)
@@ -193,8 +194,8 @@ class Worker:
         measure(self._explainer, self._methods, group, traced, rows, alone)
         return traced
 
-    def _read(self, names: Sequence[str], rows: Rows) -> Iterator[Shot]:
-        """The pictures that can be read, with their masks."""
+    def _read(self, names: Sequence[str], rows: RowBuffer) -> Iterator[Shot]:
+        """The pictures that can be read, with their truth."""
         for name, found in zip(names, self._reader.take(names), strict=True):
             if isinstance(found, Unread):
                 self._fail(rows, name, found.reason)
@@ -202,8 +203,8 @@ class Worker:
                 yield found
 
     def _shot(self, name: str) -> Shot:
-        """A picture with its truth, as all groups take it; whatever its files hold may be raised."""
-        masks = any(task.facts.truth in ("mask", "two masks") for task in self._tasks)
+        """A picture with the truth that the metrics declare, as all groups take it; what files hold may be raised."""
+        masks = any(task.facts.truth in OF_MASKS for group in self._groups for task in group.batched)
         fields = [group.preprocessing for group in self._groups]
         return shot_of(self._dataset.read(name).open(), self._explainer.preprocessing, fields, masks)
 
@@ -211,7 +212,7 @@ class Worker:
     def _tasks(self) -> list[Task]:
         return [task for group in self._groups for task in group.tasks]
 
-    def _fail(self, rows: Rows, image: str, reason: str) -> None:
+    def _fail(self, rows: RowBuffer, image: str, reason: str) -> None:
         rows.fail(image, self._methods, self._tasks, reason)
 
 

@@ -16,6 +16,7 @@ from vitscope.metrics.base import (
 from vitscope.metrics.boxes import AGCAMLocalization, DAAMLocalization, MaxBoxAccuracy
 from vitscope.metrics.classes import ClassSensitivity, TwoObjects, asked_class
 from vitscope.metrics.compactness import Compactness, compactness
+from vitscope.metrics.drop import AverageDrop
 from vitscope.metrics.flipping import ABPC, MIFLIF, SRG, CheferPerturbation, InsertionDeletion
 from vitscope.metrics.forwards import ForwardMetric, Forwards, ModelScorer, Plan, Scorer, evaluate
 from vitscope.metrics.localization import (
@@ -54,7 +55,7 @@ from vitscope.metrics.registry import (
 )
 from vitscope.metrics.sanity import Randomisation, Step, layers_of, randomised
 from vitscope.metrics.similarity import pearson, spearman, ssim
-from vitscope.metrics.squares import AverageDrop, BoxSensitivity, Infidelity
+from vitscope.metrics.squares import BoxSensitivity, Infidelity
 from vitscope.metrics.stability import (
     Alteration,
     Equivariance,

@@ -29,6 +29,9 @@ TruthKind = Literal["none", "mask", "boxes", "two masks", "label"]
 Asked = Literal["explained", "predicted", "label", "second", "random", "object", "other object"]
 """The class whose map a metric asks for: that which the run explains; the predicted one, the true one, the second in
 the model's order, a random other one; or the class of either thing in a picture of two."""
+Whole = Literal["", "sanity", "mosaics"]
+"""What a benchmark does for a metric with a part of a run as a whole: models of random weights, mosaics of pictures; ""
+goes batch by batch."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +260,8 @@ class Result:
 class Metric(Protocol):
     """A frozen dataclass whose fields are the metric's options.
 
-    `parameter` names the option whose value stands after the @ of a value's name, "" for none.
+    `parameter` names the option whose value stands after the @ of a value's name, "" for none. A metric that is not
+    measured batch by batch says so by a class variable `whole`; see `Whole`.
     """
 
     facts: ClassVar[tuple[Facts, ...]]

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from vitscope.errors import MetricError
-from vitscope.metrics.base import Curve, Facts, GridMaps, Result, Truth, described
+from vitscope.metrics.base import Curve, Facts, GridMaps, Result, Truth, Whole, described
 from vitscope.metrics.localization import average_precision, energy_in_mask, iou_curve, pointing
 from vitscope.metrics.regions import checked, min_max
 from vitscope.metrics.registry import register_metric
@@ -213,6 +213,7 @@ class GridPointing:
         "grid_pointing", "map", "mask", "arXiv 2104.00032", {"share": ("Grid pointing game, 2 x 2", True)}
     )
     parameter: ClassVar[str] = ""
+    whole: ClassVar[Whole] = "mosaics"
 
     def __call__(self, maps: GridMaps, truth: Truth) -> Result:
         """A share a picture, patches as they are; 0 for a map without positive mass."""

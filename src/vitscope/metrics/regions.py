@@ -56,7 +56,7 @@ def painted(boxes: Tensor | Sequence[Sequence[int]], size: tuple[int, int]) -> T
     """The union of boxes (k 4), both ends included, as a mask (H W) bool; what lies beyond the edges is cut off."""
     mask = torch.zeros(size, dtype=torch.bool)
     for left, top, right, bottom in boxes.tolist() if isinstance(boxes, Tensor) else boxes:
-        mask[max(top, 0) : bottom + 1, max(left, 0) : right + 1] = True
+        mask[max(top, 0) : max(bottom + 1, 0), max(left, 0) : max(right + 1, 0)] = True
     return mask
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitscope.errors import MethodError, MetricError, nearest
 from vitscope.methods.registry import choices_of, read_option, split_methods
-from vitscope.metrics.base import Curve, Facts, Kind, Metric, Result
+from vitscope.metrics.base import Curve, Facts, Kind, Metric, Result, Whole
 
 _METRICS: dict[str, type[Metric]] = {}
 M = TypeVar("M", bound=type)
@@ -36,6 +36,10 @@ def register_metric(metric: M) -> M:
         raise ValueError(f"the values of {group} do not share its group")
     if kind.parameter and kind.parameter not in _fields(kind):
         raise ValueError(f"{group} has no option '{kind.parameter}' to stand after the @")
+    if whole_of(kind) not in get_args(Whole):
+        raise ValueError(
+            f"{group} is measured by '{whole_of(kind)}'; there is {', '.join(filter(None, get_args(Whole)))}"
+        )
     _METRICS[group] = kind
     return metric
 
@@ -43,6 +47,11 @@ def register_metric(metric: M) -> M:
 def group_of(metric: Metric | type[Metric]) -> str:
     """The group of its values: "agcam"."""
     return metric.facts[0].name.split("/")[0]
+
+
+def whole_of(metric: Metric | type[Metric]) -> Whole:
+    """How it is measured where that is not batch by batch, else ""; see `Whole`."""
+    return getattr(metric, "whole", "")
 
 
 def list_metrics() -> list[Facts]:

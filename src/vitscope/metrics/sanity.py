@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope.errors import MetricError
-from vitscope.metrics.base import Curve, Facts, GridMaps, Result, described
+from vitscope.metrics.base import Curve, Facts, GridMaps, Result, Whole, described
 from vitscope.metrics.registry import register_metric
 from vitscope.metrics.similarity import spearman, ssim
 
@@ -73,6 +73,7 @@ class Randomisation:
         limits=(-1.0, 1.0),
     )
     parameter: ClassVar[str] = ""
+    whole: ClassVar[Whole] = "sanity"
 
     def steps(self, model: nn.Module, blocks: Sequence[str], head: Sequence[str] = ()) -> Iterator[Step]:
         """The models whose maps are to be compared; see `randomised`."""
