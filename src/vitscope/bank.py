@@ -16,12 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vitscope.bench.plan import parameters_of
 from vitscope.datasets.labelled import Labelled
 from vitscope.errors import ImageError, TargetError, VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.images import Batch, prepare
 from vitscope.parse import parse_json
+from vitscope.provenance import parameters_of
 from vitscope.targets import ClassNames, MemoryBank
 from vitscope.targets.bank import check_bank
 

@@ -1,13 +1,17 @@
-"""What an explanation rests on: versions, model and preprocessing; and the part of the picture that its grid covers."""
+"""What an explanation rests on: versions, model, weights, preprocessing; and what of the picture its grid covers."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import platform
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from vitscope.images import Batch, Geometry, Preprocessing
 from vitscope.models import Anatomy
@@ -54,3 +58,18 @@ def _covering(geometry: Geometry, height: int, width: int) -> Geometry:
 def _versions() -> Mapping[str, str]:
     """Of what took part; read once, since each reading parses a file and takes as long as a block of a small model."""
     return {name: version(name) for name in ("vitscope", "torch", "timm")}
+
+
+def parameters_of(model: nn.Module) -> str:
+    """SHA-256 of a model's parameters and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """A tensor's values, wherever they are."""
+    found: memoryview = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    return found

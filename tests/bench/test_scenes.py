@@ -8,7 +8,6 @@ import pytest
 import timm
 import torch
 
-import vitscope.bench
 from vitscope import Explainer
 from vitscope.bench import Estimate, TwoObjectMass, localization, two_object_mass
 from vitscope.bench.scenes import trivial_maps
@@ -109,16 +108,6 @@ def test_a_method_that_the_model_has_not_is_refused():
     windowed = timm.create_model("swin_tiny_patch4_window7_224", img_size=96, window_size=3, num_classes=12)
     with pytest.raises(MethodError, match="not defined"):
         localization(Explainer(windowed), "daam", Scenes(1), Scenes(1))
-
-
-@pytest.mark.parametrize(("old", "now"), [("ClassSensitivity", TwoObjectMass), ("class_sensitivity", two_object_mass)])
-def test_an_old_name_is_kept_with_a_warning(old, now):
-    with pytest.warns(DeprecationWarning, match="write that") as told:
-        assert getattr(vitscope.bench, old) is now
-    assert now.__name__ in str(told[0].message)
-    assert told[0].filename == __file__
-    with pytest.raises(AttributeError, match="no attribute 'other'"):
-        vitscope.bench.other  # noqa: B018
 
 
 def test_trivial_maps_know_nothing_and_repeat():

@@ -1,8 +1,5 @@
 """Benchmarks: methods on data sets with known truth, next to trivial baselines; and maps of folders of any size."""
 
-import warnings
-from typing import Any
-
 from vitscope.bench.maps import MapsWorker, store_maps
 from vitscope.bench.maps_plan import MapsPlan, plan_maps
 from vitscope.bench.on_ray import OnRay
@@ -43,14 +40,3 @@ __all__ = [
     "summarise",
     "two_object_mass",
 ]
-
-
-_RENAMED: dict[str, Any] = {"ClassSensitivity": TwoObjectMass, "class_sensitivity": two_object_mass}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _RENAMED:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    now = _RENAMED[name]
-    warnings.warn(f"vitscope.bench.{name} is called {now.__name__} now; write that", DeprecationWarning, stacklevel=2)
-    return now

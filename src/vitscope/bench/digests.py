@@ -1,4 +1,4 @@
-"""SHA-256 of what a run rests on and only names: parameters, files, annotations, targets."""
+"""SHA-256 of what a run rests on and only names: files, annotations, targets."""
 
 from __future__ import annotations
 
@@ -12,22 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from vitscope.datasets import Dataset, dataset_options
 from vitscope.datasets.classes import OWN
 from vitscope.errors import DatasetError
+from vitscope.provenance import bytes_of, parameters_of
 from vitscope.targets import MemoryBank, Target
-
-
-def parameters_of(model: nn.Module) -> str:
-    """Of a model's parameters and buffers, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(_bytes_of(tensor))
-    return digest.hexdigest()
 
 
 def files_of(name: str, options: Mapping[str, Any]) -> dict[str, str]:
@@ -88,7 +79,7 @@ def _pieces(value: Any, within: tuple[Any, ...]) -> Iterator[bytes | memoryview]
     """A value piece by piece; `within` are the objects around it, which may hold each other in a ring."""
     if isinstance(value, Tensor):
         yield f"{value.dtype} {tuple(value.shape)}".encode()
-        yield _bytes_of(value)
+        yield bytes_of(value)
     elif isinstance(value, np.ndarray) and value.dtype != object:
         yield f"{value.dtype} {value.shape}".encode()
         yield value.tobytes()
@@ -133,8 +124,3 @@ def _parts_of(value: Any) -> list[Any] | None:
     if is_dataclass(value):
         return [(one.name, getattr(value, one.name)) for one in fields(value)]
     return sorted(vars(value).items()) if hasattr(value, "__dict__") else None
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    """A tensor's values, wherever they are."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from vitscope.attribution import Subject
-from vitscope.bench.digests import parameters_of, target_of
+from vitscope.bench.digests import target_of
 from vitscope.bench.maps_plan import Kind, MapsPlan
 from vitscope.bench.on_ray import OnRay, facts_of
 from vitscope.bench.plan import Part
@@ -24,6 +24,7 @@ from vitscope.errors import VitscopeError, text_of
 from vitscope.explainer import Explainer
 from vitscope.images import Batch, Preprocessing, ReadAhead, Unread, prepare
 from vitscope.methods import Method, as_methods, with_budget
+from vitscope.provenance import parameters_of
 from vitscope.targets import Target
 
 MOST = 64

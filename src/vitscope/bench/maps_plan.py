@@ -11,12 +11,13 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Literal
 
-from vitscope.bench.digests import parameters_of, target_of
+from vitscope.bench.digests import target_of
 from vitscope.bench.plan import PART, Part, deciding, hash_of, parts_of
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.methods import as_methods
 from vitscope.models import Running
+from vitscope.provenance import parameters_of
 from vitscope.targets import Target
 
 Kind = Literal["float32", "float16"]

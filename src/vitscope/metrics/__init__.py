@@ -22,7 +22,6 @@ from vitscope.metrics.forwards import ForwardMetric, Forwards, ModelScorer, Plan
 from vitscope.metrics.localization import (
     THRESHOLDS,
     average_precision,
-    best_on_others,
     energy_in_mask,
     iou_curve,
     overlap,
@@ -126,7 +125,6 @@ __all__ = [
     "as_presets",
     "asked_class",
     "average_precision",
-    "best_on_others",
     "boxes_on_input",
     "compactness",
     "computations",

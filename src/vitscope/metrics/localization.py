@@ -11,7 +11,6 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from vitscope.errors import VitscopeError
 from vitscope.metrics.regions import checked, min_max
 
 THRESHOLDS = torch.linspace(0, 1, 101)
@@ -126,28 +125,6 @@ def pointing(values: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
     flat = flat.nan_to_num(nan=-torch.inf)
     top = flat == flat.amax(dim=1, keepdim=True)
     return (top & truth).sum(dim=1).double() / top.sum(dim=1)
-
-
-def best_on_others(curves: Tensor, folds: Tensor) -> tuple[Tensor, Tensor]:
-    """Each picture's value at the threshold that is best on average in the OTHER folds.
-
-    Args:
-        curves: (n t) of pictures over thresholds; higher is better.
-        folds: (n) each picture's fold; at least two of them.
-
-    Returns:
-        the values (n), and the index of the threshold that was taken (n).
-
-    Raises:
-        VitscopeError: there is one fold only.
-    """
-    places = torch.empty(len(curves), dtype=torch.long)
-    for fold in folds.unique():
-        others = folds != fold
-        if not bool(others.any()):
-            raise VitscopeError("a threshold chosen on other images needs two folds; give more images")
-        places[folds == fold] = curves[others].double().mean(dim=0).argmax()
-    return curves.gather(1, places[:, None].to(curves.device))[:, 0], places
 
 
 def average_precision(scores: Tensor, truth: Tensor) -> Tensor:

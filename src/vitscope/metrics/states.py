@@ -96,7 +96,7 @@ class MeanIoU:
 
 @dataclass
 class BestOnOthers:
-    """A curve's mean at the threshold that was chosen on other pictures: `best_on_others`, streamed.
+    """A curve's mean at the threshold that was chosen on other pictures, streamed.
 
     Pictures are split in `folds` by their keys; each fold is measured at the threshold that is best in all others.
 
