@@ -61,7 +61,9 @@ class Value:
 
 VALUES = {
     "faithfulness": (
-        Value("abpc/abpc:map_of=predicted", "ABPC: area between the perturbation curves of the true class's probability"),
+        Value(
+            "abpc/abpc:map_of=predicted", "ABPC: area between the perturbation curves of the true class's probability"
+        ),
         Value("srg/srg:steps=10", "SRG: symmetric relevance gain of the explained class's logit"),
     ),
     "class": (

@@ -101,7 +101,9 @@ class Explainer:
         )
         verified = verify(self.anatomy.exact, random_picture(self.preprocessing.size))
         self.description_error = verified.error
-        self.anatomy = dataclasses.replace(self.anatomy, outputs=verified.outputs, running=Running.of(running))
+        self.anatomy = dataclasses.replace(
+            self.anatomy, outputs=verified.outputs, running=Running.of(running), differentiable=verified.differentiable
+        )
         self.names = names_of(labels, loaded.names, self.anatomy.outputs)
         self._tokenizer = tokenizer or loaded.tokenizer
         self.anatomy.running.check(self.anatomy.model)

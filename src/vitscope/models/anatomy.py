@@ -142,6 +142,8 @@ class Anatomy:
         flexible_size: whether other sizes are taken.
         outputs: number of outputs c of the head, 0 where there is no head; as the adapter reads it off the layers, or,
             in an Explainer, as the model gave them when its description was verified.
+        differentiable: whether the model runs all its blocks with a graph where one is asked for, unlike a linear probe
+            that keeps its backbone under torch.no_grad; in an Explainer, as it was when its description was verified.
         windows: in place of blocks, where attention stays within windows or keys are pooled, so that there is no row
             of tokens that leads from a block to the output.
         reads: what the head reads of x_{B+1} where `rows_read` is None: one mean (or maximum) of rows, or several parts
@@ -168,6 +170,7 @@ class Anatomy:
     flexible_size: bool
     outputs: int
     windows: tuple[Window, ...] = ()
+    differentiable: bool = True
     reads: tuple[Part, ...] = ("patches",)
     note: str = ""
     texts: Callable[[Any], Tensor] | None = None

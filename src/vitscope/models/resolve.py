@@ -148,7 +148,7 @@ def _bundled(
     if image_size is not None and any(side < PATCH or side % PATCH for side in image_size):
         height, width = image_size
         raise ModelError(
-            f"{name}: cannot be built for {height} x {width} pixels; give a multiple of its patch, {PATCH} or more"
+            f"{name}: cannot be built for {height} x {width} pixels; give multiples of its patch, {PATCH} at least"
         )
     try:
         model: nn.Module = scenes_vit(outputs, **({} if image_size is None else {"img_size": image_size}))

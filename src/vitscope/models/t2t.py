@@ -169,7 +169,7 @@ class TokensToToken(nn.Module):
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         if any(side < PATCH or side % PATCH for side in (height, width)):
             raise ModelError(
-                f"T2T-ViT cannot be built for {height} x {width} pixels; give a multiple of {PATCH} or more"
+                f"T2T-ViT cannot be built for {height} x {width} pixels; give multiples of {PATCH}, {PATCH} at least"
             )
         if kind not in ("performer", "transformer"):
             raise ModelError(f"T2T-ViT has no '{kind}' token transformer; use performer or transformer")

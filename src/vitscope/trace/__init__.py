@@ -3,6 +3,7 @@
 from vitscope.trace.ablate import without_attention
 from vitscope.trace.backward import PLAIN, Rules
 from vitscope.trace.budget import as_bytes, cut_down, within
+from vitscope.trace.capture import NO_GRADIENT
 from vitscope.trace.chunks import Chunks
 from vitscope.trace.everyrow import EveryRow
 from vitscope.trace.evidence import Effects, effects_on_features
@@ -24,6 +25,7 @@ __all__ = [
     "CHEFER_LRP",
     "CP_LRP",
     "LIBRA",
+    "NO_GRADIENT",
     "PLAIN",
     "BlockTrace",
     "Blocks",

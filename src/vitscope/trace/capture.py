@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy
+from vitscope.trace.frozen import FrozenWeights
 from vitscope.trace.hooks import hooks
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.transform import Measure
@@ -31,6 +33,7 @@ class ForwardCapture:
     start: Tensor | None = None  # (b n D), the second block's input, where a backward pass ends there
     pictures: Tensor | None = None  # (b 3 H W), where it ends at them
     reached: bool = False  # whether there the first block's input carries a gradient
+    ungraphed: tuple[int, ...] = ()  # of a thorough pass: the blocks that the model runs without a graph
     blocks: list[BlockCapture] = field(default_factory=list)
 
 
@@ -39,8 +42,8 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
 
     Where the head reads the class token alone and the last block is plain, its attention and feed-forward compute this
     row alone, and the residual sums spread it over the patch rows, which nobody reads any more. With `thorough`, as
-    `verify` runs it to show that the head reads no other row, all rows are computed, and every block's x_b and t_b are
-    kept.
+    `verify` runs it to show that the head reads no other row, all rows are computed, every block's x_b and t_b are
+    kept, and it is seen which blocks the model runs without a graph, though none is built, as the weights are frozen.
 
     Raises:
         ModelError: the model's output is not (b c) and finite, or a block's attention was not seen.
@@ -56,8 +59,12 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
     second = second and not needs.input_gradient
     start: list[Tensor] = []
     reached: list[bool] = []
+    graphed = [True] * len(records)
     if needs.input_gradient:
         images = images.detach().requires_grad_()
+
+    def look(index: int, _: Tensor) -> None:
+        graphed[index] = torch.is_grad_enabled()
 
     def begin(tokens: Tensor) -> Tensor:
         start.append(tokens.detach().requires_grad_())
@@ -68,6 +75,8 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
     measure = Measure(anatomy, needs, records)
     with hooks() as hook, watch:
         for index, block in enumerate(anatomy.blocks):
+            if thorough:
+                hook.before(block.module, partial(look, index))
             hook.before(block.attention, partial(watch.enter, index))
             hook.after(block.attention, watch.leave)
             if index >= deepest or (graph and index == 0):
@@ -90,7 +99,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
         if anatomy.final_site is not None:
             hook.before(anatomy.final_site, measure.leave)
             hook.before(anatomy.final_site, lambda x: final.append(x.detach()[:, : anatomy.rows_read].clone()))
-        with torch.enable_grad() if graph else torch.no_grad():
+        with torch.set_grad_enabled(graph or thorough), FrozenWeights(anatomy.model) if thorough else nullcontext():
             logits = anatomy.forward(images)
     unseen = [block.name for block, record in zip(anatomy.blocks, records, strict=True) if record.rows is None]
     if unseen:
@@ -113,6 +122,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
         start[0] if graph and second else None,
         images if needs.input_gradient else None,
         any(reached),
+        tuple(index for index, kept in enumerate(graphed) if not kept),
         records,
     )
 

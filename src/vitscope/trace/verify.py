@@ -31,10 +31,12 @@ class Verified:
     Attributes:
         error: the largest relative error of its claims.
         outputs: how many the model gives an image, 0 where there is no head.
+        differentiable: whether it runs all its blocks with a graph where one is asked for.
     """
 
     error: float
     outputs: int
+    differentiable: bool = True
 
 
 def verify(anatomy: Anatomy, images: Tensor) -> Verified:
@@ -70,7 +72,7 @@ def verify(anatomy: Anatomy, images: Tensor) -> Verified:
                     "the model changes its tokens in a way that its adapter does not know"
                 )
             worst = max(worst, error)
-    return Verified(worst, seen.logits.shape[1] if anatomy.outputs else 0)
+    return Verified(worst, seen.logits.shape[1] if anatomy.outputs else 0, differentiable=not seen.ungraphed)
 
 
 @contextmanager
