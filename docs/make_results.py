@@ -257,9 +257,11 @@ def families(both: Sequence[Side], values: Sequence[Value]) -> str:
 
 
 def page(known: Mapping[str, Sequence[Side]]) -> str:
-    """The page with the tables of these kinds of runs."""
+    """The page with the tables of these kinds of runs; those of other kinds stay as they are."""
     text = PAGE.read_text()
     for key, values in VALUES.items():
+        if any(value.run not in known for value in values):
+            continue
         text = _between(text, key, "\n\n".join(section(value, known[value.run]) for value in values))
     text = _between(text, "families", families(known[""], VALUES["faithfulness"]))
     return _between(text, "statistics", settings_in_words(known[""][0].main))
@@ -296,6 +298,7 @@ if __name__ == "__main__":
         for name in (f"{side}{suffix}" for side in SIDES for suffixes in RUNS.values() for suffix in suffixes):
             if (runs / name).is_dir():
                 keep(runs / name, KEPT / name)
-    known = {kind: sides(KEPT, kind) for kind in RUNS}
+    known = {kind: sides(KEPT, kind) for kind in RUNS if all((KEPT / f"{side}{kind}").exists() for side in SIDES)}
     PAGE.write_text(page(known))
-    SURVIVAL.write_text(survival(known["-sanity"]))
+    if "-sanity" in known:
+        SURVIVAL.write_text(survival(known["-sanity"]))
