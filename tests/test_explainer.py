@@ -40,7 +40,7 @@ def test_the_contract(explainer, photos):
     shown = ex["daam"].to_pixels()
     assert [tuple(m.shape) for m in shown] == [(60, 40), (36, 50)]
     assert explainer(photos[:1])["daam"].to_pixels("nearest").shape == (1, 60, 40)
-    assert ex["daam"].provenance["method"]["options"] == {"path": "full", "rows": "read"}
+    assert ex["daam"].provenance["method"]["options"] == {"path": "full", "rows": "read", "blocks": "raw"}
 
 
 def test_one_line():

@@ -7,7 +7,7 @@ import torch
 from vitscope.methods.base import Method
 from vitscope.methods.registry import as_method, list_methods
 from vitscope.models import Anatomy
-from vitscope.trace import PLAIN, Blocks, Rules, why_no_rule
+from vitscope.trace import Blocks, why_no_gradient, why_no_rule
 
 
 def why_undefined(anatomy: Anatomy, method: Method) -> str:
@@ -31,18 +31,18 @@ def why_undefined(anatomy: Anatomy, method: Method) -> str:
         )
     if method.facts.divides and (kind := _half(anatomy, method)):
         return f"it divides by sums that may nearly cancel, and {kind} gives another map; run the model in float32"
-    for rules in () if anatomy.windows else _rules(anatomy, method):
+    if anatomy.windows:
+        return ""
+    for rules in method.needs.backward:
         if reason := why_no_rule(anatomy, rules):
             return reason
-    return ""
+    return why_no_gradient(anatomy) if _goes_back(anatomy, method) else ""
 
 
-def _rules(anatomy: Anatomy, method: Method) -> frozenset[Rules]:
-    """By which the method goes back through the blocks; none where it needs closed forms alone."""
-    needs = method.needs
-    through = needs.full_gradient == Blocks.ALL and len(anatomy.blocks) > 1
-    plain = through or needs.input_gradient or method.facts.family == "input-gradient"
-    return needs.backward | {PLAIN} if plain else needs.backward
+def _goes_back(anatomy: Anatomy, method: Method) -> bool:
+    """Whether the method needs the ordinary gradient through the blocks, not closed forms alone."""
+    through = method.needs.full_gradient == Blocks.ALL and len(anatomy.blocks) > 1
+    return through or method.needs.input_gradient or method.facts.family == "input-gradient"
 
 
 def _half(anatomy: Anatomy, method: Method) -> str:

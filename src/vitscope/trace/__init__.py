@@ -12,7 +12,7 @@ from vitscope.trace.heads import head_products, merge_heads
 from vitscope.trace.hide import hidden
 from vitscope.trace.needs import Blocks, Needs, gradient_along
 from vitscope.trace.pictures import Pictures, Report
-from vitscope.trace.propagate import Propagated, why_no_rule
+from vitscope.trace.propagate import Propagated, why_no_gradient, why_no_rule
 from vitscope.trace.record import BlockTrace, Trace, record
 from vitscope.trace.relevance_rules import CHEFER_LRP
 from vitscope.trace.rerun import LastBlock, Sway, samples_at_once
@@ -54,6 +54,7 @@ __all__ = [
     "res_lrp",
     "samples_at_once",
     "verify",
+    "why_no_gradient",
     "why_no_rule",
     "within",
     "without_attention",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -15,6 +16,7 @@ from vitscope.models import Anatomy
 from vitscope.trace.aim import Aim
 from vitscope.trace.backward import AnotherBackward, Rules
 from vitscope.trace.capture import NO_GRADIENT
+from vitscope.trace.frozen import FrozenWeights
 from vitscope.trace.gradient_rules import over
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.hooks import hooks
@@ -83,15 +85,45 @@ def why_no_rule(anatomy: Anatomy, rules: Rules) -> str:
 
     What was found stands as long as the description is used and the model is made of the same kinds of modules.
     """
-    known, key = anatomy.found_out, (rules.name, tuple(map(type, anatomy.model.modules())))
+    return _found_out(anatomy, rules.name, lambda picture: _follow(anatomy, picture, rules))
+
+
+def why_no_gradient(anatomy: Anatomy) -> str:
+    """Why no gradient passes the model's blocks, or "": found likewise, with no more than a block's graph in memory."""
+    return _found_out(anatomy, "a gradient", lambda picture: _try_blocks(anatomy, picture))
+
+
+def _found_out(anatomy: Anatomy, question: str, look: Callable[[Tensor], object]) -> str:
+    known, key = anatomy.found_out, (question, tuple(map(type, anatomy.model.modules())))
     if key not in known:
         try:
             with left_as_found(anatomy.model), torch.enable_grad():
-                _follow(anatomy, torch.zeros(1, 3, *anatomy.input_size), rules)
+                look(torch.zeros(1, 3, *anatomy.input_size))
             known[key] = ""
         except MethodError as error:
             known[key] = str(error)
     return known[key]
+
+
+def _try_blocks(anatomy: Anatomy, picture: Tensor) -> None:
+    """Raise MethodError where a block's attention, or its output, carries no gradient of the block's input."""
+    carries: list[bool] = []
+
+    def begin(index: int, x: Tensor) -> Tensor:
+        if index:
+            carries.append(x.requires_grad)
+        return x.detach().requires_grad_()
+
+    def end(output: Any) -> None:
+        carries.append((output[0] if isinstance(output, tuple) else output).requires_grad)
+
+    with hooks() as hook, FrozenWeights(anatomy.model):
+        for index, block in enumerate(anatomy.blocks):
+            hook.replace_input(block.module, partial(begin, index))
+            hook.after(block.attention, end)
+        anatomy.forward(fitted(picture, anatomy.model))
+    if not all(carries):
+        raise MethodError(NO_GRADIENT)
 
 
 @dataclass(frozen=True)
