@@ -85,7 +85,12 @@ def row_of(entry):
     return f"{entry.family}-{entry.name}"
 
 
-@pytest.fixture(scope="module", params=ZOO, ids=row_of)
+@pytest.fixture(
+    scope="module",
+    # all that concerns a model by one process, which explains with it once
+    params=[pytest.param(entry, marks=pytest.mark.xdist_group(row_of(entry))) for entry in ZOO],
+    ids=row_of,
+)
 def explained(request):
     entry = request.param
     if entry.extra:
