@@ -99,9 +99,13 @@ def bench(
     outcome = _with_bar(plan, explainer, out, device, batch_size, workers, resume, overwrite, on)
     for preset, count in outcome.left_out.items():
         common.say(f"{preset}: {count} misclassified images of {outcome.images} are left out, as its paper does")
+    summary = summarise(out)
     if outcome.failed:
-        common.say(f"{outcome.failed} of {outcome.images} images failed; the column error says why")
-    summarise(out)
+        first = summary.failures[0]
+        common.say(
+            f"{outcome.failed} of {outcome.images} images failed, as {first.image} ({first.error}); the page lists "
+            "what failed and why, and so does the column error of the rows"
+        )
     common.tell(str(out / "page.html"))
     raise typer.Exit(1 if outcome.failed else 0)
 

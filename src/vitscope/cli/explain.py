@@ -154,6 +154,6 @@ def _store(
             say=common.say,
         )
     if outcome.failed:
-        common.say(f"{outcome.failed} of {outcome.images} pictures failed; the column error says why")
+        common.say(f"{outcome.failed} of {outcome.images} pictures failed; the column error in {out} says why")
     common.tell(str(out))
     raise typer.Exit(1 if outcome.failed else 0)
