@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitscope.errors import ModelError, text_of
 from vitscope.models import Anatomy, Block, Grid
-from vitscope.trace import capture as watching
+from vitscope.trace import capture
 from vitscope.trace.chunks import out_of_memory
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.heads import head_products, merge_heads
@@ -60,8 +60,8 @@ def verify(anatomy: Anatomy, images: Tensor) -> Verified:
         grid = anatomy.grid((images.shape[-2], images.shape[-1]))
         batch = fitted(images, anatomy.model)
         with _runs(anatomy, run):
-            seen = watching.forward(uncounted, batch, _EVERYTHING, thorough=True)
-        watching.check_tokens(anatomy, seen, grid)
+            seen = capture.forward(uncounted, batch, _EVERYTHING, thorough=True)
+        capture.check_tokens(anatomy, seen, grid)
         worst = 0.0
         for name, claimed, found in _claims(anatomy, seen, grid):
             with _runs(anatomy, name):
@@ -92,7 +92,7 @@ def _runs(anatomy: Anatomy, part: str) -> Iterator[None]:
 Claim = tuple[str, Tensor, Tensor]
 
 
-def _claims(anatomy: Anatomy, seen: watching.ForwardCapture, grid: Grid) -> Iterator[Claim]:
+def _claims(anatomy: Anatomy, seen: capture.ForwardCapture, grid: Grid) -> Iterator[Claim]:
     """Name, claimed, found; one at a time, so that memory holds no more than these."""
     flow: Tensor | None = None
     for block, row in zip(anatomy.blocks, seen.blocks, strict=True):
