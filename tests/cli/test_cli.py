@@ -415,6 +415,15 @@ def test_explain_with_a_bundled_model(run, tmp_path):
     assert (code, out) == (2, "")
 
 
+def test_a_group_goes_on_without_a_classifier(run, tmp_path):
+    """With those of its methods that ask for no class."""
+    Image.fromarray(Scenes(1)[0].image).save(tmp_path / "a.png")
+    words = ("explain", tmp_path / "a.png", "--model", "scenes-ssl", "--out", tmp_path / "o")
+    code, out, _ = run(*words, "--methods", "family:cam", model=False)
+    assert code == 0
+    assert "sheet.png" in out
+
+
 def test_a_memory_bank_is_built_told_of_and_used(run, tmp_path):
     for index, scene in enumerate(Scenes(40, seed=3)):
         (tmp_path / "p" / CLASSES[scene.labels[0]]).mkdir(parents=True, exist_ok=True)

@@ -175,7 +175,8 @@ def check_use(
     Raises:
         VitscopeError: an unknown method or class, too small a budget, or no method that is defined for the model.
     """
-    chosen = choose(methods).within(max_forwards).methods
+    asked = choose(methods).within(max_forwards)
+    chosen = asked.methods
     reasons = [explainer.why_not(label, method) for label, method in chosen.items()]
     if all(reasons):
         raise VitscopeError(reasons[0])
@@ -189,11 +190,15 @@ def check_use(
         return Neighbours(known, min(20, len(known)), label=label)
     aim = explainer.target(target)
     outputs = explainer.anatomy.outputs
-    of_class = target is not None or any(method.facts.class_specific for method in chosen.values())
+    named = [method for label, method in chosen.items() if label not in asked.grouped]
+    of_class = target is not None or any(method.facts.class_specific for method in named)
     if not outputs and of_class and isinstance(aim, Predicted | Class | Contrast | Probability):
-        raise VitscopeError(
-            f"{explainer.anatomy.name} has no classifier, so that it has no classes; give a memory bank with --bank"
+        way = (
+            "a text as --target, or a memory bank with --bank"
+            if explainer.anatomy.texts
+            else "a memory bank with --bank"
         )
+        raise VitscopeError(f"{explainer.anatomy.name} has no classifier, so that it has no classes; give {way}")
     if outputs and isinstance(aim, Class | Contrast):
         aim.check(outputs)
     return aim
