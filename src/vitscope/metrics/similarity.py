@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -44,32 +44,19 @@ def ssim(first: Tensor, second: Tensor, sigma: float = 1.5) -> Tensor:
     a, b = _paired(first, second)
     span = [(part.amax(1, True) - part.amin(1, True)).clamp_min(torch.finfo(a.dtype).tiny) for part in (a, b)]
     x, y = ((part - part.amin(1, True)) / one for part, one in zip((a, b), span, strict=True))
-    x, y = (part.view(first.shape) for part in (x, y))
+    x, y = (part.view(first.shape).cpu() for part in (x, y))
     radius = int(3.5 * sigma + 0.5)
     if min(first.shape[1:]) <= radius:
         raise MetricError(f"SSIM needs maps of more than {radius} rows and cols; enlarge them, or take spearman")
 
     def window(values: Tensor) -> Tensor:
-        kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=a.dtype, device=a.device) / sigma) ** 2)
-        kernel = kernel / kernel.sum()
-        wide = _mirrored(values, radius)[:, None]
-        return F.conv2d(F.conv2d(wide, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[:, 0]
+        return torch.from_numpy(gaussian_filter(values.numpy(), sigma, truncate=3.5, axes=(1, 2)))
 
     mx, my = window(x), window(y)
     vx, vy, vxy = window(x * x) - mx**2, window(y * y) - my**2, window(x * y) - mx * my
     c1, c2 = 0.01**2, 0.03**2
     local = ((2 * mx * my + c1) * (2 * vxy + c2)) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    return local.mean(dim=(1, 2)).cpu()
-
-
-def _mirrored(values: Tensor, by: int) -> Tensor:
-    """(b H W) with `by` more pixels on each side, the edge pixel repeated: d c b a | a b c d | d c b a."""
-    for dim in (1, 2):
-        n = values.shape[dim]
-        index = torch.arange(-by, n + by, device=values.device)
-        index = torch.where(index < 0, -index - 1, index)
-        values = values.index_select(dim, torch.where(index >= n, 2 * n - 1 - index, index))
-    return values
+    return local.mean(dim=(1, 2))
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
