@@ -282,3 +282,17 @@ def by_reason(failures: Mapping[str, str]) -> dict[str, list[str]]:
 def line_of(labels: Iterable[str], reason: str) -> str:
     """One line for labels that share a reason, as `by_reason` gives it."""
     return f"left out: {', '.join(labels)}; {'each ' if reason.startswith('is ') else ''}{reason}"
+
+
+def shares_of(blocks: Tensor) -> Tensor:
+    """Each block's share of the accumulated evidence, (b blocks), of (b blocks rows cols); NaN of zeros."""
+    mass = blocks.flatten(2).abs().sum(dim=2)
+    return mass / mass.sum(dim=1, keepdim=True)
+
+
+def half_of(share: Tensor) -> Tensor:
+    """How many blocks it takes until half of the evidence is there, (b), with fractions; `share`: (b blocks)."""
+    reached = share.cumsum(dim=1)
+    index = (reached < 0.5).sum(dim=1, keepdim=True).clamp(max=share.shape[1] - 1)
+    before = torch.where(index > 0, reached.gather(1, (index - 1).clamp(min=0)), torch.zeros_like(share[:, :1]))
+    return (index + (0.5 - before) / share.gather(1, index))[:, 0]

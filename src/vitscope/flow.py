@@ -10,7 +10,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from vitscope.attribution import Attribution, Subject
+from vitscope.attribution import Attribution, Subject, half_of, shares_of
 from vitscope.errors import MethodError
 from vitscope.explainer import Explainer
 from vitscope.methods import Method, as_method
@@ -96,20 +96,6 @@ def attention_flow(
     drop, (share, agreement, half) = torch.stack(drops, dim=1), _reading(attribution)
     correlation = torch.tensor([_spearman(one, other) for one, other in zip(share, drop, strict=True)])
     return Flow(subject, label, share, agreement, half, drop, correlation, rows)
-
-
-def shares_of(blocks: Tensor) -> Tensor:
-    """Each block's share of the accumulated evidence, (b blocks), of (b blocks rows cols); NaN of zeros."""
-    mass = blocks.flatten(2).abs().sum(dim=2)
-    return mass / mass.sum(dim=1, keepdim=True)
-
-
-def half_of(share: Tensor) -> Tensor:
-    """How many blocks it takes until half of the evidence is there, (b), with fractions; `share`: (b blocks)."""
-    reached = share.cumsum(dim=1)
-    index = (reached < 0.5).sum(dim=1, keepdim=True).clamp(max=share.shape[1] - 1)
-    before = torch.where(index > 0, reached.gather(1, (index - 1).clamp(min=0)), torch.zeros_like(share[:, :1]))
-    return (index + (0.5 - before) / share.gather(1, index))[:, 0]
 
 
 def _pass(explainer: Explainer, subject: Subject) -> tuple[Tensor, Tensor]:

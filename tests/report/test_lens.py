@@ -8,8 +8,8 @@ import torch
 
 from tests.conftest import build, pictures
 from vitscope import Explainer
-from vitscope.report import lens as lenses
-from vitscope.report import lens_of
+from vitscope.report import gather, lens_of
+from vitscope.report import lens as lens_module
 from vitscope.report.packing import LEVELS, unpacked
 
 
@@ -54,7 +54,7 @@ def test_more_pictures_share_the_classifier():
 
 
 def test_where_all_would_be_too_much_the_first_classes_are_taken(monkeypatch):
-    monkeypatch.setattr(lenses, "MOST", 4_000)
+    monkeypatch.setattr(lens_module, "MOST", 4_000)
     model = build(num_classes=400, img_size=64)
     explainer = Explainer(model)
     x = pictures(model, 2)
@@ -71,7 +71,7 @@ def test_where_all_would_be_too_much_the_first_classes_are_taken(monkeypatch):
 
 @pytest.mark.parametrize("layout", ["mean", "mean_no_class_token"])
 def test_without_a_closed_form_cdam_is_asked_for_the_first_classes(layout, monkeypatch):
-    monkeypatch.setattr(lenses, "ASKED", 3)
+    monkeypatch.setattr(gather, "ASKED", 3)
     model = build(layout, num_classes=9)
     explainer = Explainer(model)
     x = pictures(model, 2)

@@ -4,29 +4,21 @@
   all pictures share (`Evidence`).
 - "maps": the maps themselves, of all classes, or of those with the highest logits where all would take too much.
 
-Both in 16 bits. Where the model's evidence has no closed form, CDAM is asked for the classes with the highest logits.
+Both in 16 bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from vitscope.errors import VitscopeError
 from vitscope.evidence import Evidence
-from vitscope.explainer import Explainer
 from vitscope.report.packing import rounded, size_of
-from vitscope.targets import Class
 
 MOST = 1_500_000
 """Characters that one picture's lens may take."""
-
-ASKED = 10
-"""Classes that CDAM is asked for one by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,35 +81,6 @@ class Lens:
             return {"form": "none", "reason": self.reason}
         maps = self.maps[image]
         return _maps(self.classes[image], maps.flatten(1), list(maps.shape[1:]))
-
-
-def lens_of(explainer: Explainer, images: Any) -> Lens:
-    """The evidence of `images` for every class, or of the few that the model thinks most of; never fails.
-
-    Args:
-        explainer: of the model.
-        images: as for a call of the explainer.
-    """
-    if not explainer.anatomy.outputs:
-        return Lens(reason="the model has no classifier")
-    try:
-        return Lens(evidence=explainer.evidence(images))
-    except VitscopeError as error:
-        reason = str(error)
-    try:
-        return _asked(explainer, images)
-    except VitscopeError:
-        return Lens(reason=reason)
-
-
-def _asked(explainer: Explainer, images: Any) -> Lens:
-    """CDAM of the classes with the highest logits, in one pass after the one that finds them."""
-    first = explainer(images, "cdam")
-    batch = first.subject.batch
-    chosen = first.logits.topk(min(ASKED, first.logits.shape[1]), dim=1).indices.cpu()  # b k
-    targets = [Class(tuple(column.tolist())) for column in chosen.T]
-    maps: Sequence[Tensor] = [one["cdam"].values for one in explainer.each(batch, "cdam", targets)]
-    return Lens(classes=chosen, maps=torch.stack([one.cpu() for one in maps], dim=1))
 
 
 def _maps(classes: Tensor, maps: Tensor, grid: list[int]) -> dict[str, Any]:

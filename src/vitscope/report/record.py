@@ -16,8 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitscope.attribution import Attribution, Explanation, by_reason
-from vitscope.flow import half_of, shares_of
+from vitscope.attribution import Attribution, Explanation, by_reason, half_of, shares_of
 from vitscope.images import Geometry
 from vitscope.report.lens import Lens
 from vitscope.report.packing import exact

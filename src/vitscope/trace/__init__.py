@@ -2,6 +2,7 @@
 
 from vitscope.trace.ablate import without_attention
 from vitscope.trace.backward import PLAIN, Rules
+from vitscope.trace.block import Transformation
 from vitscope.trace.budget import as_bytes, cut_down, within
 from vitscope.trace.capture import NO_GRADIENT
 from vitscope.trace.chunks import Chunks
@@ -18,7 +19,6 @@ from vitscope.trace.record import BlockTrace, Trace, record
 from vitscope.trace.relevance_rules import CHEFER_LRP
 from vitscope.trace.rerun import LastBlock, Sway, samples_at_once
 from vitscope.trace.scaled import Scaled
-from vitscope.trace.transform import Transformation
 from vitscope.trace.verify import verify
 
 __all__ = [

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy
+from vitscope.trace.block import BlockCapture
 from vitscope.trace.frozen import FrozenWeights
 from vitscope.trace.hooks import hooks
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.transform import Measure
-from vitscope.trace.watch import AttentionWatch, BlockCapture
+from vitscope.trace.watch import AttentionWatch
 
 NO_GRADIENT = (
     "no gradient leads from the model's output to its input: it is detached, or made by steps that have none; take "

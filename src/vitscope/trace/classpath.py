@@ -20,11 +20,11 @@ from torch.func import jvp
 from vitscope.errors import MethodError
 from vitscope.models import Anatomy, Block, Grid
 from vitscope.trace.aim import Aim, seeds_at
+from vitscope.trace.block import BlockCapture
 from vitscope.trace.capture import NO_GRADIENT, ForwardCapture
 from vitscope.trace.heads import head_products, merge_heads, split_heads
 from vitscope.trace.hooks import hooks
 from vitscope.trace.jacobian import RowMap, batchable, gradients_of, pull_back
-from vitscope.trace.watch import BlockCapture
 
 _TOGETHER = 8
 """Pictures times targets of a backward pass through all blocks: with more, batched gradients leave a CPU's caches."""

@@ -14,12 +14,13 @@ from vitscope.errors import MethodError, ModelError
 from vitscope.models import Anatomy
 from vitscope.trace.aim import Aim
 from vitscope.trace.backward import AnotherBackward, Rules
+from vitscope.trace.block import BlockCapture
 from vitscope.trace.capture import NO_GRADIENT
 from vitscope.trace.gradient_rules import over
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.hooks import hooks
 from vitscope.trace.needs import Needs
-from vitscope.trace.watch import AttentionWatch, BlockCapture
+from vitscope.trace.watch import AttentionWatch
 
 
 @dataclass(frozen=True)

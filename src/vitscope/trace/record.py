@@ -14,6 +14,7 @@ from vitscope.models import Anatomy
 from vitscope.trace import capture
 from vitscope.trace.aim import Aim, seeds_of, slopes_of
 from vitscope.trace.backward import Rules
+from vitscope.trace.block import BlockCapture, Transformation
 from vitscope.trace.classpath import full_gradients, own_gradients, shares_of_reads, skip_gradients, token_sensitivity
 from vitscope.trace.everyrow import EveryRow
 from vitscope.trace.guard import fitted, left_as_found
@@ -24,8 +25,6 @@ from vitscope.trace.propagate import Propagated, propagate
 from vitscope.trace.rerun import LastBlock, of_last_block
 from vitscope.trace.scaled import NEEDS as SCALED_NEEDS
 from vitscope.trace.scaled import Scaled, along_scaled
-from vitscope.trace.transform import Transformation
-from vitscope.trace.watch import BlockCapture
 from vitscope.trace.windows import WindowTrace, watch_windows
 
 

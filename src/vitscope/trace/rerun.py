@@ -14,12 +14,12 @@ from vitscope.once import once
 from vitscope.trace.affine import Affine, keys_and_values
 from vitscope.trace.aim import Aim, seeds_at
 from vitscope.trace.backward import PLAIN, AnotherBackward, Rules
+from vitscope.trace.block import BlockCapture
 from vitscope.trace.budget import cut_down
 from vitscope.trace.classpath import token_sensitivity
 from vitscope.trace.guard import left_as_found
 from vitscope.trace.heads import head_products, merge_heads, split_heads
 from vitscope.trace.jacobian import RowMap, pull_back
-from vitscope.trace.watch import BlockCapture
 
 
 @dataclass(frozen=True)

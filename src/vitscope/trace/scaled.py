@@ -11,9 +11,9 @@ from torch import Tensor
 from vitscope.models import Anatomy
 from vitscope.trace import capture
 from vitscope.trace.aim import Aim, seeds_at
+from vitscope.trace.block import BlockCapture
 from vitscope.trace.classpath import skip_gradients
 from vitscope.trace.needs import Blocks, Needs
-from vitscope.trace.watch import BlockCapture
 
 NEEDS = Needs(values=Blocks.LAST, skip_gradient=Blocks.LAST)
 """What every pass records."""

@@ -5,48 +5,16 @@ Only what is measured is kept, three numbers a token, never the tokens themselve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from vitscope.models import Anatomy, Block
+from vitscope.trace.block import BlockCapture, Transformation
 from vitscope.trace.heads import merge_heads
 from vitscope.trace.hooks import Hooks
 from vitscope.trace.needs import Blocks, Needs
-
-if TYPE_CHECKING:
-    from vitscope.trace.watch import BlockCapture
-
-
-@dataclass(frozen=True)
-class Transformation:
-    """Tokens before and after a map, in float32 at least; axis n: the tokens that pass it, prefix tokens first.
-
-    Attributes:
-        before: |x_n|, (b n).
-        after: |f(x_n)|, (b n).
-        cosine: of the angle between the two, (b n).
-    """
-
-    before: Tensor
-    after: Tensor
-    cosine: Tensor
-
-    @classmethod
-    def of(cls, tokens: Tensor, mapped: Tensor) -> Transformation:
-        """Measure (b n D) against (b n D)."""
-        kind = torch.promote_types(tokens.dtype, torch.float32)
-        one, other = tokens.to(kind), mapped.to(kind)
-        return cls(one.norm(dim=-1), other.norm(dim=-1), F.cosine_similarity(one, other, dim=-1))
-
-    @property
-    def growth(self) -> Tensor:
-        """|f(x_n)| / |x_n|, (b n)."""
-        return self.after / self.before.clamp_min(torch.finfo(self.before.dtype).tiny)
 
 
 class Measure:

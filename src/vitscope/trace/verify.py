@@ -14,11 +14,11 @@ from torch import Tensor
 from vitscope.errors import ModelError, text_of
 from vitscope.models import Anatomy, Block, Grid
 from vitscope.trace import capture
+from vitscope.trace.block import BlockCapture
 from vitscope.trace.chunks import out_of_memory
 from vitscope.trace.guard import fitted, left_as_found
 from vitscope.trace.heads import head_products, merge_heads
 from vitscope.trace.needs import Blocks, Needs
-from vitscope.trace.watch import BlockCapture
 from vitscope.trace.windows import watch_windows
 
 _EVERYTHING = Needs(attention=Blocks.ALL, values=Blocks.ALL, sensitivity=Blocks.ALL, skip_gradient=Blocks.ALL)

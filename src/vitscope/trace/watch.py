@@ -19,13 +19,13 @@ from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import ModelError
-from vitscope.models import Anatomy, Grid, Running
+from vitscope.models import Anatomy, Grid
+from vitscope.trace.block import BlockCapture
 from vitscope.trace.frozen import Frozen
 from vitscope.trace.guard import depth
 from vitscope.trace.heads import head_products, merge_heads, split_heads
 from vitscope.trace.kernel import Attend
 from vitscope.trace.needs import Blocks, Needs
-from vitscope.trace.transform import Transformation
 
 SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
 _MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
@@ -34,48 +34,6 @@ _CAST = {Tensor.to, Tensor.float, Tensor.type_as}
 _TIMES = {Tensor.__mul__, Tensor.__rmul__, Tensor.mul, torch.mul}
 _OVER = {Tensor.__truediv__, Tensor.div, torch.div}
 _PLUS = {Tensor.__add__, Tensor.__iadd__, Tensor.add, torch.add}
-
-
-@dataclass
-class BlockCapture:
-    """What one block showed of itself in the pass; axis r holds the rows that lead to the output (`Block.rows`)."""
-
-    query: Tensor | None = None  # (b h r d), times the attention's scale
-    values: Tensor | None = None  # (b h n d)
-    products: Tensor | None = None  # (b h r n), <query, keys>
-    scores: Tensor | None = None  # (b h r n), these with the attention's mask
-    mask: Tensor | None = None  # what was added to the products, where the attention has a mask
-    input: Tensor | None = None  # (b n D), x_b, where the block will be run again
-    attended: tuple[Tensor, Tensor, Tensor | None] | None = None  # queries (b h n d), keys, mask; where all rows count
-    rows: Tensor | None = None  # (b h r d), T_b
-    residual: Tensor | None = None  # (b r D), e_b
-    tokens: Tensor | None = None  # (b n D), t_b, where the keys are not affine in it, or thoroughly
-    output: Tensor | None = None  # (b h n d) with its graph, where a backward pass will be made; the last: (b h r d)
-    incoming: Tensor | None = None  # (b r D), x_b with its graph: the last block's, likewise; or thoroughly
-    value_transform: Transformation | None = None  # x_b against W_o v, token by token
-    feedforward_transform: Transformation | None = None  # e_b against what the feed-forward adds
-
-    def keep_residual(self, rows: int | None, tokens: Tensor) -> None:
-        """Take e_b from the feed-forward's input (b n D); a clone, so that the whole is not kept."""
-        self.residual = tokens.detach()[:, :rows].clone()
-
-    def keep_incoming(self, rows: int | None, tokens: Tensor) -> None:
-        """Take x_b with its graph."""
-        self.incoming = tokens[:, :rows]
-
-    def keep_input(self, tokens: Tensor) -> None:
-        """Take x_b."""
-        self.input = tokens.detach()
-
-    def keep_tokens(self, tokens: Tensor) -> None:
-        """Take t_b."""
-        self.tokens = tokens.detach()
-
-    def widen(self, running: Running) -> None:
-        """What was taken of the residual stream, in the precision that methods compute in."""
-        for name in ("residual", "tokens", "input"):
-            if (taken := getattr(self, name)) is not None:
-                setattr(self, name, running.wide(taken))
 
 
 class _Unbind(torch.autograd.Function):
