@@ -367,6 +367,27 @@ def test_wrong_use_is_one_line_that_says_what_to_do(words, says, run):
     assert says in line
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")])
+def test_what_memory_does_not_hold_is_one_line(run, monkeypatch, error):
+    def load(*_, **__):
+        raise error
+
+    monkeypatch.setattr("vitscope.cli.explain.Explainer", load)
+    code, _, said = run("explain", "a.png", "--model", "scenes", "--out", "o", model=False)
+    assert code == 1
+    (line,) = said.strip().splitlines()
+    assert line.startswith("vitscope: out of memory; use a smaller --batch-size")
+
+
+def test_an_error_of_another_kind_is_not_hidden(run, monkeypatch):
+    def load(*_, **__):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("vitscope.cli.explain.Explainer", load)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        run("explain", "a.png", "--model", "scenes", "--out", "o", model=False)
+
+
 def test_the_papers_photographs(run, shared, tmp_path):
     """The main job: real photographs, the real network, every file at its place."""
     photos = [shared / "imagenet" / "val" / f"ILSVRC2012_val_0000000{n}.JPEG" for n in (1, 4, 9)]

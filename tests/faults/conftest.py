@@ -30,10 +30,11 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture
 def apart():
-    """Run a module of these tests in a process that has not computed anything; its JSON."""
+    """Run a module of these tests in a process that has not computed anything, with more variables; its JSON."""
 
-    def run(module, *words):
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), "OMP_NUM_THREADS": "1"}
+    def run(module, *words, **more):
+        path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+        env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
         line = [sys.executable, "-m", module, *map(str, words)]
         done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
         assert done.returncode == 0, f"{words}: {done.stderr}"

@@ -29,6 +29,7 @@ from vitscope.cli import (
 )
 from vitscope.cli.common import say
 from vitscope.errors import VitscopeError
+from vitscope.trace.chunks import out_of_memory
 
 app = typer.Typer(
     name="vitscope",
@@ -84,6 +85,11 @@ def main() -> None:
     except OSError as error:
         say(f"{error.filename or 'a file'}: {error.strerror or error}; check the path and its permissions")
         sys.exit(2)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        say("out of memory; use a smaller --batch-size or --size, a --memory-limit, or a smaller model")
+        sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
             raise
