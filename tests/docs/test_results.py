@@ -101,6 +101,4 @@ def test_the_page_is_of_the_kept_rows(script):
 
 
 def test_what_methods_are_warned_of_is_of_the_kept_rows(script):
-    if not (script.KEPT / "photographs-sanity").exists():
-        pytest.skip("the rows of the sanity check are not kept yet")
     assert json.loads(script.SURVIVAL.read_text()) == json.loads(script.survival(script.sides(script.KEPT, "-sanity")))
