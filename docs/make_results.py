@@ -35,7 +35,8 @@ KEPT = Path(__file__).parent / "results"
 """Runs with the rows of the tables alone."""
 SURVIVAL = Path(survival_of.__file__).with_suffix(".json")
 SIDES = ("photographs", "scenes")
-RUNS = {"": ("", "-dear"), "-sanity": ("-sanity", "-sanity-relevance", "-sanity-samples")}
+SAMPLES = "-sanity-samples"
+RUNS = {"": ("", "-dear"), "-sanity": ("-sanity", "-sanity-relevance", SAMPLES)}
 """What follows the data set's name in the folders of a kind of run: a method is read from the first that has it."""
 LEVEL = 0.05
 NAMED = 6
@@ -268,18 +269,21 @@ def page(known: Mapping[str, Sequence[Side]]) -> str:
 
 
 def survival(both: Sequence[Side]) -> str:
-    """What `vitscope.methods.survival` reads: each method's mean rank correlation on both data sets."""
+    """What `vitscope.methods.survival` reads: each method's mean rank correlation on both data sets.
+
+    Without the methods that were given fewer samples than they take by default: what these show may be the samples.
+    """
     name = VALUES["sanity"][0].name
+    whole = [Side(tuple(run for run in side.runs if not run.folder.name.endswith(SAMPLES))) for side in both]
     found = {
         model: {
             label: round(line.mean, 3)
             for label, line in side.of(name).items()
             if line.mean is not None and side.family(label) != "trivial"
         }
-        for model, side in zip(SIDES, both, strict=True)
+        for model, side in zip(SIDES, whole, strict=True)
     }
-    bare = {model: {label.partition(":")[0]: value for label, value in of.items()} for model, of in found.items()}
-    return json.dumps(bare, indent=1) + "\n"
+    return json.dumps(found, indent=1) + "\n"
 
 
 def _between(text: str, key: str, content: str) -> str:
