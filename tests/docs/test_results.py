@@ -102,3 +102,14 @@ def test_the_page_is_of_the_kept_rows(script):
 
 def test_what_methods_are_warned_of_is_of_the_kept_rows(script):
     assert json.loads(script.SURVIVAL.read_text()) == json.loads(script.survival(script.sides(script.KEPT, "-sanity")))
+
+
+def test_what_few_samples_showed_is_said_of_no_method(script):
+    """RISE with 20 masks is not RISE."""
+    both = script.sides(script.KEPT, "-sanity")
+    assert all("rise" in side.of(script.VALUES["sanity"][0].name) for side in both)
+    for told in json.loads(script.survival(both)).values():
+        assert "rollout" in told
+        assert not {"rise", "scorecam", "tis", "smoothgrad", "integrated_gradients"} & {
+            label.partition(":")[0] for label in told
+        }

@@ -104,9 +104,10 @@ def _from_tensor(images: Tensor, preprocessing: Preprocessing) -> Batch:
         return prepare(images.permute(0, 2, 3, 1).cpu().numpy(), preprocessing)
     if not images.is_floating_point():
         raise ImageError(f"a tensor of {images.dtype} is ambiguous; pass a normalised float tensor, or uint8 pixels")
-    for index, image in enumerate(images):  # one by one: the test takes as much memory as what it tests
-        if not image.isfinite().all():
-            raise ImageError(f"image {index} of the tensor is not finite; check its preprocessing")
+    # One by one, since the test takes as much memory as what it tests; asked once, since a GPU is waited for.
+    finite = torch.stack([image.isfinite().all() for image in images])
+    if not finite.all():
+        raise ImageError(f"image {int((~finite).nonzero()[0])} of the tensor is not finite; check its preprocessing")
     height, width = images.shape[-2:]
     originals = tuple(Image.fromarray(preprocessing.denormalise(image)) for image in images)
     return Batch(images, (Geometry.identity(height, width),) * len(images), originals, _names([None] * len(images)))
