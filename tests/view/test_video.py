@@ -182,15 +182,19 @@ def test_an_encoder_that_stops_leaves_nothing(elsewhere, monkeypatch, capfd, how
 
 PLAYED = """async (source) => {
   const video = document.createElement("video");
+  let shown = NaN;  // the time of the frame that is shown: after a seek it may still be another one, or none
+  const presented = (_, frame) => { shown = frame.mediaTime; video.requestVideoFrameCallback(presented); };
+  video.requestVideoFrameCallback(presented);
   video.muted = true;
   video.src = source;
   await new Promise((done, wrong) => { video.onloadeddata = done; video.onerror = () => wrong(video.error.message); });
-  const seek = (time) => new Promise((done) => { video.onseeked = done; video.currentTime = time; });
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
   const found = [];
-  for (const time of [0.2, 0.6, 1.4]) {
-    await seek(time);
+  for (const [start, end] of [[0, 0.4], [0.4, 0.8], [1.2, 1.6]]) {
+    await new Promise((done) => { video.onseeked = done; video.currentTime = (start + end) / 2; });
+    for (let tries = 0; tries < 600 && !(shown > start - 0.01 && shown < end - 0.01); tries++)
+      await new Promise(requestAnimationFrame);
     canvas.getContext("2d").drawImage(video, 0, 0);
     found.push(canvas.toDataURL("image/png"));
   }
