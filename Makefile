@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # a process a core, each with one thread: torch's own threads would fight for the cores
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
+# what the tests cover; it takes half as long again, so that only CI (make test COVERAGE=1) and make test-all measure it
+MEASURED := --cov --cov-report=term --cov-fail-under=90
 
 .PHONY: help install demo docs lint lint-web security test test-all test-gpu test-peers cost peers memory gpu clean
 help:
@@ -10,8 +12,8 @@ help:
 	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
 	@echo "make docs      the site of the documentation, its notebooks run, into out/docs; a warning is an error"
 	@echo "make lint-web  the format of the pages' scripts and styles (needs npx)"
-	@echo "make test      lint, types, and the test suite with its coverage"
-	@echo "make test-all  the same, with the slow tests and make security"
+	@echo "make test      lint, types, and the test suite; with COVERAGE=1 also what it covers, 90 % at least"
+	@echo "make test-all  the same, measured, with the slow tests and make security"
 	@echo "make security  known faults of the dependencies (needs a network) and of the code (pip-audit, bandit)"
 	@echo "make test-peers against pytorch-grad-cam, Captum and Quantus themselves, which it installs"
 	@echo "make test-gpu  the same maps on CUDA as on the CPU (needs a GPU)"
@@ -43,7 +45,7 @@ lint-web:
 	npx --yes prettier@3 --check --print-width 120 "src/vitscope/**/front/*.{js,css}"
 
 test: lint
-	$(PYTEST) -m "not slow" --cov --cov-report=term --cov-fail-under=90
+	$(PYTEST) -m "not slow" $(if $(COVERAGE),$(MEASURED))
 
 # bandit's findings are mended, or explained beside the line (# nosec). pip-audit asks a service that may be out of reach:
 # that is said in the last line and is no pass, nor does it fail what was tested.
@@ -52,7 +54,7 @@ security: install
 	$(BIN)/python tools/audit.py
 
 test-all: lint security
-	$(PYTEST) --cov --cov-report=term --cov-fail-under=90
+	$(PYTEST) $(MEASURED)
 
 test-peers: install
 	$(BIN)/python -m pip install --quiet --editable ".[dev,peers]"
