@@ -6,7 +6,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
 # what the tests cover; it takes half as long again, so that only CI (make test COVERAGE=1) and make test-all measure it
 MEASURED := --cov --cov-report=term --cov-fail-under=90
 
-.PHONY: help install demo docs lint lint-web security test test-all test-gpu test-peers cost peers memory gpu clean
+.PHONY: help install demo docs bandit lint lint-web security test test-all test-gpu test-peers cost peers memory gpu clean
 help:
 	@echo "make install   create $(VENV) and install vitscope with its development tools"
 	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
@@ -35,7 +35,11 @@ docs: install
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -n -d out/docs-trees docs out/docs
 	@echo "out/docs/index.html"
 
-lint: install
+# its findings are mended, or explained beside the line (# nosec)
+bandit: install
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src
+
+lint: bandit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -47,10 +51,9 @@ lint-web:
 test: lint
 	$(PYTEST) -m "not slow" $(if $(COVERAGE),$(MEASURED))
 
-# bandit's findings are mended, or explained beside the line (# nosec). pip-audit asks a service that may be out of reach:
-# that is said in the last line and is no pass, nor does it fail what was tested.
-security: install
-	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src
+# pip-audit asks a service that may be out of reach: that is said in the last line and is no pass, nor does it fail what was
+# tested
+security: bandit
 	$(BIN)/python tools/audit.py
 
 test-all: lint security

@@ -25,6 +25,7 @@ from vitscope.explainer import Explainer
 from vitscope.models import PRECISIONS, Running
 
 NOT_INSTALLED = "not installed"
+SHARED = "/dev/shm"  # nosec B108  # asked how much room it has; nothing is written there
 LITTLE_SHARED = 256 * 2**20
 """Bytes of shared memory below which the processes that read pictures may fail."""
 LITTLE_DISK = 2**30
@@ -85,7 +86,7 @@ def _machine() -> dict[str, Any]:
         "CPU threads of torch": torch.get_num_threads(),
         "CPU instructions": torch.backends.cpu.get_cpu_capability(),
         "memory": _size(_memory()),
-        "shared memory, free": _size(_free("/dev/shm")),
+        "shared memory, free": _size(_free(SHARED)),
         "temporary files": f"{tempfile.gettempdir()}, {_size(_free(tempfile.gettempdir()))} free",
         "C++ compiler (--compile)": compiler or "none",
     }
@@ -176,7 +177,7 @@ def _ill_fitting() -> list[str]:
 
 def _little_room() -> list[str]:
     found = []
-    shared, disk = _free("/dev/shm"), _free(tempfile.gettempdir())
+    shared, disk = _free(SHARED), _free(tempfile.gettempdir())
     if shared is not None and shared < LITTLE_SHARED:
         found.append(
             f"little shared memory ({_size(shared)} free): processes that read pictures may fail; give --workers 0, or "
