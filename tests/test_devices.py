@@ -49,7 +49,16 @@ MORE = [
 ]
 
 OF_FAMILIES = ["daam", "agcam", "cdam", "attention", "chefer", "legrad", "gradcam", "libra_fullgrad", "rollout"]
-QUICK = ("eva02_tiny", "cait", "convit", "torchvision/vit_b_16", "Dinov2With", "CLIPModel", "vitscope.adapt")
+QUICK = (
+    "eva02_tiny",
+    "t2t_vit_14",
+    "cait",
+    "convit",
+    "torchvision/vit_b_16",
+    "Dinov2With",
+    "CLIPModel",
+    "vitscope.adapt",
+)
 
 
 @pytest.fixture(params=["pretended", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -19,7 +19,7 @@ from torch import Tensor
 from vitscope.attribution import Attribution, Explanation, by_reason
 from vitscope.errors import VitscopeError
 from vitscope.methods import family_of
-from vitscope.parse import parse_json
+from vitscope.parse import as_unicode, parse_json
 from vitscope.report.lens import Lens
 from vitscope.report.record import content_of
 from vitscope.view.evolution import LONGEST, animate, cards, filmstrip
@@ -131,7 +131,8 @@ def panels_of(explanation: Explanation, index: int) -> list[Panel]:
 
 def write_run_manifest(folder: Path, written: Mapping[str, str], failed: Mapping[str, str]) -> None:
     """List a run's images: path -> folder of its results, path -> why it failed."""
-    content = {"schema_version": SCHEMA_VERSION, "written": dict(written), "failed": dict(failed)}
+    reasons = {as_unicode(path): why for path, why in failed.items()}
+    content = {"schema_version": SCHEMA_VERSION, "written": dict(written), "failed": reasons}
     _write(folder / MANIFEST, partial(_dump, content))
 
 

@@ -24,6 +24,7 @@ from vitscope.errors import VitscopeError, text_of
 from vitscope.explainer import Explainer
 from vitscope.images import Batch, Preprocessing, ReadAhead, Unread, prepare
 from vitscope.methods import Method, as_methods, with_budget
+from vitscope.parse import as_unicode
 from vitscope.provenance import parameters_of
 from vitscope.targets import Target
 
@@ -172,7 +173,8 @@ class MapsWorker:
             return self._failed(one[0], text_of(error))
 
     def _failed(self, path: str, reason: str) -> list[Record]:
-        return [{"image": path, "method": label, "error": " ".join(reason.split())} for label in self._methods]
+        about = {"image": as_unicode(path), "error": " ".join(reason.split())}
+        return [about | {"method": label} for label in self._methods]
 
 
 def store_maps(

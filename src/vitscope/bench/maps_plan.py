@@ -17,6 +17,7 @@ from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.methods import as_methods
 from vitscope.models import Running
+from vitscope.parse import as_unicode
 from vitscope.provenance import parameters_of
 from vitscope.targets import Target
 
@@ -60,7 +61,7 @@ class MapsPlan:
         """Ready for JSON; of the pictures their number, and the SHA-256 of their paths."""
         content = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "images"}
         content["running"] = self.running.describe()
-        digest = hashlib.sha256("\n".join(self.images).encode()).hexdigest()
+        digest = hashlib.sha256("\n".join(map(as_unicode, self.images)).encode()).hexdigest()
         plain: dict[str, Any] = json.loads(json.dumps(content | {"images": {"count": self.count, "paths": digest}}))
         return plain
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from vitscope.datasets.files import PICTURES as PICTURES
 from vitscope.datasets.scenes import CLASSES, Scenes
 from vitscope.errors import ImageError, VitscopeError, nearest
+from vitscope.parse import as_unicode
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,18 @@ class ClassFolders:
             for each in sorted(folder.iterdir())
             if each.is_dir()
         }
-        self.names = tuple(name for name, files in found.items() if files)
+        self.names = tuple(as_unicode(name) for name, files in found.items() if files)
         if not self.names:
             raise ImageError(f"{folder}: holds no folder with pictures; make a folder of pictures for each class")
-        self._files = [(file, label) for label, name in enumerate(self.names) for file in found[name]]
-        self.description = f"folder {folder}"
+        self._files = [(file, label) for label, files in enumerate(filter(None, found.values())) for file in files]
+        self.description = f"folder {as_unicode(str(folder))}"
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int, /) -> LabelledPicture:
         file, label = self._files[index]
-        return LabelledPicture(file, label, str(file))
+        return LabelledPicture(file, label, as_unicode(str(file)))
 
 
 def _hidden(file: Path, root: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, g
 
 from vitscope.datasets.record import Dataset, DatasetInfo
 from vitscope.errors import DatasetError, nearest
+from vitscope.parse import as_unicode, is_unicode
 
 
 class Reader(Protocol):
@@ -107,6 +108,9 @@ def open_dataset(
     whole = reader.open(folder)
     if not len(whole):
         raise DatasetError(f"{folder} holds nothing to read as {info.name}; expected {info.layout}")
+    for name in (str(folder), *whole.names, *whole.ids):
+        if not is_unicode(name):
+            raise DatasetError(f"{as_unicode(str(folder))}: '{as_unicode(name)}' is not UTF-8; rename it")
     chosen = whole.subset(limit, seed)
     provenance = {
         "dataset": info.name,

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vitscope.errors import FormatError, ImageError, PixelsError
+from vitscope.parse import as_unicode, is_unicode
 from vitscope.warned import warnings_are
 
 _AT_A_TIME = 2**20
@@ -93,6 +94,8 @@ def read_image(file: BinaryIO, name: str, formats: tuple[str, ...], most: int) -
 
 
 def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    if not is_unicode(str(path)):
+        raise ImageError(f"{as_unicode(str(path))}: its name is not UTF-8; rename it, or its folder")
     try:
         if path.is_dir():
             raise ImageError(f"{path}: a folder with no pictures in it; name a picture")

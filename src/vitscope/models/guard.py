@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -72,8 +72,7 @@ def undisturbed(device: torch.device) -> Iterator[None]:
     outer = _depth.passes
     with torch.inference_mode(False), ExitStack() as stack:
         for kind in {"cpu", device.type}:
-            if _autocasts(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
+            stack.enter_context(without_autocast(kind))
         try:
             _depth.passes = outer + 1
             yield
@@ -81,11 +80,13 @@ def undisturbed(device: torch.device) -> Iterator[None]:
             _depth.passes = outer
 
 
-def _autocasts(kind: str) -> bool:
+def without_autocast(kind: str) -> AbstractContextManager[object]:
+    """Within it, torch computes in the precision of what it is given; also on a kind of device without autocast."""
     try:
-        return torch.is_autocast_enabled(kind)
+        enabled = torch.is_autocast_enabled(kind)
     except RuntimeError:  # a kind of device that knows no autocast
-        return False
+        enabled = False
+    return torch.autocast(kind, enabled=False) if enabled else nullcontext()
 
 
 def _lock_of(model: nn.Module) -> threading.RLock:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from vitscope.errors import ModelError, nearest
+from vitscope.models.guard import without_autocast
 
 Kind = Literal["performer", "transformer"]
 
@@ -76,7 +77,7 @@ class PerformerTokens(nn.Module):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Linear attention of queries, keys and values (b n width) -> (b n width); O(n) in time and memory."""
-        with torch.autocast(values.device.type, enabled=False):  # a quotient of sums of exponentials
+        with without_autocast(values.device.type):  # a quotient of sums of exponentials
             phi_q, phi_k = self.features(queries), self.features(keys)
             summed = phi_k.transpose(1, 2) @ values.to(phi_k.dtype)  # (b m width)
             share = phi_q @ phi_k.sum(dim=1).unsqueeze(-1)  # (b n 1)
@@ -85,7 +86,7 @@ class PerformerTokens(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """φ of (b n width) -> (b n m); in float32 at least, for the exponential, also under autocast."""
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             wide = x.to(torch.promote_types(x.dtype, torch.float32))
             exponents = wide @ self.w.to(wide.dtype).T - wide.square().sum(dim=-1, keepdim=True) / 2
             positive: Tensor = torch.exp(exponents) / len(self.w) ** 0.5
