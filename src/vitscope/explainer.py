@@ -13,11 +13,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitscope.attribution import Attribution, Explanation, Subject
-from vitscope.errors import MethodError, TargetError, VitscopeError
+from vitscope.errors import MethodError, ModelError, TargetError, VitscopeError
 from vitscope.evidence import Evidence
 from vitscope.images import Batch, Preprocessing, prepare
 from vitscope.methods import CDAM, Method, Wanted, as_method, choose
 from vitscope.models import Anatomy, Precision, Running, anatomy_of
+from vitscope.models.state import ModelState
 from vitscope.opening import fields_of, names_of, opened, random_picture
 from vitscope.outcome import Progress, Seen, attribute, deaf, refuse, undefined
 from vitscope.passes import Passes
@@ -29,6 +30,9 @@ from vitscope.trace import Effects, Needs, as_bytes, effects_on_features, left_a
 
 class Explainer:
     """Explains what a vision transformer's output rests on.
+
+    Each call first checks whether the modules or weights of the model changed since its description was verified, by
+    version counters and a sample of values. If so, the model is described and verified again.
 
     Example:
         >>> from vitscope.datasets import Scenes
@@ -90,24 +94,50 @@ class Explainer:
             "weights": weights and str(weights),
         }
         loaded = opened(model, weights, pretrained, preprocessing, device)
-        self._given = loaded.model  # around the anatomy's own: a text tower lies beside it
         if loaded.source:
             self.source["source"] = loaded.source
-        self.anatomy: Anatomy = model if isinstance(model, Anatomy) else anatomy_of(loaded.model)
+        self._model = loaded.model  # the anatomy's model or a module around it, such as one with a text tower
+        self._own_description = model if isinstance(model, Anatomy) else None
+        self._tokenizer = tokenizer or loaded.tokenizer
+        self._running, self._limit = Running.of(running), limit
+        self._labels, self._model_names = labels, loaded.names
+        anatomy = self._own_description or anatomy_of(self._model)
         self.preprocessing = (
             preprocessing
             if isinstance(preprocessing, Preprocessing)
-            else loaded.preprocessing_with(fields_of(preprocessing, loaded, self.anatomy))
+            else loaded.preprocessing_with(fields_of(preprocessing, loaded, anatomy))
         )
-        verified = verify(self.anatomy.exact, random_picture(self.preprocessing.size))
+        self._verify(anatomy)
+
+    def _verify(self, anatomy: Anatomy) -> None:
+        """Verify a description of the model as it is now, and use it from now on."""
+        state = ModelState(self._model)
+        verified = verify(anatomy.exact, random_picture(self.preprocessing.size))
+        self._running.check(anatomy.model)
+        self.names = names_of(self._labels, self._model_names, verified.outputs)
         self.description_error = verified.error
-        self.anatomy = dataclasses.replace(
-            self.anatomy, outputs=verified.outputs, running=Running.of(running), differentiable=verified.differentiable
+        self.anatomy: Anatomy = dataclasses.replace(
+            anatomy, outputs=verified.outputs, running=self._running, differentiable=verified.differentiable
         )
-        self.names = names_of(labels, loaded.names, self.anatomy.outputs)
-        self._tokenizer = tokenizer or loaded.tokenizer
-        self.anatomy.running.check(self.anatomy.model)
-        self.passes = Passes(self.anatomy, limit)
+        self.passes = Passes(self.anatomy, self._limit)
+        self._verified_state = state
+
+    def _follow_changes(self) -> None:
+        """Describe and verify the model again if its modules or weights changed since they were verified.
+
+        Raises:
+            ModelError: the model can no longer be described.
+        """
+        with left_as_found(self._model):
+            if ModelState(self._model) == self._verified_state:
+                return
+            try:
+                self._verify(self._own_description or anatomy_of(self._model))
+            except ModelError as error:
+                raise ModelError(
+                    f"{self.anatomy.name} changed after this Explainer was built, and cannot be explained as it is "
+                    f"now: {error}"
+                ) from error
 
     def __call__(
         self,
@@ -142,6 +172,7 @@ class Explainer:
             MethodError: an unknown method, or one that is not defined for this model.
             TargetError: a target that does not exist, does not fit the batch, or that a class-agnostic method ignores.
             FlatMapError: a map is constant or not finite.
+            ModelError: the model changed and can no longer be described.
         """
         (explanation,) = self.each(
             images, methods, [target], strict=strict, max_forwards=max_forwards, progress=progress
@@ -169,6 +200,7 @@ class Explainer:
         Raises:
             as a call.
         """
+        self._follow_changes()
         chosen = choose(methods).within(max_forwards)
         if isinstance(targets, str) or not isinstance(targets, Iterable):
             raise TargetError(
@@ -212,6 +244,7 @@ class Explainer:
         Raises:
             ImageError: an image cannot be read.
         """
+        self._follow_changes()
         tensor = prepare(images, self.preprocessing).tensor
         found = self.passes.over(
             tensor,
@@ -230,6 +263,7 @@ class Explainer:
             ImageError: an image cannot be read.
             MethodError: no one row of the last block leads to the output, which the closed form needs.
         """
+        self._follow_changes()
         if reason := self.why_not("evidence", CDAM()):
             raise MethodError(reason)
         if self.anatomy.rows_read is None:
@@ -272,13 +306,14 @@ class Explainer:
             TargetError: the model has no text tower, or no tokenizer is at hand.
             ModelError: its tokenizer cannot be read.
         """
+        self._follow_changes()
         if self.anatomy.texts is None:
             raise TargetError(f"{self.anatomy.name} has no text tower; give a class, or use a CLIP-like model")
         if self._tokenizer is None:
             raise TargetError(f"the tokenizer of {self.anatomy.name} is not known; give Explainer(tokenizer=...)")
         tokens = self._tokenizer([prompts] if isinstance(prompts, str) else list(prompts))
         device = next(self.anatomy.model.parameters()).device
-        with left_as_found(self.anatomy.model), left_as_found(self._given), torch.no_grad():
+        with left_as_found(self.anatomy.model), left_as_found(self._model), torch.no_grad():
             embedded = self.anatomy.texts(tokens.to(device))
         return F.normalize(embedded.float(), dim=-1)
 

@@ -15,7 +15,7 @@ from vitscope.models.parts import (
     Reading,
     RowMap,
     apart,
-    joint,
+    fused,
     multi_head,
     outputs_of,
     reading,
@@ -158,7 +158,7 @@ def _reading(layout: Layout, part: Callable[[str], Any], heads: int) -> Reading:
         raise ModelError(f"qkv='{names[0]}' is a {type(found[0]).__name__} and no linear layer; correct the layout")
     if len(found) == 1:
         (layer,) = found
-        layers, (width, rest) = joint(lambda: layer.weight, lambda: layer.bias), divmod(layer.out_features, 3)
+        layers, (width, rest) = fused(layer), divmod(layer.out_features, 3)
         if rest:
             raise ModelError(
                 f"qkv='{names[0]}' has {layer.out_features} outputs, which are not three of one width; name the layer "

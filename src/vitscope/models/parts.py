@@ -19,10 +19,14 @@ Rotate = Callable[[Tensor, Grid], Tensor]
 
 @dataclass(frozen=True)
 class Projections:
-    """The layers from t_b to queries, keys and values, before heads are split: each (b n D) -> (b n D)."""
+    """The layers from t_b to queries, keys and values, before heads are split: each (b n D) -> (b n D).
+
+    `affine` tells whether keys and values are known to be affine in the tokens.
+    """
 
     query: RowMap
     keys_values: Callable[[Tensor], tuple[Tensor, Tensor]]
+    affine: bool = True
 
 
 def joint(weight: Callable[[], Tensor], bias: Callable[[], Tensor | None]) -> Projections:
@@ -47,9 +51,32 @@ def joint(weight: Callable[[], Tensor], bias: Callable[[], Tensor | None]) -> Pr
     return Projections(query, keys_values)
 
 
+def fused(layer: nn.Module) -> Projections:
+    """One layer for all three, outputs in the order query, key, value.
+
+    A plain Linear layer is evaluated in parts. Any other, such as one with a LoRA adapter, is called as it is, so that
+    all that it adds is included.
+    """
+    if is_plain_linear(layer):
+        return joint(lambda: layer.weight, lambda: layer.bias)
+
+    def keys_values(tokens: Tensor) -> tuple[Tensor, Tensor]:
+        _, keys, values = layer(tokens).chunk(3, dim=-1)
+        return keys, values
+
+    return Projections(lambda rows: layer(rows).chunk(3, dim=-1)[0], keys_values, affine=False)
+
+
 def apart(query: nn.Module, key: nn.Module, value: nn.Module) -> Projections:
     """A layer for each."""
-    return Projections(query, lambda tokens: (key(tokens), value(tokens)))
+    affine = is_plain_linear(key) and is_plain_linear(value)
+    return Projections(query, lambda tokens: (key(tokens), value(tokens)), affine)
+
+
+def is_plain_linear(layer: nn.Module) -> bool:
+    """Whether calling `layer` gives exactly x W' + b with its own weight and bias: no subclass, adapter or hook."""
+    hooked = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+    return type(layer) is nn.Linear and not hooked
 
 
 @dataclass(frozen=True)
@@ -95,7 +122,9 @@ def reading(
         found = normed_key(by_head(keys))
         return (found if rotate is None else rotate(found, grid)), by_head(values)
 
-    return Reading(queries, keys_values, affine_keys=rotate is None and isinstance(normed_key, nn.Identity))
+    return Reading(
+        queries, keys_values, affine_keys=layers.affine and rotate is None and isinstance(normed_key, nn.Identity)
+    )
 
 
 def rotated_after(prefix: int, rotation: Callable[[Tensor, Grid], Tensor]) -> Rotate:
@@ -169,8 +198,7 @@ def timm_like_block(name: str, block: Any, read: Reading | None = None) -> Block
     """
     attention = block.attn
     if read is None:
-        layers = joint(lambda: attention.qkv.weight, lambda: attention.qkv.bias)
-        read = reading(layers, attention.num_heads, attention.scale)
+        read = reading(fused(attention.qkv), attention.num_heads, attention.scale)
     return Block(
         name=name,
         module=block,

@@ -19,6 +19,7 @@ from vitscope.models.parts import (
     Projections,
     Rotate,
     apart,
+    fused,
     joint,
     outputs_of,
     reading,
@@ -138,11 +139,7 @@ def _block(name: str, block: Any, rows: int | None, rotate: Rotate | None) -> Bl
 def _projections(attention: Any) -> Projections:
     if attention.qkv is None:
         return apart(attention.q_proj, attention.k_proj, attention.v_proj)
-
-    def bias() -> Tensor | None:
-        if getattr(attention, "q_bias", None) is not None:
-            return torch.cat((attention.q_bias, attention.k_bias, attention.v_bias))
-        own: Tensor | None = attention.qkv.bias
-        return own
-
+    if getattr(attention, "q_bias", None) is None:
+        return fused(attention.qkv)
+    bias = lambda: torch.cat((attention.q_bias, attention.k_bias, attention.v_bias))  # noqa: E731
     return joint(lambda: attention.qkv.weight, bias)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Block, Classifier, Grid
-from vitscope.models.parts import Projections, joint, outputs_of, reading, timm_like_block
+from vitscope.models.parts import Projections, fused, is_plain_linear, outputs_of, reading, timm_like_block
 from vitscope.models.registry import register_adapter
 
 
@@ -135,7 +135,7 @@ def attention_pool(name: str, model: Any, include_prefix: bool) -> Block:
         scaled: Tensor = pool.q_norm(query) * pool.scale
         return scaled.expand(len(rows), -1, -1, -1)
 
-    layers = Projections(pool.q, lambda tokens: pool.kv(tokens).chunk(2, dim=-1))
+    layers = Projections(pool.q, lambda tokens: pool.kv(tokens).chunk(2, dim=-1), is_plain_linear(pool.kv))
     read = reading(layers, pool.num_heads, pool.scale, key_norm=pool.k_norm)
     return Block(
         name=name,
@@ -199,8 +199,7 @@ def block_of(name: str, block: Any, rows: int | None) -> Block:
         added: Tensor = block.ls2(block.mlp(block.norm2(rows)))
         return added
 
-    layers = joint(lambda: attention.qkv.weight, lambda: attention.qkv.bias)
-    read = reading(layers, attention.num_heads, attention.scale, attention.q_norm, attention.k_norm)
+    read = reading(fused(attention.qkv), attention.num_heads, attention.scale, attention.q_norm, attention.k_norm)
     return dataclasses.replace(
         timm_like_block(name, block, read), projection=projection, feedforward=feedforward, rows=rows
     )

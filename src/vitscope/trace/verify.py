@@ -69,7 +69,8 @@ def verify(anatomy: Anatomy, images: Tensor) -> Verified:
             if not error <= _tolerance(batch.dtype):
                 raise ModelError(
                     f"the description of {anatomy.name} does not fit it: {name} differs by {error:.1e} (relative); "
-                    "the model changes its tokens in a way that its adapter does not know"
+                    "hooks or adapter layers may change its tokens: remove the hooks, merge the adapters (with peft: "
+                    "model.merge_and_unload()), or describe the model with vitscope.adapt (docs/adapters.md)"
                 )
             worst = max(worst, error)
     return Verified(worst, seen.logits.shape[1] if anatomy.outputs else 0, differentiable=not seen.ungraphed)

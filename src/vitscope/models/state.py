@@ -1,0 +1,61 @@
+"""The modules and weights that a description was verified with, recorded so that later changes are noticed."""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SAMPLES = 32
+"""Values of each tensor that are compared."""
+
+Values = dict[tuple[torch.dtype, torch.device], Tensor]
+
+
+class ModelState:
+    """The modules and weights of a model at one time; `==` tells whether two states are the same.
+
+    Recording takes a few operations per tensor, whatever its size. Weights are compared by identity and by torch's
+    version counter, which every in-place operation increments. Changes through `.data` do not increment it; they are
+    found in a sample of `SAMPLES` evenly spaced values per tensor, so a change of very few values can be missed.
+    Tensors on the meta device or without plain storage (quantised, sharded) are not sampled.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Record `model` as it is now."""
+        weights = list(chain(model.parameters(), model.buffers()))
+        self._modules = [_identity(module) for module in model.modules()]
+        self._versions = [(id(tensor), None if tensor.is_inference() else tensor._version) for tensor in weights]
+        self._values = _sample(weights)
+
+    __hash__ = None  # type: ignore[assignment]  # a record of mutable things
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, ModelState)
+            and self._modules == other._modules
+            and self._versions == other._versions
+            and self._values.keys() == other._values.keys()
+            and all(torch.equal(self._values[kind], other._values[kind]) for kind in self._values)
+        )
+
+
+def _identity(module: nn.Module) -> tuple[Any, ...]:
+    """The module itself, what is called in place of it, and its hooks."""
+    forward = vars(module).get("forward", getattr(type(module), "forward", None))
+    hooks = tuple(module._forward_pre_hooks), tuple(module._forward_hooks)
+    return weakref.ref(module), type(module), forward, hooks
+
+
+def _sample(weights: list[Tensor]) -> Values:
+    """Evenly spaced values of all tensors, joined by dtype and device so that few operations compare them."""
+    parts: dict[tuple[torch.dtype, torch.device], list[Tensor]] = defaultdict(list)
+    for tensor in weights:
+        if type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_meta:
+            values = tensor.detach().flatten()
+            parts[tensor.dtype, tensor.device].append(values[:: max(1, len(values) // SAMPLES)])
+    return {kind: torch.cat(each) for kind, each in parts.items()}
