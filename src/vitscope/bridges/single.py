@@ -102,4 +102,4 @@ def _explainer_of(model: nn.Module | Anatomy | str) -> Explainer:
         return Explainer(model)
     anatomy = model if isinstance(model, Anatomy) else anatomy_of(model)
     as_they_are = Preprocessing(anatomy.input_size, "bilinear", 1.0, "center", (0.0,) * 3, (1.0,) * 3)
-    return Explainer(anatomy, preprocessing=as_they_are)
+    return Explainer(model, preprocessing=as_they_are)
