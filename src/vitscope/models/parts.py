@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -73,7 +73,7 @@ def apart(query: nn.Module, key: nn.Module, value: nn.Module) -> Projections:
     return Projections(query, lambda tokens: (key(tokens), value(tokens)), affine)
 
 
-def is_plain_linear(layer: nn.Module) -> bool:
+def is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether calling `layer` gives exactly x W' + b with its own weight and bias: no subclass, adapter or hook."""
     hooked = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
     return type(layer) is nn.Linear and not hooked
