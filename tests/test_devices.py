@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.conditioning import precision
 from tests.conftest import build, pictures
 from tests.elsewhere import pretending
-from tests.methods.test_contract import LABELS, SHAKY
+from tests.methods.test_contract import LABELS
 from tests.zoo import ZOO, Entry, built, module_of
 from vitscope import Explainer, targets
 from vitscope.bench import bench, make_plan, plan_maps, store_maps
@@ -24,9 +25,6 @@ from vitscope.report import lens_of
 
 BOUND = 1e-3
 """Of the norm of the difference over that of the map, in float32."""
-
-DOUBLE = {*SHAKY, "tis", "vit_cx"}
-"""Compared in float64: small differences make another map of them, or another cluster."""
 
 METHODS = [
     *("eigencam:sign=peaked" if label == "eigencam" else label for label in LABELS if label != "eigengradcam"),
@@ -139,7 +137,7 @@ def test_the_pretended_device_draws_its_own_random_numbers():
 
 
 def compare(label: str, layout: str, device: torch.device) -> None:
-    dtype = torch.float64 if label.partition(":")[0] in DOUBLE else torch.float32
+    dtype = precision(label)
     here, there = (Explainer(build(layout, dtype=dtype).to(where)) for where in ("cpu", device))
     images = pictures(here.anatomy.model, 2, dtype=dtype)
     one, other = (explainer(images, label, asked(label), strict=False) for explainer in (here, there))

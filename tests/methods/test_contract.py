@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import vitscope
 from tests import modes
 from tests.cheaper import cheaper
+from tests.conditioning import POLE, ROUNDING, conditioning, divides, precision, shaky
 from tests.conftest import LAYOUTS, build, pictures
 from vitscope.methods import as_method, as_methods, list_methods
 
@@ -72,24 +73,21 @@ def close(a: torch.Tensor, b: torch.Tensor, bound: float = 1e-4) -> bool:
     return float((a - b).norm() / b.norm()) < modes.within(bound)
 
 
-DIVIDING = ("chefer_lrp", "partial_lrp")
-"""Their relevance divides by sums that may nearly cancel."""
-
-SHAKY = {
-    "gradcam_pp": "it divides by a channel's sum over the patches, which may be next to zero",
-    "xgradcam": "it divides by a channel's sum over the patches, which may be next to zero",
-    **dict.fromkeys(DIVIDING, "its relevance divides by sums that may nearly cancel"),
-    "eigencam": "a singular vector's sign is the library's",
-    "eigengradcam": "a singular vector's sign is the library's",
-}
-"""Methods whose values hang on small differences, so that half precision gives another map, or is refused."""
-
-CUT = ("vit_cx:max_forwards=12", "tis:masks=10,rounds=5")
-"""They join tokens, or masks, into clusters, so that another rounding may give another cluster."""
+DIVIDING = [label for label in LABELS if divides(label)]
 
 
-def tolerance(label: str) -> float:
-    return modes.within(1e-2 if label in SHAKY else 1e-4, label in (*SHAKY, *CUT))
+def as_compared(label: str, layout: str = "vit", **options) -> tuple[vitscope.Explainer, torch.Tensor]:
+    """A model of the layout and three images, in the precision in which the method's maps are compared."""
+    dtype = precision(label)
+    model = build(layout, dtype=dtype, **options)
+    return vitscope.Explainer(model), pictures(model, 3, dtype=dtype)
+
+
+def moved(label: str, layout: str, target: list[int] | None, by: float) -> float:
+    """How far the maps move if the weights and the images change by a relative error."""
+    model = build(layout, dtype=torch.float64)
+    images = pictures(model, 3, dtype=torch.float64)
+    return conditioning(model, images, lambda model, x: vitscope.Explainer(model)(x, label, target)[label].values, by)
 
 
 @pytest.fixture(autouse=True)
@@ -119,8 +117,7 @@ def flat(label: str, explainer: vitscope.Explainer, image: torch.Tensor, target:
 
 @by_layout(LABELS)
 def test_batch_equals_loop(label, layout):
-    explainer = vitscope.Explainer(build(layout))
-    images = pictures(explainer.anatomy.model, 3)
+    explainer, images = as_compared(label, layout)
     target = target_of(label, explainer, images)
     together = explainer(images, label, target)[label]
     for index in range(3):
@@ -132,8 +129,7 @@ def test_batch_equals_loop(label, layout):
 
 @pytest.mark.parametrize("label", LABELS)
 def test_permuting_the_batch_permutes_the_maps(label):
-    explainer = vitscope.Explainer(build())
-    images, order = pictures(explainer.anatomy.model, 3), [2, 0, 1]
+    (explainer, images), order = as_compared(label), [2, 0, 1]
     target = target_of(label, explainer, images)
     maps = explainer(images, label, target)[label].values
     permuted = explainer(images[order], label, target and [target[i] for i in order])[label].values
@@ -141,7 +137,7 @@ def test_permuting_the_batch_permutes_the_maps(label):
     assert not close(maps[0], maps[1], 1e-2)
 
 
-@by_layout([label for label in LABELS if label not in DIVIDING])
+@by_layout([label for label in LABELS if not divides(label)])
 def test_float64_agrees_with_float32_and_is_given_in_float32(label, layout):
     maps, target = [], None
     for dtype in (torch.float32, torch.float64):
@@ -153,7 +149,19 @@ def test_float64_agrees_with_float32_and_is_given_in_float32(label, layout):
     assert close(*maps, bound=1e-3)
 
 
-@pytest.mark.parametrize("label", [label for label in LABELS if label not in SHAKY])
+@by_layout(DIVIDING)
+def test_float32_is_as_near_to_float64_as_the_methods_conditioning_lets_it(label, layout):
+    """Of some 30 roundings one after another (ten in each of the three blocks) each may move the map that far."""
+    maps, target = [], None
+    for dtype in (torch.float32, torch.float64):
+        explainer = vitscope.Explainer(build(layout, dtype=dtype))
+        images = pictures(explainer.anatomy.model, 3, dtype=dtype)
+        target = target or target_of(label, explainer, images)
+        maps.append(explainer(images, label, target)[label].values)
+    assert close(*maps, bound=30 * moved(label, layout, target, by=ROUNDING))
+
+
+@pytest.mark.parametrize("label", [label for label in LABELS if not shaky(label)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_gives_the_same_picture(label, dtype):
     maps, target = [], None
@@ -165,7 +173,7 @@ def test_half_precision_gives_the_same_picture(label, dtype):
     assert torch.corrcoef(torch.stack([m.flatten() for m in maps]))[0, 1] > 0.9
 
 
-@pytest.mark.parametrize("label", [label for label in LABELS if as_method(label).facts.divides])
+@pytest.mark.parametrize("label", DIVIDING)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_weights_are_refused_where_sums_nearly_cancel(label, dtype):
     explainer = vitscope.Explainer(build(dtype=dtype))
@@ -178,13 +186,11 @@ def test_half_precision_weights_are_refused_where_sums_nearly_cancel(label, dtyp
 @by_layout(LABELS)
 def test_fused_equals_written_out(label, layout):
     maps, target = [], None
-    dtype = torch.float64 if label in DIVIDING else torch.float32
     for fused in (True, False):
-        explainer = vitscope.Explainer(build(layout, fused=fused, dtype=dtype))
-        images = pictures(explainer.anatomy.model, 3, dtype=dtype)
+        explainer, images = as_compared(label, layout, fused=fused)
         target = target or target_of(label, explainer, images)
         maps.append(explainer(images, label, target)[label].values)
-    assert close(*maps, tolerance(label))
+    assert close(*maps) or (divides(label) and close(*maps, bound=moved(label, layout, target, by=POLE)))
 
 
 @by_layout(LABELS)
@@ -296,9 +302,10 @@ def test_no_n_by_n_tensor_at_a_thousand_tokens(registers):
     assert seen.found, "the counter sees the matrix where there is one"
 
 
-def test_all_methods_in_one_pass_are_each_alone(layout):
-    explainer = vitscope.Explainer(build(layout))
-    images = pictures(explainer.anatomy.model)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_all_methods_in_one_pass_are_each_alone(layout, dtype):
+    explainer = vitscope.Explainer(build(layout, dtype=dtype))
+    images = pictures(explainer.anatomy.model, dtype=dtype)
     calls = []
     explainer.anatomy.model.register_forward_hook(lambda *_: calls.append(1))
     defined = [label for label in LABELS if not explainer.why_not(label, as_method(label))]
@@ -312,8 +319,8 @@ def test_all_methods_in_one_pass_are_each_alone(layout):
     assert len(together.attributions) > len(defined) - 4
     for label in LABELS:
         if label in together:
-            alone = explainer(images, label)[label].values
-            assert close(together[label].values, alone, tolerance(label)), label
+            if precision(label) == dtype:
+                assert close(together[label].values, explainer(images, label)[label].values), label
         else:
             said = together.failures[label]
             reasons = "is flat (every value 0): after its ReLUs", "altered pictures score alike", "is not defined for"
