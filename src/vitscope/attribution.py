@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from vitscope.activation import Activation, activated
 from vitscope.errors import MethodError, nearest
 from vitscope.images import Batch, Geometry
 from vitscope.methods import Facts
@@ -32,6 +33,7 @@ class Subject:
         classifier: whether the outputs are classes.
         target: the explained class of every image, (b); None where the target is no class.
         asked: the target in words.
+        each_asked: the same of every image, where each has a text of its own; otherwise empty.
         names: names of the outputs.
         provenance: versions, model, preprocessing, ready for JSON.
     """
@@ -44,6 +46,17 @@ class Subject:
     asked: str
     names: ClassNames
     provenance: Mapping[str, Any]
+    each_asked: tuple[str, ...] = ()
+
+    @property
+    def activation(self) -> Activation:
+        """What turns the outputs into probabilities: "softmax", "sigmoid", or "none" where they have none."""
+        activation: Activation = self.provenance["activation"]
+        return activation
+
+    def asked_of(self, image: int) -> str:
+        """The target of one image in words."""
+        return self.each_asked[image] if self.each_asked else self.asked
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -61,33 +74,38 @@ class Subject:
         return f"{images}, {grid} patches, target: {asked}, model: {name}"
 
     def class_of(self, image: int) -> dict[str, Any] | None:
-        """Index, name, logit and softmax probability of the explained class of one image; None for another target."""
+        """Index, name, logit and probability of the explained class of one image; None for another target.
+
+        The probability is None where the activation is "none", as of a regression.
+        """
         return None if self.target is None else self._class(image, int(self.target[image]))
 
     def prediction(self, image: int) -> dict[str, Any] | None:
-        """Index, name, logit and softmax probability of the class with the highest logit; None without a classifier."""
+        """The same of the class with the highest logit; None without a classifier."""
         return None if not self.classifier else self._class(image, int(self.logits[image].argmax()))
 
     def _class(self, image: int, index: int) -> dict[str, Any]:
-        row = self.logits[image].cpu().double()
+        row = self.logits[image].detach().cpu().double()
+        likely = activated(row[None], self.activation)[0]
         return {
             "index": index,
             "name": self.names[index],
             "logit": float(row[index]),
-            "probability": float(row.softmax(0)[index]),
+            "probability": None if self.activation == "none" else float(likely[index]),
         }
 
     def title(self, image: int) -> str:
         """One line: what the model predicts and, where it is something else, what was explained."""
         predicted, asked = self.prediction(image), self.class_of(image)
         if predicted is None:
-            return f"no classifier — explained: {self.asked}"
-        line = "predicted: {name} ({index}) · p = {probability:.2f}".format(**predicted)
+            return f"no classifier — explained: {self.asked_of(image)}"
+        several_values = self.activation == "none" and self.logits.shape[1] > 1
+        line = f"{'highest output' if several_values else 'predicted'}: {class_line(predicted, '.2f')}"
         if asked is None:
-            return f"{line} — explained: {self.asked}"
+            return f"{line} — explained: {self.asked_of(image)}"
         if asked["index"] == predicted["index"]:
             return line
-        return f"{line} — explained: " + "{name} ({index}) · p = {probability:.2g}".format(**asked)
+        return f"{line} — explained: {class_line(asked, '.2g')}"
 
 
 @dataclass(frozen=True)
@@ -263,6 +281,12 @@ class Explanation:
         from vitscope.save import save_explanation  # here, since pictures lie behind results
 
         return [str(path) for path in save_explanation(self, folder, video=video)]
+
+
+def class_line(entry: Mapping[str, Any], precision: str) -> str:
+    """A class as `Subject.prediction` gives it, with its probability, or its output where it has none."""
+    shown = "= {logit:.3g}" if entry["probability"] is None else f"· p = {{probability:{precision}}}"
+    return f"{{name}} ({{index}}) {shown}".format(**entry)
 
 
 def _some(labels: Iterable[str], most: int = 6) -> str:

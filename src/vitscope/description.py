@@ -62,6 +62,7 @@ def describe(model: nn.Module | str | Explainer, weights: str | os.PathLike[str]
         **({} if anatomy.windows else _of_blocks(anatomy)),
         "methods_read": what_is_read(anatomy),
         "outputs": anatomy.outputs,
+        "activation": explainer.activation,
         "preprocessing": explainer.preprocessing.describe(),
         "self_check": "what is put back into the picture is what keys receive"
         if anatomy.windows

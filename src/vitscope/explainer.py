@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from vitscope.activation import Activation, declared_activation, resolved_activation
 from vitscope.attribution import Attribution, Explanation, Subject
 from vitscope.errors import MethodError, ModelError, TargetError, VitscopeError
 from vitscope.evidence import Evidence
@@ -23,8 +24,9 @@ from vitscope.opening import fields_of, names_of, opened, random_picture
 from vitscope.outcome import Progress, Seen, attribute, deaf, refuse, undefined
 from vitscope.passes import Passes
 from vitscope.provenance import covered_by, provenance_of
-from vitscope.targets import ClassNames, Concept, Predicted, Target, Text, as_target
+from vitscope.targets import ClassNames, Concept, EachConcept, Predicted, Probability, Target, Text, as_target
 from vitscope.targets.target import TargetLike
+from vitscope.targets.text import check_text
 from vitscope.trace import Effects, Needs, as_bytes, effects_on_features, left_as_found, record, verify
 
 
@@ -45,6 +47,7 @@ class Explainer:
         anatomy: what was found where in the model.
         preprocessing: how pictures become the model's input.
         names: the names of the model's outputs.
+        activation: what turns the outputs into probabilities: "softmax", "sigmoid", or "none".
         passes: runs batches, in parts where memory is limited.
         description_error: largest relative error between the description and the model's own numbers.
     """
@@ -61,6 +64,7 @@ class Explainer:
         tokenizer: Callable[[Sequence[str]], Any] | None = None,
         running: Running | Precision = "float32",
         memory_limit: int | str | None = None,
+        activation: Activation | None = None,
     ) -> None:
         """Understand the model, and hold what was understood against one pass over a random picture.
 
@@ -81,10 +85,13 @@ class Explainer:
                 model and its weights stay as they are, and maps are in float32 all the same.
             memory_limit: what a pass may take on the model's device beside the weights and the pictures, in bytes or
                 as "4GB": a batch that takes more is explained in several passes, with the same maps.
+            activation: what turns the outputs into probabilities, "softmax", "sigmoid" or "none", instead of what the
+                model declares (transformers' `config.problem_type`); where that is nothing, "softmax", and "none" for a
+                single output.
 
         Raises:
             ModelError: the model cannot be loaded, or is not understood, or torch has no such precision on its device,
-                or weights are given for an nn.Module.
+                or weights are given for an nn.Module, or the activation is undefined for its outputs.
             TargetError: the labels cannot be read, or are not as many as the outputs.
             VitscopeError: the memory limit is no amount of memory.
         """
@@ -101,6 +108,7 @@ class Explainer:
         self._tokenizer = tokenizer or loaded.tokenizer
         self._running, self._limit = Running.of(running), limit
         self._labels, self._model_names = labels, loaded.names
+        self._asked_activation, self._declared = activation, loaded.activation
         anatomy = self._own_description or anatomy_of(self._model)
         self.preprocessing = (
             preprocessing
@@ -116,8 +124,14 @@ class Explainer:
         self._running.check(anatomy.model)
         self.names = names_of(self._labels, self._model_names, verified.outputs)
         self.description_error = verified.error
+        declared = self._declared or anatomy.activation or declared_activation(anatomy.model)
+        self.activation = resolved_activation(self._asked_activation, declared, verified.outputs)
         self.anatomy: Anatomy = dataclasses.replace(
-            anatomy, outputs=verified.outputs, running=self._running, differentiable=verified.differentiable
+            anatomy,
+            outputs=verified.outputs,
+            running=self._running,
+            differentiable=verified.differentiable,
+            activation=self.activation,
         )
         self.passes = Passes(self.anatomy, self._limit)
         self._verified_state = state
@@ -158,8 +172,8 @@ class Explainer:
                 ("cam"; "family:attention" where a method has that name), for a group of methods. Those of a group that
                 are not defined for this model, or that would ignore the target, are left out, with the reason in
                 `failures`.
-            target: None for the predicted class, a class index, a class name, one an image, a Target, or a function
-                of the output.
+            target: None for the predicted class, a class index, a class name or (for CLIP-like models) a text, one an
+                image, a Target, or a function of the output.
             strict: raise where a method fails; otherwise keep the reason in `failures` and go on with the others. A
                 method fails for the whole batch where the map of any one image is flat or not finite; the reason names
                 the image, and the others have their maps without it.
@@ -288,22 +302,52 @@ class Explainer:
         """The target that a user's words mean for this model: a class, or a text where it has a text tower.
 
         Raises:
-            TargetError: an unknown class, or a text for a model that reads none.
+            TargetError: an unknown class, a class or its probability for a model that has none, an empty text, or a
+                text for a model that reads none.
             ModelError: the model's tokenizer cannot be read.
         """
-        reads = self.anatomy.texts is not None
-        if reads and not self.anatomy.outputs and isinstance(target, str) and not target.strip().isdecimal():
-            target = Text.of_words(target)
-        if not reads or not isinstance(target, Text):
-            return as_target(target, self.names)
-        vector, *other = self.texts([text for text in (target.prompt, target.rather_than) if text is not None])
-        return Concept(vector - other[0] if other else vector, similarity="cosine", name=str(target))
+        words = _words_in(target)
+        if self.anatomy.texts is not None and words and self._are_texts(words):
+            texts = [word if isinstance(word, Text) else Text.of_words(word) for word in words]
+            return self._of_texts(texts, one_for_all=isinstance(target, str | Text))
+        if not self.anatomy.outputs and any(isinstance(word, str) for word in words):
+            way = "a text as the target, or " if self.anatomy.texts else ""
+            raise TargetError(
+                f"{target!r}: {self.anatomy.name} has no classifier, so that it has no classes; give {way}a memory "
+                "bank (Neighbours, or --bank)"
+            )
+        aim = as_target(target, self.names)
+        return self._with_activation(aim) if isinstance(aim, Probability) else aim
+
+    def _are_texts(self, words: Sequence[str | Text]) -> bool:
+        """Whether a target in words is of texts: without a classifier, all but numbers are."""
+        if self.anatomy.outputs:
+            return all(isinstance(word, Text) for word in words)
+        return not any(isinstance(word, str) and word.strip().isdecimal() for word in words)
+
+    def _of_texts(self, texts: Sequence[Text], one_for_all: bool) -> Target:
+        vectors = iter(self.texts([part for text in texts for part in text.parts]))
+        directions = [next(vectors) if text.rather_than is None else next(vectors) - next(vectors) for text in texts]
+        if one_for_all:
+            return Concept(directions[0], similarity="cosine", name=str(texts[0]))
+        return EachConcept(torch.stack(directions), tuple(map(str, texts)))
+
+    def _with_activation(self, aim: Probability) -> Probability:
+        """The probability by the model's own activation, where the target does not name one."""
+        activation = aim.activation or self.activation
+        if activation == "none":
+            raise TargetError(
+                f"{aim.describe(self.names)}: the outputs of {self.anatomy.name} are no probabilities, as those of a "
+                "regression or a single output; explain the output itself, or give the activation sigmoid or softmax "
+                "(Explainer(activation=...), --activation)"
+            )
+        return dataclasses.replace(aim, activation=activation)
 
     def texts(self, prompts: str | Sequence[str]) -> Tensor:
         """The embeddings of texts, of length 1, (t F): as targets, or for `Evidence.of`.
 
         Raises:
-            TargetError: the model has no text tower, or no tokenizer is at hand.
+            TargetError: the model has no text tower, no tokenizer is at hand, or a text is empty.
             ModelError: its tokenizer cannot be read.
         """
         self._follow_changes()
@@ -311,7 +355,10 @@ class Explainer:
             raise TargetError(f"{self.anatomy.name} has no text tower; give a class, or use a CLIP-like model")
         if self._tokenizer is None:
             raise TargetError(f"the tokenizer of {self.anatomy.name} is not known; give Explainer(tokenizer=...)")
-        tokens = self._tokenizer([prompts] if isinstance(prompts, str) else list(prompts))
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        for text in texts:
+            check_text(text)
+        tokens = self._tokenizer(texts)
         device = next(self.anatomy.model.parameters()).device
         with left_as_found(self.anatomy.model), left_as_found(self._model), torch.no_grad():
             embedded = self.anatomy.texts(tokens.to(device))
@@ -327,11 +374,16 @@ class Explainer:
         return undefined(self.anatomy, label, method)
 
     def _subject_of(self, batch: Batch, seen: Seen, aim: Target) -> Subject:
-        classifier = self.anatomy.outputs > 0
-        asked = (
-            aim.describe(self.names) if classifier or not isinstance(aim, Predicted) else "what any target would give"
-        )
-        return self._subject(batch, seen.logits, seen.grid, aim.classes(seen.logits) if classifier else None, asked)
+        classes = aim.classes(seen.logits) if self.anatomy.outputs else None
+        subject = self._subject(batch, seen.logits, seen.grid, classes, self._described(aim))
+        return dataclasses.replace(subject, each_asked=aim.each_name) if isinstance(aim, EachConcept) else subject
+
+    def _described(self, aim: Target) -> str:
+        if not isinstance(aim, Predicted) or (self.anatomy.outputs and self.activation != "none"):
+            return aim.describe(self.names)
+        if not self.anatomy.outputs:
+            return "what any target would give"
+        return self.names[0] if self.anatomy.outputs == 1 else "the highest output"
 
     def _subject(
         self, batch: Batch, logits: Tensor, grid: tuple[int, int], target: Tensor | None, asked: str
@@ -339,6 +391,15 @@ class Explainer:
         covered = covered_by(self.anatomy, batch, grid)
         provenance = provenance_of(self.anatomy, self.preprocessing, self.source, grid)
         return Subject(batch, covered, logits, self.anatomy.outputs > 0, target, asked, self.names, provenance)
+
+
+def _words_in(target: TargetLike) -> Sequence[str | Text]:
+    """The words of a target in words, or of a list of these; empty for any other."""
+    if isinstance(target, str | Text):
+        return [target]
+    if isinstance(target, Sequence) and all(isinstance(entry, str | Text) for entry in target):
+        return target  # type: ignore[return-value]
+    return []
 
 
 def explain(

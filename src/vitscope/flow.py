@@ -86,7 +86,7 @@ def attention_flow(
     subject = explanation.subject
     aim, (output, features) = explainer.target(target), _pass(explainer, subject)
     (slope,) = slopes_of([aim], output, features)
-    held, image = Held((aim,), (slope,), output), torch.arange(len(subject), device=output.device)
+    held, image = Held((aim,), (slope,), output, explainer.activation), torch.arange(len(subject), device=output.device)
     whole = held.score(0, output, features, image)
     drops = []
     for block in range(attribution.blocks.shape[1]):

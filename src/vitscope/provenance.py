@@ -36,6 +36,7 @@ def provenance_of(
         "prefix_tokens": list(anatomy.prefix),
         "preprocessing": preprocessing.describe(),
         "running": anatomy.running.describe(),
+        "activation": anatomy.activation,
     }
 
 

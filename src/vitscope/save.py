@@ -233,7 +233,7 @@ def _manifest(explanation: Explanation, index: int, names: Mapping[str, str]) ->
             "size": list(subject.geometries[index].original),
             "geometry": subject.geometries[index].describe(),
         },
-        "target": subject.asked,
+        "target": subject.asked_of(index),
         "explained": subject.class_of(index),
         "prediction": subject.prediction(index),
         "methods": [

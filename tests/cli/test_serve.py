@@ -139,7 +139,7 @@ def test_without_the_extra(name, run, monkeypatch):
         (("--model", "scenes", "--model", "scenes"), "two models are called scenes"),
         (
             ("--model", "scenes", "--model", "scenes-ssl", "--labels", "x.txt"),
-            "--weights and --labels are of one model",
+            "--weights, --labels and --activation are of one model",
         ),
         (("--model", "unheard-of"), "unheard-of"),
         (("--model", "scenes", "--max-pictures", 0), "Invalid value for '--max-pictures'"),

@@ -191,7 +191,7 @@ def test_every_target_is_that_of_the_unaltered_picture():
     ]
     torch.testing.assert_close(scores, torch.stack(wanted, dim=1), rtol=1e-6, atol=1e-6)
     assert (logits.argmax(dim=1) != predicted[image]).any()
-    assert found.is_class().tolist() == [True, True, False, False, True, False, False, False, False]
+    assert found.has_probability().tolist() == [True, True, False, False, True, False, False, False, False]
     wanted[0] = logits.softmax(1)[rows, predicted[image]]
     wanted[1] = logits.softmax(1)[rows, torch.tensor([4, 1, 0])[image]]
     torch.testing.assert_close(chances, torch.stack(wanted, dim=1), rtol=1e-6, atol=1e-6)

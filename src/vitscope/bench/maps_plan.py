@@ -11,6 +11,7 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Literal
 
+from vitscope.activation import Activation
 from vitscope.bench.digests import target_of
 from vitscope.bench.plan import PART, Part, deciding, hash_of, parts_of
 from vitscope.errors import VitscopeError
@@ -41,6 +42,7 @@ class MapsPlan:
         part_size: pictures in a part.
         versions: of the packages.
         running: how the model is run.
+        activation: what turns its outputs into probabilities.
     """
 
     model: str
@@ -56,6 +58,7 @@ class MapsPlan:
     part_size: int = PART
     versions: Mapping[str, str] = field(default_factory=dict)
     running: Running = field(default_factory=Running)
+    activation: Activation = "softmax"
 
     def describe(self) -> dict[str, Any]:
         """Ready for JSON; of the pictures their number, and the SHA-256 of their paths."""
@@ -118,4 +121,5 @@ def plan_maps(
         part_size=part_size,
         versions={name: version(name) for name in ("vitscope", "torch", "timm")},
         running=explainer.anatomy.running,
+        activation=explainer.activation,
     )

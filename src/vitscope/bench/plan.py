@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from vitscope.activation import Activation
 from vitscope.bench.digests import annotations_of, files_of
 from vitscope.bench.tasks import Group, groups_of
 from vitscope.bench.truth import kinds_of_truth
@@ -78,6 +79,7 @@ class Plan:
         part_size: pictures in a part; mosaics and randomised models are made a part.
         versions: of the packages that the numbers rest on.
         running: how the model is run.
+        activation: what turns its outputs into probabilities.
     """
 
     model: str
@@ -95,6 +97,7 @@ class Plan:
     part_size: int = PART
     versions: Mapping[str, str] = field(default_factory=dict)
     running: Running = field(default_factory=Running)
+    activation: Activation = "softmax"
 
     def describe(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -124,11 +127,11 @@ class Plan:
 
     def groups(self) -> list[Group]:
         """What is computed from one trace each."""
-        return groups_of(self.presets, self.truth)[0]
+        return groups_of(self.presets, self.truth, self.activation)[0]
 
     def skipped(self) -> dict[str, str]:
-        """Metrics that the data set cannot answer: full name -> why."""
-        return groups_of(self.presets, self.truth)[1]
+        """Metrics that the data set or the model cannot answer: full name -> why."""
+        return groups_of(self.presets, self.truth, self.activation)[1]
 
     def open(self) -> Dataset:
         """The data set.
@@ -159,7 +162,12 @@ class Plan:
             VitscopeError: its parameters are others than the plan's.
         """
         explainer = Explainer(
-            self.model, self.weights, preprocessing=dict(self.asked), device=device, running=self.running
+            self.model,
+            self.weights,
+            preprocessing=dict(self.asked),
+            device=device,
+            running=self.running,
+            activation=self.activation,
         )
         if parameters_of(explainer.anatomy.model) != self.parameters:
             raise VitscopeError(f"{self.model}: has other weights than when the run was planned; give the same file")
@@ -213,7 +221,7 @@ def make_plan(
         explainer.preprocessing.replaced(**preset.preprocessing)
     dataset = dataset_of(source, root, limit, seed)
     truth = kinds_of_truth(dataset)
-    groups_of(presets, truth)
+    groups_of(presets, truth, explainer.activation)
     return Plan(
         model=str(explainer.source["model"] or type(anatomy.model).__name__),
         weights=None if explainer.source["weights"] is None else str(explainer.source["weights"]),
@@ -230,6 +238,7 @@ def make_plan(
         part_size=part_size,
         versions={name: version(name) for name in ("vitscope", "torch", "timm", "numpy", "scipy", "captum", "pillow")},
         running=anatomy.running,
+        activation=explainer.activation,
     )
 
 
@@ -244,13 +253,16 @@ def deciding(content: Mapping[str, Any]) -> dict[str, Any]:
     The weights are known by their own hash, the data by that of the pictures' names and annotations and by their
     folder's own name, as pictures of another folder may be called the same. In place of a file that the data set's
     options name stands its content's; the source as it was typed, which names it too, is then left out, as the options
-    say the same. A precision of float32 goes without saying, so that runs from before there was another go on.
+    say the same. A precision of float32 and an activation of softmax go without saying, so that runs from before there
+    was another go on.
 
     Args:
         content: from `Plan.describe`, `MapsPlan.describe`, or as a manifest has it: no file is looked at.
     """
     precision = content["running"]["precision"]
     kept = {key: value for key, value in content.items() if key not in ("weights", "running")}
+    if kept.get("activation") == "softmax":
+        del kept["activation"]
     data = dict(kept.get("dataset", {}))
     if root := data.get("root"):
         kept["dataset"] = data = data | {"root": Path(root).name}

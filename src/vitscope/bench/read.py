@@ -26,7 +26,7 @@ class StoredMap:
         method: its label.
         target: the explained class, or None where the target is no class.
         prediction: the class with the highest logit, or None.
-        probability: of the explained class, or None.
+        probability: of the explained class, or None; also of a head without probabilities.
         target_logit: its logit, or None.
         logits: class -> logit, of those that were kept.
         values: (rows cols); None where there is an error.

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vitscope.activation import Activation
 from vitscope.errors import MetricError
 from vitscope.metrics import Asked, Metric, Preset, computations, possible
 from vitscope.metrics.base import Facts, Whole
+from vitscope.metrics.forwards import NO_PROBABILITIES
 from vitscope.metrics.registry import whole_of
 
 
@@ -91,8 +93,10 @@ class Group:
         return tuple(dict.fromkeys(("explained", *(which for task in self.batched for which in task.asks))))
 
 
-def groups_of(presets: Sequence[Preset], truth: Sequence[str]) -> tuple[list[Group], dict[str, str]]:
-    """What is to be computed, and what the data set cannot answer: full name -> why.
+def groups_of(
+    presets: Sequence[Preset], truth: Sequence[str], activation: Activation = "softmax"
+) -> tuple[list[Group], dict[str, str]]:
+    """What is to be computed, and what the data set or the model cannot answer: full name -> why.
 
     Raises:
         MetricError: nothing is possible, or two presets ask for one metric in two ways: it has one curve a picture.
@@ -105,6 +109,12 @@ def groups_of(presets: Sequence[Preset], truth: Sequence[str]) -> tuple[list[Gro
     for preset in presets:
         chosen, lacking = possible(preset.chosen(), truth)
         lacking |= {name: reason for name in chosen if (reason := _unknown_labels(preset, truth))}
+        if activation == "none":
+            lacking |= {
+                name: f"{preset.name}: {name.split('/')[0]} {NO_PROBABILITIES}"
+                for name, one in chosen.items()
+                if getattr(one.metric, "of_probability", False)
+            }
         skipped |= lacking
         key = json.dumps([preset.preprocessing, preset.target], sort_keys=True)
         settings.setdefault(key, preset)

@@ -190,6 +190,7 @@ def trace(
         classes[asked["explained"]].to(tensor.device),
         torch.tensor([_within(label, found.logits.shape[1]) for label in labels], device=tensor.device),
         keys,
+        activation=explainer.activation,
     )
     predicted = found.logits.argmax(dim=1)
     return Traced(shots, batch, pictures, batch.geometries, asked, classes, found, predicted, group.target)

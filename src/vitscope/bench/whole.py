@@ -60,7 +60,12 @@ def _sanity(explainer: Explainer, methods: Mapping[str, Method], task: Task, par
     depths: list[_Altered | None] = []
     for step in task.metric.steps(explainer.anatomy.model, blocks):
         try:
-            altered = Explainer(step.model, preprocessing=explainer.preprocessing, running=running)
+            altered = Explainer(
+                step.model,
+                preprocessing=explainer.preprocessing,
+                running=running,
+                activation=explainer.activation,
+            )
             depths.append(_Altered([_again(altered, methods, traced) for traced in part]))
         except VitscopeError:  # a network of random weights may have no finite output: a depth without maps
             depths.append(None)

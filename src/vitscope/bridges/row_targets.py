@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -60,7 +61,11 @@ def of_rows(targets: Sequence[RowTarget]) -> Target:
     if callable(targets) or not isinstance(targets, Sequence) or not all(callable(target) for target in targets):
         raise TargetError("targets takes a list of functions, one an image: [ClassifierOutputTarget(281)], or None")
     library = sys.modules.get("pytorch_grad_cam.utils.model_targets")
-    for kind, name in ((Class, "ClassifierOutputTarget"), (Probability, "ClassifierOutputSoftmaxTarget")):
+    kinds: dict[str, Callable[[tuple[int, ...]], Target]] = {
+        "ClassifierOutputTarget": Class,
+        "ClassifierOutputSoftmaxTarget": partial(Probability, activation="softmax"),
+    }
+    for name, kind in kinds.items():
         theirs = getattr(library, name, None)
         if targets and all(type(target) is theirs for target in targets):
             return kind(tuple(int(target.category) for target in targets))  # type: ignore[attr-defined]

@@ -34,6 +34,7 @@ def bench(
         typer.Option("--seed", help="Of what is drawn at random; with --limit also of the choice of images."),
     ] = None,
     labels: common.Labels = None,
+    activation: common.ActivationOption = None,
     device: common.Device = "cpu",
     precision: common.Precision = "float32",
     channels_last: Annotated[
@@ -76,6 +77,7 @@ def bench(
         model,
         weights,
         labels=labels,
+        activation=common.activation_of(activation),
         preprocessing=fields,
         device="cpu" if on else device,
         running=common.running_of(precision, channels_last, compiled),

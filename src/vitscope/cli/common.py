@@ -7,19 +7,20 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vitscope.activation import Activation
 from vitscope.bank import check_fits
 from vitscope.datasets.labelled import PICTURES
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.methods import GROUPS, choose
 from vitscope.models import PRECISIONS, Running
-from vitscope.targets import Class, Contrast, MemoryBank, Neighbours, Predicted, Probability, Target, as_target
+from vitscope.targets import Class, Contrast, MemoryBank, Neighbours, Predicted, Target, as_target
 
 Images = Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.", show_default=False)]
 Model = Annotated[str, typer.Option("--model", "-m", help="A name, e.g. timm/vit_tiny_patch16_224, or a directory.")]
@@ -52,7 +53,15 @@ Bank = Annotated[
     ),
 ]
 Labels = Annotated[
-    Path | None, typer.Option("--labels", help="Class names: one a line, an ImageNet synset file, or JSON.")
+    Path | None,
+    typer.Option("--labels", help="Class names: one a line, an ImageNet synset file, JSON, or {0: 'tench', ...}."),
+]
+ActivationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--activation",
+        help="What turns outputs into probabilities, instead of what the model declares: softmax, sigmoid or none.",
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...")]
 Precision = Annotated[
@@ -137,6 +146,16 @@ def running_of(precision: str, channels_last: bool = False, compiled: bool = Fal
     return Running(cast("Any", precision), channels_last, compiled)
 
 
+def activation_of(activation: str | None) -> Activation | None:
+    """The activation that --activation names.
+
+    Raises:
+        VitscopeError: an unknown one.
+    """
+    check_choice("--activation", activation, get_args(Activation))
+    return cast("Activation | None", activation)
+
+
 def preprocessing_fields(
     size: str | None,
     crop_pct: float | None,
@@ -192,7 +211,7 @@ def check_use(
     outputs = explainer.anatomy.outputs
     named = [method for label, method in chosen.items() if label not in asked.grouped]
     of_class = target is not None or any(method.facts.class_specific for method in named)
-    if not outputs and of_class and isinstance(aim, Predicted | Class | Contrast | Probability):
+    if not outputs and of_class and isinstance(aim, Predicted):
         way = (
             "a text as --target, or a memory bank with --bank"
             if explainer.anatomy.texts

@@ -40,6 +40,7 @@ def compare(
         bool, typer.Option("--evolution", help="How each method's map accumulates over the blocks, as a filmstrip.")
     ] = False,
     labels: common.Labels = None,
+    activation: common.ActivationOption = None,
     device: common.Device = "cpu",
     precision: common.Precision = "float32",
     batch_size: common.BatchSize = 8,
@@ -69,6 +70,7 @@ def compare(
                 weights,
                 pretrained=not random,
                 labels=labels,
+                activation=common.activation_of(activation),
                 preprocessing=fields,
                 device=device,
                 running=running,

@@ -31,6 +31,7 @@ def flow(
         bool, typer.Option("--class-row", help="Leave out the class token's attention alone, not all tokens'.")
     ] = False,
     labels: common.Labels = None,
+    activation: common.ActivationOption = None,
     device: common.Device = "cpu",
     precision: common.Precision = "float32",
     size: common.Size = None,
@@ -45,7 +46,15 @@ def flow(
         raise VitscopeError(f"--out {out}: the diagram is written as a .png file; give a name that ends so")
     fields = common.preprocessing_fields(size, None, None, None, None, None)
     running = common.running_of(precision)
-    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=device, running=running)
+    explainer = Explainer(
+        model,
+        weights,
+        labels=labels,
+        activation=common.activation_of(activation),
+        preprocessing=fields,
+        device=device,
+        running=running,
+    )
     as_method(method)  # one, not a group
     aim = common.check_use(explainer, method, target, bank)
     flows: list[Flow] = []

@@ -39,6 +39,7 @@ def serve(
     model: Models,
     weights: common.Weights = None,
     labels: common.Labels = None,
+    activation: common.ActivationOption = None,
     device: common.Device = "cpu",
     precision: common.Precision = "float32",
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
@@ -77,8 +78,16 @@ def serve(
     )
     listening = _listen(host, port)
     running, limit = common.running_of(precision), common.bounded(memory_limit)
-    made = partial(Explainer, weights=weights, labels=labels, device=device, running=running, memory_limit=limit)
-    explainers = _load(model, one_only=weights is not None or labels is not None, make=made)
+    made = partial(
+        Explainer,
+        weights=weights,
+        labels=labels,
+        activation=common.activation_of(activation),
+        device=device,
+        running=running,
+        memory_limit=limit,
+    )
+    explainers = _load(model, one_only=any((weights, labels, activation)), make=made)
     app = web.create_app(explainers, limits, hosts=web.Hosts(host, allow_host or ()), batch_size=batch_size)
     _quieten()
     config = uvicorn.Config(
@@ -133,10 +142,12 @@ def _load(models: list[str], one_only: bool, make: Callable[[str], Explainer]) -
         make: an explainer of one.
 
     Raises:
-        VitscopeError: a model cannot be loaded, two have one name, or it is unclear whose weights or labels are given.
+        VitscopeError: a model cannot be loaded, two have one name, or what belongs to one model is given for several.
     """
     if len(models) > 1 and one_only:
-        raise VitscopeError("--weights and --labels are of one model; serve several without them, or each by itself")
+        raise VitscopeError(
+            "--weights, --labels and --activation are of one model; serve several without them, or each by itself"
+        )
     explainers: dict[str, Explainer] = {}
     for given in models:
         name = Path(given).resolve().name if Path(given).is_dir() else given

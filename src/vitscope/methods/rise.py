@@ -27,8 +27,9 @@ class RISE:
 
     Each M_i is a grid of cells x cells, 1 with probability p, bilinearly enlarged to (cells + 1) times the cells' size
     in pixels, and cut to the picture at a random place (section 3.2). p_y is the class's probability, as there; another
-    target takes part by its value less the lowest of the samples'. M_i[n] is the mean over the patch. All pictures get
-    the same masks, so that a map does not depend on its place in the batch.
+    target, or a class of a head without probabilities, takes part by its value less the lowest of the samples'. M_i[n]
+    is the mean over the patch. All pictures get the same masks, so that a map does not depend on its place in the
+    batch.
 
     Attributes:
         masks: N; the paper's number for VGG16, 8000 for ResNet50.
@@ -82,7 +83,7 @@ class RISE:
         maps = []
         for index in range(len(pictures.images)):
             scores = _scores(pictures, index, masks, count)
-            maps.append(weigh(on_grid, scores, pictures.is_class()) / (self.keep * count))
+            maps.append(weigh(on_grid, scores, pictures.has_probability()) / (self.keep * count))
         values = torch.stack(maps).unflatten(-1, trace.grid)
         return Maps(values=values.float().to(trace.logits.device))
 

@@ -42,21 +42,21 @@ def with_budget(methods: Mapping[str, Method], max_forwards: int | None) -> dict
     }
 
 
-def weigh(masks: Tensor, scores: Tensor, is_class: Tensor) -> Tensor:
+def weigh(masks: Tensor, scores: Tensor, has_probability: Tensor) -> Tensor:
     """Every target's sum over masks of score times mask, (m P): what a picture that is masked so scores.
 
-    A probability is 0 or more. Another target has no such zero, and the lowest of the samples' scores is taken for it,
-    so that no map is negative; likewise where differences of probabilities are below 0. Where all score alike the sum
-    would show the masks alone, and is 0 everywhere.
+    A probability is 0 or more. Another target, or a class of a head without probabilities, has no such zero, and the
+    lowest of the samples' scores is taken for it, so that no map is negative; likewise where differences of
+    probabilities are below 0. Where all score alike the sum would show the masks alone, and is 0 everywhere.
 
     Args:
         masks: (n P).
         scores: (n m).
-        is_class: whether a target's scores are probabilities, (m).
+        has_probability: whether a target's scores are probabilities, (m).
     """
     lowest = scores.amin(dim=0)
     differ = scores.amax(dim=0) > lowest
-    shifted = scores - torch.where(is_class, lowest.clamp(max=0), lowest)
+    shifted = scores - torch.where(has_probability, lowest.clamp(max=0), lowest)
     return (shifted * differ).T @ masks.to(scores)
 
 

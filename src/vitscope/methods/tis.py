@@ -30,9 +30,10 @@ class TIS:
 
         map[n] = sum_i p_y(M_i) M_i[n] / sum_i M_i[n]
 
-    Another target than a class takes part by its value less the lowest of the samples'. From the authors' code: the
-    number of masks, Euclidean k-means from random activations, and one share, 0.5. Our reading: 20 rounds of k-means
-    (there up to 100), a patch that was never sampled gets 0, and the map is left as it is, not stretched to [0, 1].
+    Another target than a class, or a class of a head without probabilities, takes part by its value less the lowest of
+    the samples'. From the authors' code: the number of masks, Euclidean k-means from random activations, and one share,
+    0.5. Our reading: 20 rounds of k-means (there up to 100), a patch that was never sampled gets 0, and the map is left
+    as it is, not stretched to [0, 1].
 
     Attributes:
         masks: clusters; no more than there are activations.
@@ -89,7 +90,7 @@ class TIS:
         masks = torch.zeros(centroids.shape, dtype=torch.bool)
         masks.scatter_(1, centroids.topk(kept, dim=1).indices, True)
         scores = pictures.scores(torch.full((len(masks),), index), keep=masks, probability=True)
-        return weigh(masks, scores, pictures.is_class()) / masks.sum(dim=0).clamp_min(1)
+        return weigh(masks, scores, pictures.has_probability()) / masks.sum(dim=0).clamp_min(1)
 
 
 def _clustered(points: NDArray[np.float64], count: int, rounds: int, seed: int) -> NDArray[np.float64]:

@@ -31,10 +31,11 @@ class ViTCX:
         s_i = p_y(x M_i + Z_i) - p_y(x + Z_i) + p_y(x),   map[n] = sum_i s_i M_i[n] / sum_i M_i[n]
 
     which takes the noise's own effect out again, and divides by how often a patch is covered. Another target than a
-    class takes part by its value, s_i less the lowest of the samples'; so does a class where that is below 0. From the
-    authors' code: the layer, one draw of noise a mask, the linkage. Our reading: masks are stretched and merged on the
-    patch grid and enlarged afterwards (there they are enlarged first), the map is on the patch grid, and its constant
-    factor 1 / N is left out. The i-th mask of every picture gets the i-th draw.
+    class, or a class of a head without probabilities, takes part by its value, s_i less the lowest of the samples'; so
+    does a class where that is below 0. From the authors' code: the layer, one draw of noise a mask, the linkage. Our
+    reading: masks are stretched and merged on the patch grid and enlarged afterwards (there they are enlarged first),
+    the map is on the patch grid, and its constant factor 1 / N is left out. The i-th mask of every picture gets the
+    i-th draw.
 
     Attributes:
         distance: up to which masks are merged.
@@ -100,7 +101,7 @@ class ViTCX:
         scores = pictures.scores(torch.full((2 * count,), index), masked, probability=True).unflatten(0, (count, 2))
         causal = scores[:, 0] - scores[:, 1] + pictures.unaltered(probability=True)[index].cpu()
         covered = masks.sum(dim=0)
-        found = weigh(masks, causal.double(), pictures.is_class())
+        found = weigh(masks, causal.double(), pictures.has_probability())
         return torch.where(covered > 0, found / covered.clamp_min(1e-12), torch.zeros_like(found))
 
 

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from vitscope.activation import Activation
 from vitscope.errors import MetricError
 
 Kind = Literal["map", "pair", "forward", "explain"]
@@ -157,6 +158,7 @@ class Pictures:
         keys: a whole number a picture, from its name: what is drawn at random for a picture depends on it and the
             metric's seed alone, never on the batch it is in.
         made: what was made of them and is used again, such as blurred copies; leave it empty.
+        activation: what turns the model's outputs into probabilities, as of `Explainer.activation`.
 
     Raises:
         MetricError: the parts are not of one batch.
@@ -170,6 +172,7 @@ class Pictures:
     labels: Tensor | None = None
     keys: tuple[int, ...] = ()
     made: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
+    activation: Activation = "softmax"
 
     def __post_init__(self) -> None:
         count = len(self.tensor)

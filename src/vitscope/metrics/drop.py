@@ -22,7 +22,8 @@ class AverageDrop:
 
         drop = max(0, Y - O) / Y        increase = 1 where O > Y, else 0
 
-    with Y of the picture, O of the picture times its min-max scaled map.
+    with Y of the picture, O of the picture times its min-max scaled map. The probability is softmax's, or sigmoid's
+    where the model's head declares several labels; a head without probabilities is refused.
 
     Attributes:
         space: where the picture is multiplied: "raw" pixels, which fade to black, or "normalised" ones, which fade to
@@ -44,6 +45,7 @@ class AverageDrop:
         },
     )
     parameter: ClassVar[str] = ""
+    of_probability: ClassVar[bool] = True
 
     @property
     def asks(self) -> tuple[Asked]:
@@ -58,7 +60,7 @@ class AverageDrop:
         def alter(step: int, index: Tensor) -> Tensor:
             return black[index] + (pictures.tensor[index] - black[index]) * (dimmer[index] if step else 1)
 
-        return Plan((UNALTERED, None), alter, probability(pictures.explained))
+        return Plan((UNALTERED, None), alter, probability(pictures.explained, pictures.activation))
 
     def finish(self, pictures: Pictures, maps: GridMaps, scores: Tensor) -> Result:
         """Both values a picture."""

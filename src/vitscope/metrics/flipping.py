@@ -24,8 +24,9 @@ class ABPC:
     """AG-CAM's area between perturbation curves.
 
     Fractions 0, 0.1, ... 1 of the pixels are zeroed in normalised space, most relevant first (MoRF) and least relevant
-    first (LeRF); the curves are the softmax probability of the true class, over all pictures, whose map it is; ABPC is
-    the mean of LeRF - MoRF.
+    first (LeRF); the curves are the probability of the true class, over all pictures, whose map it is; ABPC is the mean
+    of LeRF - MoRF. The probability is softmax's, or sigmoid's where the model's head declares several labels; a head
+    without probabilities is refused.
 
         ABPC = 1/11 sum_k LeRF(k/10) - MoRF(k/10)
 
@@ -62,6 +63,7 @@ class ABPC:
         ),
     )
     parameter: ClassVar[str] = ""
+    of_probability: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _positive(self.steps, "abpc")
@@ -73,7 +75,7 @@ class ABPC:
 
     def plan(self, pictures: Pictures, maps: GridMaps) -> Plan:
         """MoRF, then LeRF."""
-        read = probability(pictures.classes("label"))
+        read = probability(pictures.classes("label"), pictures.activation)
         return both_ways(pictures, maps, _fractions(self.steps).tolist(), "bilinear", "zero", read)
 
     def finish(self, pictures: Pictures, maps: GridMaps, scores: Tensor) -> Result:
@@ -249,6 +251,9 @@ class InsertionDeletion:
 
         area = trapezoids over the share of pixels, most relevant first
 
+    The probability is softmax's, or sigmoid's where the model's head declares several labels; a head without
+    probabilities is refused.
+
     Attributes:
         steps: into how many equal parts the pixels are divided; the paper moves as many pixels at once as a row has.
         sigma: of the blur that insertion starts from, with the window and the edges of the official code: see `Window`.
@@ -267,6 +272,7 @@ class InsertionDeletion:
         {"insertion": ("Insertion", True), "deletion": ("Deletion", False)},
     )
     parameter: ClassVar[str] = ""
+    of_probability: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _positive(self.steps, "rise")
@@ -280,7 +286,7 @@ class InsertionDeletion:
         """Deletion, then insertion."""
         order = [order_of(maps, "most", "bilinear")]
         fractions = _fractions(self.steps).tolist()
-        read = probability(pictures.explained)
+        read = probability(pictures.explained, pictures.activation)
         zero, blur = replacement(pictures, "zero"), replacement(pictures, "blur", self.sigma, "padded")
         start = all_filled("blur", self.sigma, "padded")
         ends = (UNALTERED, all_filled("zero"))

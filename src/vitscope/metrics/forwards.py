@@ -15,6 +15,7 @@ from typing import ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from vitscope.activation import Activation, activated
 from vitscope.errors import MetricError
 from vitscope.metrics.base import Asked, Facts, GridMaps, Pictures, Result
 from vitscope.models import Anatomy
@@ -26,6 +27,12 @@ UNALTERED = "unaltered"
 
 Read = Callable[[Tensor, Tensor], Tensor]
 """Outputs (k c) of altered pictures and the indices (k) of their originals -> one value each (k)."""
+
+
+NO_PROBABILITIES = (
+    "is defined on probabilities, and the model's outputs are none, as those of a regression or a single output; use "
+    "a metric of the output itself (srg, mif_lif, box_sensitivity), or give the activation sigmoid or softmax"
+)
 
 
 Name = TypeVar("Name", bound=Hashable)
@@ -90,6 +97,8 @@ class ForwardMetric(Protocol):
 
     facts: ClassVar[tuple[Facts, ...]]
     parameter: ClassVar[str]
+    of_probability: ClassVar[bool] = False
+    """Whether it reads a probability, so that it is not defined for a head without any."""
 
     @property
     def asks(self) -> tuple[Asked]:
@@ -210,9 +219,15 @@ def evaluate(pairs: Iterable[tuple[ForwardMetric, GridMaps]], forwards: Forwards
     return results
 
 
-def probability(classes: Tensor) -> Read:
-    """Softmax probability of a class an image, (b)."""
-    return lambda output, index: output.double().softmax(dim=1).gather(1, _of(classes, output, index))[:, 0]
+def probability(classes: Tensor, activation: Activation) -> Read:
+    """Probability of a class an image, (b), by the activation of the model's head.
+
+    Raises:
+        MetricError: the outputs are no probabilities.
+    """
+    if activation == "none":
+        raise MetricError(f"this metric {NO_PROBABILITIES}")
+    return lambda output, index: activated(output.double(), activation).gather(1, _of(classes, output, index))[:, 0]
 
 
 def logit(classes: Tensor) -> Read:

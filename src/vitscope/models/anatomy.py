@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from vitscope.activation import Activation
 from vitscope.models.running import Compiled, Running
 from vitscope.once import once
 
@@ -154,6 +155,8 @@ class Anatomy:
         call: images (b 3 H W) -> output (b c), where the model's own output is not such a tensor; None: the model.
         whole: whether the patch tokens meet in the attention of `blocks` alone; False where earlier ones are left out.
         running: in which precision the model is run, and how where nothing watches it.
+        activation: what turns the outputs into probabilities, where the model declares it; in an Explainer, what is
+            used.
     """
 
     family: str
@@ -177,6 +180,7 @@ class Anatomy:
     call: Callable[[Tensor], Tensor] | None = None
     whole: bool = True
     running: Running = field(default_factory=Running)
+    activation: Activation | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """The model's output (b c) of images (b 3 H W)."""

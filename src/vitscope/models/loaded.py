@@ -8,12 +8,16 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 from torch import nn
 
+from vitscope.activation import Activation
 from vitscope.errors import ModelError
 from vitscope.images import Preprocessing
+
+_LOG = logging.getLogger(__name__)
 
 EXTRAS = {"transformers": "hf", "open_clip": "clip"}
 
@@ -48,6 +52,7 @@ class Loaded:
         names: of its outputs in order; empty where they are unknown.
         source: the library that built it and the weights in it, for the record.
         tokenizer: texts -> what the model's text tower takes; None where it has none, or none is at hand.
+        activation: what turns its outputs into probabilities, where a file beside the model declares it.
     """
 
     model: nn.Module
@@ -56,6 +61,7 @@ class Loaded:
     names: tuple[str, ...] = ()
     source: str = ""
     tokenizer: Callable[[Sequence[str]], Any] | None = None
+    activation: Activation | None = None
 
     def preprocessing_with(self, fields: Mapping[str, Any]) -> Preprocessing:
         """The preprocessing with some fields replaced.
@@ -93,6 +99,26 @@ def _timm_names(names: Any, descriptions: Mapping[str, str]) -> tuple[str, ...]:
             return ()
         names = [indices[str(index)] for index in range(len(indices))]
     return tuple(str(descriptions.get(name, name)) for name in names)
+
+
+def tell_cut(text: str, tokens: int, marks: int, limit: int) -> None:
+    """Say in the log where a text is longer than the model reads.
+
+    Args:
+        text: the text.
+        tokens: its number of tokens.
+        marks: tokens that the tokenizer adds, such as those of start and end.
+        limit: tokens that the model reads, the marks among them.
+    """
+    if tokens + marks > limit:
+        _LOG.warning(
+            "'%s': %d tokens, the model reads %d, %d of which are marks of its own; what follows in the text has no "
+            "effect",
+            shorten(text, 60, placeholder=" ..."),
+            tokens,
+            limit,
+            marks,
+        )
 
 
 def library(package: str, name: str) -> Any:

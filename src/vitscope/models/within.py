@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitscope.activation import declared_activation
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Classifier
 from vitscope.models.guard import left_as_found
@@ -54,7 +55,7 @@ def describe_within(model: nn.Module, describe: Describe) -> Anatomy | None:
         )
     if seen is None:
         call = None if anatomy.call is None else (lambda images: _tensor(model(images)))
-        return dataclasses.replace(anatomy, model=model, call=call)
+        return dataclasses.replace(anatomy, model=model, call=call, activation=declared_activation(anatomy.model))
     return _with_head(model, anatomy, seen)
 
 

@@ -128,6 +128,7 @@ def _first(subject: Subject) -> Subject:
         geometries=subject.geometries[:MOST],
         logits=subject.logits[:MOST],
         target=None if subject.target is None else subject.target[:MOST],
+        each_asked=subject.each_asked[:MOST],
     )
 
 

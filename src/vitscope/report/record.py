@@ -81,7 +81,7 @@ def _record(explanation: Explanation, image: int, shared: str, lens: dict[str, A
         "photo": _photo(photo),
         "size": list(geometry.original),
         "window": window_of(geometry),
-        "asked": subject.asked,
+        "asked": subject.asked_of(image),
         "explained": subject.class_of(image),
         "prediction": subject.prediction(image),
         "logits": exact(subject.logits[image]) if subject.classifier else None,

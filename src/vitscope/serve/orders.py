@@ -153,7 +153,7 @@ def together(orders: list[Order]) -> Target:
         assert isinstance(aim, Class)
         assert isinstance(aim.index, int)
         indices += [aim.index] * len(order)
-    return type(first)(tuple(indices))
+    return dataclasses.replace(first, index=tuple(indices))
 
 
 def _check_headless(explainer: Explainer, chosen: Chosen) -> None:

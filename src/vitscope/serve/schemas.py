@@ -84,7 +84,10 @@ class ClassInfo(BaseModel):
     index: int
     name: str
     logit: float
-    probability: float
+    probability: Annotated[
+        float | None,
+        Field(description="By the softmax or sigmoid that `provenance.activation` names; null where that is none."),
+    ]
 
 
 class Flow(BaseModel):
@@ -141,7 +144,7 @@ class Picture(BaseModel):
     explained: Annotated[ClassInfo | None, Field(description="The class; null for another target.")]
     prediction: Annotated[ClassInfo | None, Field(description="Null without a classifier.")]
     logits: Packed | None
-    provenance: Annotated[dict[str, Any], Field(description="Versions, model, preprocessing.")]
+    provenance: Annotated[dict[str, Any], Field(description="Versions, model, preprocessing, activation.")]
     geometry: dict[str, Any]
     methods: list[MethodMap]
     failures: list[Failure]

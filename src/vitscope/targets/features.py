@@ -73,6 +73,46 @@ class Concept:
 
 
 @dataclass(frozen=True, eq=False)
+class EachConcept:
+    """The cosine of every image's features and a concept vector of its own, such as that of a text that is said of it.
+
+    Attributes:
+        vectors: one an image, (b F).
+        names: the concepts in words, one an image.
+    """
+
+    of_features: ClassVar[bool] = True
+    linear: ClassVar[bool] = False
+    vectors: Tensor
+    names: tuple[str, ...]
+
+    def score(self, features: Tensor) -> Tensor:
+        """The cosine in every image, (b).
+
+        Raises:
+            TargetError: another number of concepts than images.
+        """
+        if len(self.vectors) != len(features):
+            raise TargetError(
+                f"{len(self.vectors)} targets for {len(features)} images; give one target, or one an image"
+            )
+        return F.cosine_similarity(features, self.vectors.detach().to(features), dim=1)
+
+    def classes(self, output: Tensor) -> None:
+        """None: it is no class."""
+        return
+
+    @property
+    def each_name(self) -> tuple[str, ...]:
+        """The target of every image in words."""
+        return tuple(f"{name} (cosine)" for name in self.names)
+
+    def describe(self, names: ClassNames = UNNAMED) -> str:
+        """The target in words."""
+        return ", ".join(self.each_name)
+
+
+@dataclass(frozen=True, eq=False)
 class Neighbours:
     """What makes an image like its nearest neighbours in a memory bank (DAAM, 2503.14640, section 3.4).
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitscope.activation import Activation, activated
 from vitscope.errors import TargetError
 from vitscope.targets.names import UNNAMED, ClassNames
 from vitscope.targets.text import Text
@@ -117,17 +118,21 @@ class Class:
 
 @dataclass(frozen=True)
 class Probability(Class):
-    """The softmax probability of a class: one index for all images, or one an image.
+    """The probability of a class: one index for all images, or one an image.
 
-    Its gradient is p (1 - p) times the logit's less the other classes' share: near 0 or 1 it is small, and it speaks
-    against the other classes as much as for this one.
+    Its gradient is small near 0 or 1: that of a softmax is p (1 - p) times the logit's less the other classes' share,
+    which speaks against the other classes as much as for this one; that of a sigmoid is p (1 - p) times the logit's.
+
+    Attributes:
+        activation: what turns outputs into probabilities; None for the model's own, which an Explainer fills in.
     """
 
     linear: ClassVar[bool] = False
+    activation: Activation | None = None
 
     def score(self, output: Tensor) -> Tensor:
-        """The class's probability in every image, (b)."""
-        return _pick(output.softmax(dim=1), self.classes(output))
+        """The class's probability in every image, (b); by softmax where no model has filled the activation in."""
+        return _pick(activated(output, self.activation or "softmax"), self.classes(output))
 
     def describe(self, names: ClassNames = UNNAMED) -> str:
         """The target in words."""
@@ -217,7 +222,15 @@ class Custom:
 
 
 TargetLike = (
-    None | int | str | Sequence[int | str] | Tensor | np.ndarray[Any, Any] | Target | Text | Callable[[Tensor], Tensor]
+    None
+    | int
+    | str
+    | Sequence[int | str | Text]
+    | Tensor
+    | np.ndarray[Any, Any]
+    | Target
+    | Text
+    | Callable[[Tensor], Tensor]
 )
 
 
@@ -233,8 +246,6 @@ def as_target(target: TargetLike, names: ClassNames) -> Target:
         return Predicted()
     if isinstance(target, Target):
         return target
-    if isinstance(target, Text):
-        raise TargetError(f"'{target}': the model has no text tower; give a class, or use a CLIP-like model")
     if callable(target):
         return Custom(target)
     if isinstance(target, str):
@@ -254,7 +265,9 @@ def _in_words(text: str, names: ClassNames) -> Target:
     return (Class if label == text.strip() else Probability)(_class_index(label, names))
 
 
-def _class_index(entry: int | str, names: ClassNames) -> int:
+def _class_index(entry: int | str | Text, names: ClassNames) -> int:
+    if isinstance(entry, Text):
+        raise TargetError(f"'{entry}': the model has no text tower; give a class, or use a CLIP-like model")
     if isinstance(entry, str):
         return int(entry) if _NUMBER.fullmatch(entry.strip()) else names.index(entry)
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vitscope.activation import Activation, activated
 from vitscope.trace.aim import Aim, Slope
 
 
@@ -22,11 +23,13 @@ class Held:
         aims: the targets.
         slopes: their values and gradients at the unaltered pictures.
         logits: the output there, (b c).
+        activation: what turns the output into probabilities.
     """
 
     aims: tuple[Aim, ...]
     slopes: tuple[Slope, ...]
     logits: Tensor
+    activation: Activation
 
     @property
     def of_features(self) -> bool:
@@ -36,6 +39,10 @@ class Held:
     def classes(self, slot: int) -> Tensor | None:
         """The class of each unaltered picture (b), where target `slot` is a class's logit or probability."""
         return None if self.aims[slot].of_features else self.aims[slot].classes(self.logits)
+
+    def has_probability(self, slot: int) -> bool:
+        """Whether target `slot` is scored by `probabilities` as one: a class whose head has any, or a probability."""
+        return self.classes(slot) is not None and (self.activation != "none" or not self.aims[slot].linear)
 
     def scores(self, output: Tensor, features: Tensor | None, image: Tensor) -> Tensor:
         """Every target's value, (n m)."""
@@ -55,14 +62,14 @@ class Held:
         return _in_place(aim, where, before, image)
 
     def probabilities(self, output: Tensor, features: Tensor | None, image: Tensor) -> Tensor:
-        """For a class its softmax probability, for another target its value, (n m)."""
+        """For a class its probability, where the head has any; for another target its value, (n m)."""
         found = []
         for slot, aim in enumerate(self.aims):
             classes = self.classes(slot)
-            if classes is None or not aim.linear:  # no class, or already its probability
+            if classes is None or not aim.linear or self.activation == "none":  # no class, or already its probability
                 found.append(self.score(slot, output, features, image))
             else:
-                chances = at_least_float32(output).softmax(dim=1)
+                chances = activated(at_least_float32(output), self.activation)
                 found.append(chances.gather(1, classes[image][:, None])[:, 0])
         return torch.stack(found, dim=1)
 

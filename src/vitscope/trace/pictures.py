@@ -88,9 +88,9 @@ class Pictures:
         features = [slope.where for aim, slope in zip(self.held.aims, self.held.slopes, strict=True) if aim.of_features]
         return self.held.probabilities(output, features[0] if features else None, image)
 
-    def is_class(self) -> Tensor:
-        """Whether each target is a class, so that it has a probability, (m) bool."""
-        return torch.tensor([self.held.classes(slot) is not None for slot in range(len(self.held.aims))])
+    def has_probability(self) -> Tensor:
+        """Whether each target is a class that has a probability, (m) bool."""
+        return torch.tensor([self.held.has_probability(slot) for slot in range(len(self.held.aims))])
 
     def scores(
         self,
@@ -105,7 +105,7 @@ class Pictures:
             image: of which picture each is a copy, (n).
             alter: makes them, some at a time; otherwise they are as the originals are.
             keep: (n P) bool, False for patch tokens that are left out; see `hidden`.
-            probability: a class's softmax probability in place of its logit.
+            probability: a class's probability in place of its logit, where the head has any.
 
         Raises:
             ModelError: tokens cannot be left out of this model, or its output is not usable.

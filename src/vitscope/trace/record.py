@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from vitscope.activation import resolved_activation
 from vitscope.errors import MethodError, ModelError
 from vitscope.models import Anatomy
 from vitscope.trace import capture
-from vitscope.trace.aim import Aim, seeds_of, slopes_of
+from vitscope.trace.aim import Aim, Slope, seeds_of, slopes_of
 from vitscope.trace.backward import Rules
 from vitscope.trace.block import BlockCapture, Transformation
 from vitscope.trace.classpath import full_gradients, own_gradients, shares_of_reads, skip_gradients, token_sensitivity
@@ -259,7 +260,7 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
     of_features = torch.tensor([aim.of_features for aim in aims], device=seen.logits.device)
     carried = seeds.any(dim=-1).T
     again = of_last_block(anatomy, seen.blocks[-1], aims, seeds, grid)
-    runs = Pictures(anatomy, batch, Held(tuple(aims), tuple(slopes), seen.logits), grid) if needs.pictures else None
+    runs = Pictures(anatomy, batch, _held(anatomy, aims, slopes, seen.logits), grid) if needs.pictures else None
     return Trace(
         seen.logits,
         features,
@@ -290,8 +291,13 @@ def _of_windows(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[A
     rows, cols = windows[-1].received.shape[-2:]
     carried = seeds.any(dim=-1).T
     again = needs.pictures or needs.input_gradient
-    runs = Pictures(anatomy, batch, Held(tuple(aims), tuple(slopes), logits), (rows, cols)) if again else None
+    runs = Pictures(anatomy, batch, _held(anatomy, aims, slopes, logits), (rows, cols)) if again else None
     return Trace(logits, logits, reached.T, carried, of_features, (), 0, (rows, cols), windows=windows, runs=runs)
+
+
+def _held(anatomy: Anatomy, aims: Sequence[Aim], slopes: Sequence[Slope], logits: Tensor) -> Held:
+    activation = resolved_activation(None, anatomy.activation, anatomy.outputs)
+    return Held(tuple(aims), tuple(slopes), logits, activation)
 
 
 def _gradients(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError, nearest
 from vitscope.images import Preprocessing
-from vitscope.models.loaded import Loaded, Request, library, one_line, own_names, quiet_hub
+from vitscope.models.loaded import Loaded, Request, library, one_line, own_names, quiet_hub, tell_cut
 from vitscope.models.sources import from_timm
 from vitscope.models.sources.translate import of_processor
 from vitscope.models.weights import clause, misfit, outputs_in, read_weights
@@ -64,7 +64,7 @@ def load(request: Request) -> Loaded:
     with _quiet(transformers, bars=not folder.is_dir()):
         config = _config(transformers, where, request)
         if config.model_type == "timm_wrapper":
-            return from_timm.load_hub(request, where)
+            return from_timm.load_hub(request, where, getattr(config, "problem_type", None))
         tensors = None if request.weights is None else read_weights(request.weights)
         kind, attention = _class_of(transformers, config, tensors, request.name)
         model = _build(kind, config, attention, where, tensors, request)
@@ -110,8 +110,13 @@ def _tokenizer(transformers: Any, model: Any, where: str, local: bool = False) -
                 f"{where}: its tokenizer cannot be read ({one_line(error)}); save it beside the model, or give "
                 "Explainer(tokenizer=...)"
             ) from error
+        config = getattr(model.config, "text_config", model.config)
+        limit = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length))
+        for text in texts:
+            uncut = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            tell_cut(text, len(uncut), tokenizer.num_special_tokens_to_add(), limit)
         padding = "max_length" if "siglip" in str(model.config.model_type) else True  # as SigLIP was trained
-        return tokenizer(list(texts), padding=padding, truncation=True, return_tensors="pt")
+        return tokenizer(list(texts), padding=padding, truncation=True, max_length=limit, return_tensors="pt")
 
     return tokens
 

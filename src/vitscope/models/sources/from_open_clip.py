@@ -10,9 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitscope.errors import ModelError, nearest
-from vitscope.models.loaded import Loaded, Request, library, one_line, quiet_hub
+from vitscope.models.loaded import Loaded, Request, library, one_line, quiet_hub, tell_cut
 from vitscope.models.sources.translate import of_open_clip
 from vitscope.models.weights import load_strictly, read_weights
+
+Tokens = Callable[[Sequence[str]], Any]
+"""Texts -> what the text tower takes."""
 
 
 def names() -> list[str]:
@@ -49,7 +52,7 @@ def load(request: Request) -> Loaded:
     if request.weights is not None:
         tensors = read_weights(request.weights)
         load_strictly(model, _converted(open_clip, model, tensors), str(request.weights), request.name)
-    return _loaded(open_clip, model, request.name, open_clip.get_tokenizer, architecture)
+    return _loaded(open_clip, model, request.name, _reading(lambda: open_clip.get_tokenizer(architecture)))
 
 
 def of_module(model: nn.Module) -> Loaded | None:
@@ -57,26 +60,43 @@ def of_module(model: nn.Module) -> Loaded | None:
     if not type(model).__module__.startswith("open_clip.") or not hasattr(model, "visual"):
         return None
     open_clip = library("open_clip", type(model).__name__)
+    own = _own_tokenizer(open_clip, model)
+    tokenizer = None if own is None else _reading(lambda: own)
     if not isinstance(getattr(model.visual, "preprocess_cfg", None), Mapping):
-        tokenizer = _own_tokenizer(open_clip, model)
-        reads = None if tokenizer is None else (lambda texts: tokenizer(list(texts)))
-        return Loaded(model, None, source=f"open_clip {open_clip.__version__}", tokenizer=reads)
-    return _loaded(open_clip, model, type(model).__name__, _own_tokenizer(open_clip, model))
+        return Loaded(model, None, source=f"open_clip {open_clip.__version__}", tokenizer=tokenizer)
+    return _loaded(open_clip, model, type(model).__name__, tokenizer)
 
 
-def _loaded(open_clip: Any, model: Any, name: str, tokenizer: Callable[..., Any] | None, *of: str) -> Loaded:
-    def tokens(texts: Sequence[str]) -> Any:
-        assert tokenizer is not None
-        return tokenizer(*of)(list(texts)) if of else tokenizer(list(texts))
-
-    source, read = f"open_clip {open_clip.__version__}", None if tokenizer is None else tokens
+def _loaded(open_clip: Any, model: Any, name: str, tokenizer: Tokens | None) -> Loaded:
+    source = f"open_clip {open_clip.__version__}"
     try:
-        return Loaded(model, of_open_clip(model.visual.preprocess_cfg, name), source=source, tokenizer=read)
+        return Loaded(model, of_open_clip(model.visual.preprocess_cfg, name), source=source, tokenizer=tokenizer)
     except ModelError as error:
-        return Loaded(model, None, str(error), source=source, tokenizer=read)
+        return Loaded(model, None, str(error), source=source, tokenizer=tokenizer)
 
 
-def _own_tokenizer(open_clip: Any, model: Any) -> Callable[..., Any] | None:
+def _reading(make: Callable[[], Any]) -> Tokens:
+    """One of open_clip's tokenizers, made when it is needed, as a function that logs which texts it cuts."""
+
+    def tokens(texts: Sequence[str]) -> Any:
+        tokenizer = make()
+        for text in texts:
+            tell_cut(text, *_length(tokenizer, text), tokenizer.context_length)
+        return tokenizer(list(texts))
+
+    return tokens
+
+
+def _length(tokenizer: Any, text: str) -> tuple[int, int]:
+    """A text's number of tokens, uncut, and how many the tokenizer adds."""
+    if hasattr(tokenizer, "encode"):  # CLIP's own
+        return len(tokenizer.encode(text)), 2
+    clean, inner = getattr(tokenizer, "clean_fn", str), tokenizer.tokenizer
+    marks = 3 if getattr(tokenizer, "tokenizer_mode", "") == "clips" else inner.num_special_tokens_to_add()
+    return len(inner(clean(text), add_special_tokens=False, verbose=False)["input_ids"]), marks
+
+
+def _own_tokenizer(open_clip: Any, model: Any) -> Any:
     """CLIP's, which comes with open_clip, where the model has its vocabulary."""
     length = getattr(model, "context_length", None)
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=length) if length else None

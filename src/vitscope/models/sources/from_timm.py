@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
 
+from vitscope.activation import activation_of_problem
 from vitscope.errors import ModelError, nearest
 from vitscope.images import Preprocessing
 from vitscope.models.bundled import BUNDLED
@@ -57,29 +59,38 @@ def load(request: Request) -> Loaded:
 
 def is_directory(folder: Path) -> bool:
     """Whether the folder holds a timm model: a config.json that names an "architecture"."""
+    return isinstance(_config(folder).get("architecture"), str)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json; empty where it is no JSON object."""
     try:
         config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and isinstance(config.get("architecture"), str)
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def load_directory(request: Request, folder: Path) -> Loaded:
-    """A model that timm's `save_for_hf` wrote: config.json with "architecture", and model.safetensors.
+    """A model that timm's `save_for_hf`, or transformers' TimmWrapper, wrote: config.json and model.safetensors.
+
+    config.json names an "architecture"; transformers also writes "problem_type", which declares the activation.
 
     Raises:
         ModelError: the files are damaged, or ill-fitting weights.
     """
-    return _build(request, f"local-dir:{folder}")
+    loaded = _build(request, f"local-dir:{folder}")
+    return replace(loaded, activation=activation_of_problem(_config(folder).get("problem_type")))
 
 
-def load_hub(request: Request, repository: str) -> Loaded:
-    """A timm model in a repository of the hub ("OWNER/NAME").
+def load_hub(request: Request, repository: str, problem_type: str | None = None) -> Loaded:
+    """A timm model in a repository of the hub ("OWNER/NAME"); `problem_type` as its transformers config has it.
 
     Raises:
         ModelError: no hub within reach, or ill-fitting weights.
     """
-    return _build(request, f"hf-hub:{repository}")
+    loaded = _build(request, f"hf-hub:{repository}")
+    return replace(loaded, activation=activation_of_problem(problem_type))
 
 
 def _build(request: Request, architecture: str) -> Loaded:

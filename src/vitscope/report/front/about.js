@@ -23,7 +23,9 @@ export function about(record) {
   const [height, width] = record.size;
   const crop = record.window.map((share) => `${digits(100 * share)} %`);
   const entry = (one) =>
-    one ? `${one.name} (${one.index}), p = ${digits(one.probability)}, logit ${digits(one.logit)}` : null;
+    one
+      ? `${one.name} (${one.index}), ${one.probability === null ? "output" : `p = ${digits(one.probability)}, logit`} ${digits(one.logit)}`
+      : null;
   const rows = [
     ["picture", `${record.name}, ${width} × ${height} pixels`],
     [
@@ -44,6 +46,7 @@ export function about(record) {
     ["target", record.asked],
     ["explained", entry(explained)],
     ["prediction", entry(prediction)],
+    ["probabilities", prediction ? provenance.activation : null],
     [
       "versions",
       [...Object.entries(versions).map(([key, value]) => `${key} ${value}`), `Python ${provenance.python}`].join(", "),

@@ -3,7 +3,7 @@
 import { Combobox } from "./combobox.js";
 import { h } from "./dom.js";
 import { Evidence } from "./evidence.js";
-import { digits, softmax } from "./numbers.js";
+import { digits, probabilities } from "./numbers.js";
 
 const LISTED = 5;
 
@@ -50,12 +50,13 @@ export class Lens {
       ? `${this.evidence.describe()} It reads the last block's tokens, which may have moved information between patches before.`
       : `There is none here: ${record.lens.reason}.`;
     if (!this.evidence) return;
-    this.shares = softmax(record.logits_unpacked);
-    const order = this.evidence.classes.slice().sort((a, b) => this.shares[b] - this.shares[a]);
+    const logits = record.logits_unpacked;
+    const likely = probabilities(logits, record.provenance.activation);
+    const order = this.evidence.classes.slice().sort((a, b) => logits[b] - logits[a]);
     const entries = order.map((index) => ({
       index,
       name: shared.classes[index],
-      note: `${index} · p = ${digits(this.shares[index])}`,
+      note: `${index} · ${likely ? `p = ${digits(likely[index])}` : `output ${digits(logits[index])}`}`,
     }));
     this.first.offer(entries);
     this.second.offer(entries);

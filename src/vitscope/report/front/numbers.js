@@ -111,8 +111,13 @@ export function extremes(values, k, sign = 1) {
   return places.slice(0, k);
 }
 
-/** Softmax of logits. */
-export function softmax(logits) {
+/** Probabilities of logits by "softmax" or "sigmoid"; null where the outputs have none. */
+export function probabilities(logits, activation) {
+  if (activation === "softmax") return softmax(logits);
+  return activation === "sigmoid" ? Float64Array.from(logits, (one) => 1 / (1 + Math.exp(-one))) : null;
+}
+
+function softmax(logits) {
   const highest = logits.reduce((most, one) => Math.max(most, one), -Infinity);
   const powers = Float64Array.from(logits, (one) => Math.exp(one - highest));
   const total = powers.reduce((sum, one) => sum + one, 0);
