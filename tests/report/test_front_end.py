@@ -67,13 +67,15 @@ def test_blocks_add_up(run):
         assert np.allclose(found, blocks.cumsum(0)[k].flatten(), rtol=1e-6, atol=1e-6)
 
 
-def test_extremes_and_softmax(run):
+def test_extremes_and_probabilities(run):
     values = torch.randn(50)
     assert run("(m, v) => m.numbers.extremes(v, 7)", values.tolist()) == values.topk(7).indices.tolist()
     lowest = values.topk(7, largest=False).indices.tolist()
     assert run("(m, v) => m.numbers.extremes(v, 7, -1)", values.tolist()) == lowest
-    found = run("(m, v) => [...m.numbers.softmax(v)]", (values * 300).tolist())
-    assert np.allclose(found, (values * 300).double().softmax(0), atol=1e-9)
+    script = "(m, [v, activation]) => { const p = m.numbers.probabilities(v, activation); return p && [...p]; }"
+    for activation, wanted in (("softmax", (values * 300).double().softmax(0)), ("sigmoid", (values * 300).sigmoid())):
+        assert np.allclose(run(script, [(values * 300).tolist(), activation]), wanted, atol=1e-6)
+    assert run(script, [values.tolist(), "none"]) is None
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,36 @@ def test_wrong_words(target, says):
         as_target(target, NAMES)
 
 
+def test_exact_case_goes_first():
+    names = ClassNames(("cardigan", "Cardigan, Cardigan Welsh corgi", "maillot", "Maillot, tank suit", "US, us"))
+    assert names.index("Cardigan") == 1
+    assert names.index("cardigan") == 0
+    assert names.index("maillot") == 2
+    assert names.index("Maillot") == 3
+    assert names.index("cardigan welsh CORGI") == 1
+    for name, indices in (("CARDIGAN", "0: cardigan; 1: Cardigan, Cardigan Welsh corgi"), ("MAILLOT", "2: maillot; 3")):
+        with pytest.raises(TargetError, match=f"names several classes .{indices}"):
+            names.index(name)
+    assert names.index("Us") == 4
+
+
+def test_imagenets_names_and_synsets():
+    names = ClassNames.of_imagenet()
+    assert names.index("Cardigan") == 264
+    assert names.index("cardigan") == 474
+    assert names.index("n02123045") == names.index("tabby cat") == 281
+    assert as_target("n02123045 rather than n02123159", names) == Contrast(281, 282)
+    with pytest.raises(TargetError, match=r"did you mean tabby cat, tiger cat, Persian cat"):
+        names.index("cat")
+    with pytest.raises(TargetError, match=r"did you mean Egyptian cat\?"):
+        names.index("cat Egyptian")
+    with pytest.raises(TargetError) as error:
+        names.index("dog")
+    assert "hotdog" not in str(error.value)
+    with pytest.raises(TargetError, match="no class is called 'n99999999'"):
+        names.index("n99999999")
+
+
 def test_in_words():
     names = ClassNames(("cat", "dog, hound", "bird"))
     assert (list(names), names[3]) == (["cat", "dog, hound", "bird"], "output 3")
@@ -123,13 +153,35 @@ def test_labels_files(tmp_path):
     assert ClassNames.read(tmp_path / "synsets.txt").index("goldfish") == 1
     assert ClassNames.read(tmp_path / "list.json").names == ("cat", "dog")
     assert ClassNames.read(tmp_path / "imagenet.json").names == ("tench", "goldfish")
+    assert ClassNames.read(tmp_path / "synsets.txt").index("n01443537") == 1
+    assert ClassNames.read(tmp_path / "imagenet.json").index("n01443537") == 1
     (tmp_path / "bad.json").write_text('{"a": 1}')
+    (tmp_path / "holes.txt").write_text("{0: 'cat', 2: 'dog'}")
+    (tmp_path / "call.txt").write_text("{0: open('cat')}")
+    (tmp_path / "deep.txt").write_text("[" * 100_000 + "]" * 100_000)
     (tmp_path / "empty.txt").write_text("\n")
-    for name in ("bad.json", "empty.txt", "missing.txt"):
+    for name in ("bad.json", "empty.txt", "missing.txt", "holes.txt", "call.txt", "deep.txt"):
         with pytest.raises(TargetError, match=name):
             ClassNames.read(tmp_path / name)
     with pytest.raises(TargetError, match="2 labels for a model of 7 outputs"):
         vitscope.Explainer(build(), labels=tmp_path / "names.txt")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{0: 'tench, Tinca tinca',\n 1: 'goldfish',\n 2: \"jack-o'-lantern\"}\n",
+        "{1: 'goldfish', 0: 'tench, Tinca tinca', 2: \"jack-o'-lantern\"}",
+        '{"0": "tench, Tinca tinca", "1": "goldfish", "2": "jack-o\'-lantern"}',
+        "['tench, Tinca tinca', 'goldfish', \"jack-o'-lantern\"]",
+        "{0: ('n01440764', 'tench, Tinca tinca'), 1: ('n01443537', 'goldfish'), 2: ('n03590841', \"jack-o'-lantern\")}",
+    ],
+)
+def test_a_labels_file_may_be_a_literal(tmp_path, text):
+    (tmp_path / "names.txt").write_text(text)
+    names = ClassNames.read(tmp_path / "names.txt")
+    assert names.names == ("tench, Tinca tinca", "goldfish", "jack-o'-lantern")
+    assert bool(names.synsets) == ("n0" in text)
 
 
 def test_imagenets_names(shared):

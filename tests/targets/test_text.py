@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -114,6 +116,91 @@ def words_of(directory):
     return lambda texts: tokenizer(texts, padding=True, return_tensors="pt")
 
 
+LONG = "a long text " * 20
+
+
+def test_a_text_that_is_cut_is_told_with_its_numbers(explainer, caplog):
+    tokens = 60 if type(explainer.anatomy.model).__module__.startswith("open_clip") else 180
+    with caplog.at_level("WARNING"):
+        explainer.texts(["a cat", LONG + "end"])
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert f"{tokens + (1 if tokens == 60 else 3)} tokens, the model reads 16, 2 of which are marks" in line
+    assert line.startswith("'a long text a long text")
+
+
+def test_a_text_that_just_fits_is_not_told(explainer, caplog):
+    open_clips = type(explainer.anatomy.model).__module__.startswith("open_clip")
+    fits = "cat " * 14 if open_clips else "a" * 14
+    with caplog.at_level("WARNING"):
+        whole, longer = explainer.texts([fits]), None
+        assert not caplog.records
+        longer = explainer.texts([fits + "dog" if open_clips else fits + "b"])
+    assert len(caplog.records) == 1
+    assert whole.shape == longer.shape
+
+
+def test_a_tokenizer_without_a_length_of_its_own_is_cut_where_the_model_ends(directory, tmp_path, caplog):
+    shutil.copytree(directory, tmp_path / "copy")
+    file = tmp_path / "copy" / "tokenizer_config.json"
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "model_max_length"}))
+    prepared = {"size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    with caplog.at_level("WARNING"):
+        vitscope.Explainer(f"hf/{tmp_path / 'copy'}", preprocessing=prepared).texts(LONG)
+    assert "the model reads 16" in caplog.text
+
+
+@pytest.mark.parametrize("memory_limit", [None, 1])
+def test_a_text_an_image(directory, memory_limit, tmp_path):
+    prepared = {"size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    explainer = vitscope.Explainer(f"hf/{directory}", preprocessing=prepared, memory_limit=memory_limit)
+    texts = ["a photo of a cat", "a dog rather than a cat", "a house"]
+    images = torch.randn(3, 3, 32, 32)
+    methods = "daam,cdam,rise:masks=20"
+    for target in (texts, tuple(texts), [Text.of_words(text) for text in texts]):
+        together = explainer(images, methods, target)
+        for index, text in enumerate(texts):
+            alone = explainer(images[index : index + 1], methods, text)
+            assert together.subject.asked_of(index) == alone.subject.asked == f"{text} (cosine)"
+            assert together.subject.title(index) == alone.subject.title(0)
+            for label in alone:
+                one, other = together[label].values[index], alone[label].values[0]
+                torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+    for index, folder in enumerate(together.save(tmp_path)):
+        assert json.loads(Path(folder, "manifest.json").read_text())["target"] == f"{texts[index]} (cosine)"
+        assert json.loads(Path(folder, "view.json").read_text())["asked"] == f"{texts[index]} (cosine)"
+    with pytest.raises(vitscope.TargetError, match="3 targets for 2 images; give one target, or one an image"):
+        explainer(images[:2], "cdam", texts)
+
+
+@pytest.mark.parametrize(
+    "target", ["", "  ", "\n", "a cat rather than ", " rather than a cat", ["a cat", ""], ["a cat", " "]]
+)
+def test_an_empty_text_is_refused(explainer, target):
+    with pytest.raises(vitscope.TargetError, match="is an empty text; say what to look for"):
+        explainer(IMAGES, "cdam", target)
+
+
+def test_empty_texts_of_any_kind_are_refused(explainer):
+    for make in (lambda: Text(""), lambda: Text("a cat", rather_than=" "), lambda: explainer.texts(["a cat", ""])):
+        with pytest.raises(vitscope.TargetError, match="is an empty text"):
+            make()
+
+
+@pytest.mark.parametrize("target", ["7", " 7 ", ["7", "8"], ["a cat", "7"]])
+def test_a_number_in_words_is_a_class_and_there_is_none(explainer, target):
+    with pytest.raises(vitscope.TargetError, match="has no classifier, so that it has no classes; give a text as the"):
+        explainer(IMAGES, "cdam", target)
+
+
+def test_words_for_a_model_without_classes_or_texts_are_refused():
+    explainer = vitscope.Explainer(build(num_classes=0), preprocessing={"size": 32})
+    for target in ("7", "cat", "probability of 2", "1 rather than 2", ""):
+        with pytest.raises(vitscope.TargetError, match="has no classifier, so that it has no classes; give a memory"):
+            explainer.target(target)
+    with pytest.raises(vitscope.TargetError, match="no text tower"):
+        vitscope.Explainer(build(), preprocessing={"size": 32}).target([Text("a cat"), Text("a dog")])
+
+
 def test_without_a_text_the_way_out_is_said(explainer):
     with pytest.raises(vitscope.TargetError, match="give a text as the target"):
         explainer(IMAGES, "cdam")
@@ -150,3 +237,17 @@ def test_the_command_takes_a_text(directory, tmp_path, monkeypatch):
     assert done.value.code in (0, None)
     manifest = json.loads((tmp_path / "o" / "photo" / "manifest.json").read_text())
     assert manifest["target"] == "a photo of a cat (cosine)"
+
+
+@pytest.mark.parametrize(("target", "code"), [(LONG, 0), ("", 2), ("7", 2)])
+def test_the_command_says_in_one_line_what_is_wrong_with_a_text(directory, tmp_path, monkeypatch, capsys, target, code):
+    for name in ("one", "two"):
+        Image.effect_noise((50, 40), 80).convert("RGB").save(tmp_path / f"{name}.png")
+    words = ["explain", str(tmp_path), "--model", f"hf/{directory}", "--methods", "cdam", "--batch-size", "1"]
+    monkeypatch.setattr(sys, "argv", ["vitscope", *words, "--target", target, "--out", str(tmp_path / "o")])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert (done.value.code or 0) == code
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("vitscope: "))
+    says = {LONG: "180 tokens, the model reads 16", "": "is an empty text", "7": "has no classifier"}
+    assert says[target] in line

@@ -23,9 +23,7 @@ export function about(record) {
   const [height, width] = record.size;
   const crop = record.window.map((share) => `${digits(100 * share)} %`);
   const entry = (one) =>
-    one
-      ? `${one.name} (${one.index}), ${one.probability === null ? "output" : `p = ${digits(one.probability)}, logit`} ${digits(one.logit)}`
-      : null;
+    one && `${one.name} (${one.index})${one.probability === null ? " =" : `, p = ${digits(one.probability)}, logit`} ${digits(one.logit)}`;
   const rows = [
     ["picture", `${record.name}, ${width} × ${height} pixels`],
     [

@@ -56,7 +56,7 @@ export class Lens {
     const entries = order.map((index) => ({
       index,
       name: shared.classes[index],
-      note: `${index} · ${likely ? `p = ${digits(likely[index])}` : `output ${digits(logits[index])}`}`,
+      note: `${index} · ${likely ? `p = ${digits(likely[index])}` : `value ${digits(logits[index])}`}`,
     }));
     this.first.offer(entries);
     this.second.offer(entries);
