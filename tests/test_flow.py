@@ -14,7 +14,7 @@ from vitscope.errors import FlatMapError, MethodError
 from vitscope.flow import attention_flow
 from vitscope.models import anatomy_of
 from vitscope.targets import ClassNames, MemoryBank, Neighbours, Probability
-from vitscope.trace import without_attention
+from vitscope.trace import Needs, record, without_attention
 from vitscope.view.flow import flow_chart
 
 
@@ -143,17 +143,18 @@ def test_the_weights_of_neighbours_are_those_of_the_unaltered_picture(weighting,
     weight = target.weights(whole)
     for block in range(3):
         with without_attention(explainer.anatomy, block):
-            without = explainer.features(images)
+            without = record(explainer.anatomy, images, Needs(), [target]).features
         torch.testing.assert_close(flow.drop[:, block], (weight * (whole - without)).sum(1), atol=1e-4, rtol=1e-3)
 
 
 def test_a_memory_limit_holds_for_the_passes_without_attention_too():
     model = build(seed=seed())
     images = pictures(model, 6, seed=seed())
-    one, other = vitscope.Explainer(model), vitscope.Explainer(model, memory_limit=1)
-    wanted = attention_flow(one, images)
     sizes = []
     model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    one, other = vitscope.Explainer(model), vitscope.Explainer(model, memory_limit=1)
+    wanted = attention_flow(one, images)
+    sizes.clear()
     found = attention_flow(other, images)
     assert set(sizes) == {1}
     assert len(sizes) == 6 * (1 + 1 + 3)

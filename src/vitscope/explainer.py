@@ -28,6 +28,7 @@ from vitscope.targets import ClassNames, Concept, EachConcept, Predicted, Probab
 from vitscope.targets.target import TargetLike
 from vitscope.targets.text import check_text
 from vitscope.trace import Effects, Needs, as_bytes, effects_on_features, left_as_found, record, verify
+from vitscope.trace.guard import fitted
 
 
 class Explainer:
@@ -148,6 +149,8 @@ class Explainer:
             try:
                 self._verify(self._own_description or anatomy_of(self._model))
             except ModelError as error:
+                with torch.no_grad():  # an error of the model itself reaches the caller as it is
+                    self.anatomy.forward(fitted(random_picture(self.preprocessing.size), self.anatomy.model))
                 raise ModelError(
                     f"{self.anatomy.name} changed after this Explainer was built, and cannot be explained as it is "
                     f"now: {error}"
@@ -214,8 +217,8 @@ class Explainer:
         Raises:
             as a call.
         """
-        self._follow_changes()
         chosen = choose(methods).within(max_forwards)
+        self._follow_changes()
         if isinstance(targets, str) or not isinstance(targets, Iterable):
             raise TargetError(
                 f"targets={targets!r} is one target and no list; give [{targets!r}], or call the explainer"

@@ -266,7 +266,7 @@ def test_weights_that_the_pool_is_asked_for():
     explainer(images, "cdam", target_of(explainer))
     handle.remove()
     assert seen[0].shape == (2, 1, 16)
-    assert relative(seen[1], seen[0]) < 1e-5
+    assert relative(seen[-1], seen[0]) < 1e-5  # between them: the model with its hook is verified again
 
 
 @pytest.mark.parametrize("size", [(24, 40), (48, 48), (37, 26)])
