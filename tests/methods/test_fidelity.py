@@ -181,7 +181,7 @@ def test_daam_with_each_block_stretched_before_the_sum():
         assert torch.allclose(found.blocks, wanted, atol=1e-5)
         assert torch.allclose(found.values, wanted.sum(dim=1), atol=1e-5)
         assert not one["daam"].blocks[:, 1].any()
-        assert torch.equal(one["daam"].values, one["daam"].blocks.sum(dim=1))
+        torch.testing.assert_close(one["daam"].values, one["daam"].blocks.sum(dim=1))
 
 
 def test_daam_through_the_feed_forward_alone(layout):
