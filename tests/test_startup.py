@@ -97,6 +97,7 @@ def test_the_version():
         ("explain a.png -m scenes -o o --resume", "add --store parquet"),
         ("explain a.png -m scenes -o o --size big", "--size big"),
         ("explain a.png -m scenes -o o --precision bf17", "give float32 or bf16 or fp16"),
+        ("explain a.png -m scenes -o o --activation relu", "give softmax or sigmoid or none"),
         ("bench -d scenes -m scenes -o o --resume --overwrite", "give one of them"),
         ("compare a.png -m scenes -o o.jpg", "give a name that ends so"),
         ("flow a.png -m scenes -o o.jpg", "give a name that ends so"),
