@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Literal
 
 from vitscope.errors import ModelError
 from vitscope.options import check_choice
+
+if TYPE_CHECKING:  # the command line reads the choices before it imports torch
+    from torch import Tensor, nn
 
 Activation = Literal["softmax", "sigmoid", "none"]
 """Of classes of which one is right; of classes each right or wrong by itself; of values, as of a regression."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import scipy
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from vitscope.attribution import Attribution, Subject, half_of, shares_of
@@ -125,4 +125,4 @@ def _spearman(one: Tensor, other: Tensor) -> float:
     """NaN where one of them is constant."""
     if one.min() == one.max() or other.min() == other.max():
         return float("nan")
-    return float(spearmanr(one.numpy(), other.numpy()).statistic)
+    return float(scipy.stats.spearmanr(one.numpy(), other.numpy()).statistic)

@@ -372,7 +372,7 @@ def test_what_memory_does_not_hold_is_one_line(run, monkeypatch, error):
     def load(*_, **__):
         raise error
 
-    monkeypatch.setattr("vitscope.cli.explain.Explainer", load)
+    monkeypatch.setattr("vitscope.explainer.Explainer", load)
     code, _, said = run("explain", "a.png", "--model", "scenes", "--out", "o", model=False)
     assert code == 1
     (line,) = said.strip().splitlines()
@@ -383,7 +383,7 @@ def test_an_error_of_another_kind_is_not_hidden(run, monkeypatch):
     def load(*_, **__):
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr("vitscope.cli.explain.Explainer", load)
+    monkeypatch.setattr("vitscope.explainer.Explainer", load)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         run("explain", "a.png", "--model", "scenes", "--out", "o", model=False)
 

@@ -87,7 +87,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(run, tmp_path, words, says):
 def test_the_missing_extra_is_named_before_anything_is_computed(run, tmp_path, monkeypatch):
     video._try.cache_clear()
     monkeypatch.setitem(sys.modules, "imageio.v2", None)
-    monkeypatch.setattr("vitscope.cli.explain.Explainer", lambda *args, **kw: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("vitscope.explainer.Explainer", lambda *args, **kw: pytest.fail("a model was loaded"))
     code, out, err = run("--video", "mp4")
     assert (code, out, len(err.strip().splitlines())) == (2, "", 1)
     assert 'pip install "vitscope[video]"' in err

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from vitscope.activation import Activation
 from vitscope.bench.digests import target_of
-from vitscope.bench.plan import PART, Part, deciding, hash_of, parts_of
+from vitscope.bench.plan import Part, deciding, hash_of, parts_of
+from vitscope.defaults import PART
 from vitscope.errors import VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.methods import as_methods

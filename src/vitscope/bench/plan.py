@@ -20,15 +20,13 @@ from vitscope.bench.digests import annotations_of, files_of
 from vitscope.bench.tasks import Group, groups_of
 from vitscope.bench.truth import kinds_of_truth
 from vitscope.datasets import Dataset, open_dataset
+from vitscope.defaults import PART
 from vitscope.errors import MethodError, VitscopeError
 from vitscope.explainer import Explainer
 from vitscope.methods import Method, as_methods, with_budget
 from vitscope.metrics import Preset, as_presets
 from vitscope.models import Running
 from vitscope.provenance import parameters_of
-
-PART = 64
-"""Pictures in a part."""
 
 
 @dataclass(frozen=True)

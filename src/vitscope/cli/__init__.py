@@ -1,4 +1,6 @@
-"""The command line: one command a file.
+"""The command line: one command a file, which imports what it needs of the library when it runs.
+
+So help, the version and usage errors need neither torch nor any other heavy library.
 
 Exit codes: 0 on success, 1 where some inputs failed (each named, the others done), 2 on wrong use, 130 after Ctrl-C.
 """
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -27,17 +29,34 @@ from vitscope.cli import (
     report,
     serve,
 )
-from vitscope.cli.common import say
+from vitscope.cli.common import say, tell
 from vitscope.errors import VitscopeError
-from vitscope.trace.chunks import out_of_memory
 
 app = typer.Typer(
     name="vitscope",
-    help="Shows where and how a vision transformer looks, and how far each picture of that can be trusted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        tell(f"vitscope {version('vitscope')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Shows where and how a vision transformer looks, and how far each picture of that can be trusted."""
+
+
 app.command("demo")(demo.demo)
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
@@ -86,6 +105,8 @@ def main() -> None:
         say(f"{error.filename or 'a file'}: {error.strerror or error}; check the path and its permissions")
         sys.exit(2)
     except (RuntimeError, MemoryError) as error:
+        from vitscope.trace.chunks import out_of_memory
+
         if not out_of_memory(error):
             raise
         say("out of memory; use a smaller --batch-size or --size, a --memory-limit, or a smaller model")

@@ -8,11 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vitscope.bank import build_bank
 from vitscope.cli import common
-from vitscope.datasets.labelled import labelled
-from vitscope.explainer import Explainer
-from vitscope.targets import MemoryBank
 
 bank = typer.Typer(help="Memory banks: features of labelled pictures, for models without a classifier.")
 
@@ -34,6 +30,10 @@ def build(
     crop_pct: common.CropPct = None,
 ) -> None:
     """Write the features of labelled pictures to one file; an interrupted run goes on where it was."""
+    from vitscope.bank import build_bank
+    from vitscope.datasets.labelled import labelled
+    from vitscope.explainer import Explainer
+
     pictures = labelled(dataset, root, limit)
     fields = common.preprocessing_fields(size, crop_pct, None, None, None, None)
     within = common.bounded(memory_limit)
@@ -53,6 +53,8 @@ def info(
     json: common.Json = False,
 ) -> None:
     """Tell what a memory bank holds, and how well its own pictures find their class."""
+    from vitscope.targets import MemoryBank
+
     found = MemoryBank.load(file)
     closeness, right = found.typical()
     counts = Counter(found.labels.tolist())

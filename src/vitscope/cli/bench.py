@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from vitscope.bench import OnRay, Outcome, Plan, make_plan
-from vitscope.bench import bench as run_bench
-from vitscope.bench.plan import PART
-from vitscope.bench.summarise import summarise
 from vitscope.cli import common
 from vitscope.cli import engine as options
-from vitscope.explainer import Explainer
-from vitscope.metrics import Preset, as_presets
+from vitscope.defaults import PART
+
+if TYPE_CHECKING:
+    from vitscope.bench import OnRay, Outcome, Plan
+    from vitscope.explainer import Explainer
+    from vitscope.metrics import Preset
 
 
 def bench(
@@ -71,16 +71,23 @@ def bench(
     common.check_choice("--images", images, ("all", "correct"))
     common.check_resume(resume, overwrite)
     on = options.engine_of(engine, workers, gpus_per_worker, address, device)
-    presets = [overridden(preset, target, images) for preset in as_presets(metrics)]
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
+    applied = common.activation_of(activation)
+    running = common.running_of(precision, channels_last, compiled)
+
+    from vitscope.bench import make_plan, summarise
+    from vitscope.explainer import Explainer
+    from vitscope.metrics import as_presets
+
+    presets = [overridden(preset, target, images) for preset in as_presets(metrics)]
     explainer = Explainer(
         model,
         weights,
         labels=labels,
-        activation=common.activation_of(activation),
+        activation=applied,
         preprocessing=fields,
         device="cpu" if on else device,
-        running=common.running_of(precision, channels_last, compiled),
+        running=running,
         memory_limit=common.bounded(memory_limit),
     )
     plan = make_plan(
@@ -132,6 +139,8 @@ def _with_bar(
     overwrite: bool,
     on: OnRay | None,
 ) -> Outcome:
+    from vitscope.bench import bench as run_bench
+
     with common.progress_bar() as progress:
         task = progress.add_task("measuring", total=plan.count)
         return run_bench(

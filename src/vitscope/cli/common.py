@@ -7,20 +7,20 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vitscope.activation import Activation
-from vitscope.bank import check_fits
-from vitscope.datasets.labelled import PICTURES
+from vitscope.defaults import GROUPS, PRECISIONS
 from vitscope.errors import VitscopeError
-from vitscope.explainer import Explainer
-from vitscope.methods import GROUPS, choose
-from vitscope.models import PRECISIONS, Running
-from vitscope.targets import Class, Contrast, MemoryBank, Neighbours, Predicted, Target, as_target
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from vitscope.explainer import Explainer
+    from vitscope.models import Running
+    from vitscope.targets import Target
 
 Images = Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.", show_default=False)]
 Model = Annotated[str, typer.Option("--model", "-m", help="A name, e.g. timm/vit_tiny_patch16_224, or a directory.")]
@@ -143,6 +143,8 @@ def running_of(precision: str, channels_last: bool = False, compiled: bool = Fal
         VitscopeError: an unknown precision.
     """
     check_choice("--precision", precision, PRECISIONS)
+    from vitscope.models import Running
+
     return Running(cast("Any", precision), channels_last, compiled)
 
 
@@ -194,6 +196,10 @@ def check_use(
     Raises:
         VitscopeError: an unknown method or class, too small a budget, or no method that is defined for the model.
     """
+    from vitscope.bank import check_fits
+    from vitscope.methods import choose
+    from vitscope.targets import Class, Contrast, MemoryBank, Neighbours, Predicted, as_target
+
     asked = choose(methods).within(max_forwards)
     chosen = asked.methods
     reasons = [explainer.why_not(label, method) for label, method in chosen.items()]
@@ -225,6 +231,8 @@ def check_use(
 
 def find_pictures(images: Sequence[str]) -> list[str]:
     """The pictures named, with every folder replaced by the pictures in it."""
+    from vitscope.datasets.labelled import PICTURES
+
     found: list[str] = []
     for image in images:
         if Path(image).is_dir():
@@ -237,6 +245,9 @@ def find_pictures(images: Sequence[str]) -> list[str]:
 
 def progress_bar(disable: bool = False) -> Progress:
     """A bar on the error stream that goes away when it is done; none where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     hidden = disable or not console.is_terminal  # where it would leave an empty line

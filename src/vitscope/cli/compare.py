@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from PIL import Image
-from torch import nn
 
-from vitscope.attribution import Explanation
 from vitscope.cli import common
-from vitscope.cli.run_over import run_over
 from vitscope.errors import VitscopeError
-from vitscope.explainer import Explainer
-from vitscope.methods import choose
-from vitscope.save import COLOURS, evolution_of, panels_of, save_picture
-from vitscope.view import contact, filmstrip, under_headings
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import nn
+
+    from vitscope.attribution import Explanation
 
 _TILE, _FRAMES = 120, 12
 
@@ -59,7 +56,15 @@ def compare(
     if weights is not None and len(model) > 1:
         raise VitscopeError("--weights belongs to one model; give directories or names whose weights are published")
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
+    applied = common.activation_of(activation)
     running, limit = common.running_of(precision), common.bounded(memory_limit)
+
+    from vitscope.cli.run_over import run_over
+    from vitscope.explainer import Explainer
+    from vitscope.methods import choose
+    from vitscope.save import COLOURS, panels_of, save_picture
+    from vitscope.view import contact, under_headings
+
     pictures = common.find_pictures(images)
     failed: dict[str, str] = {}
     panels, strips = [], []
@@ -70,7 +75,7 @@ def compare(
                 weights,
                 pretrained=not random,
                 labels=labels,
-                activation=common.activation_of(activation),
+                activation=applied,
                 preprocessing=fields,
                 device=device,
                 running=running,
@@ -102,6 +107,8 @@ def compare(
 
 def _stir(model: nn.Module) -> None:
     """Give matrices that start at zero, as some heads do, random values: no gradient passes them otherwise."""
+    import torch
+
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -113,6 +120,9 @@ def _strips(
     explanation: Explanation, index: int, heading: str, grouped: Collection[str], failed: dict[str, str]
 ) -> list[tuple[str, Image.Image]]:
     """A filmstrip for every method that gives a map a block; one that was asked for and gives none is in `failed`."""
+    from vitscope.save import evolution_of
+    from vitscope.view import filmstrip
+
     found = []
     for label, attribution in explanation.attributions.items():
         if attribution.blocks is None:

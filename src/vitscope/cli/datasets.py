@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 from vitscope.cli import common
-from vitscope.datasets import dataset_options, list_datasets
 
 
 def datasets(json: common.Json = False) -> None:
     """List the data sets: what they know, the folder that is expected, whose terms hold, options."""
+    from vitscope.datasets import dataset_options, list_datasets
+
     if json:
         common.tell_json(
             [

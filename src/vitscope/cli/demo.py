@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 
 from vitscope.cli import common
-from vitscope.demo import Size, demo_page
-from vitscope.save import prepare_folder, save_text
 
 
 def demo(
@@ -20,6 +18,9 @@ def demo(
     device: common.Device = "cpu",
 ) -> None:
     """Explain the bundled scenes by chosen methods, hold the maps against the truth, and write one page."""
+    from vitscope.demo import Size, demo_page
+    from vitscope.save import prepare_folder, save_text
+
     prepare_folder(out)
     size = Size(measured=scenes, tuned=scenes // 2, asked=scenes // 2)
     with common.progress_bar() as progress:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-import vitscope.description
 from vitscope.cli import common
 from vitscope.errors import VitscopeError
 
@@ -29,7 +28,9 @@ def describe(
     chosen = model or name
     if chosen is None:
         raise VitscopeError("no model is named; say vitscope describe timm/vit_tiny_patch16_224")
-    description = vitscope.description.describe(chosen, weights)
+    from vitscope.description import describe as describe_model
+
+    description = describe_model(chosen, weights)
     if json:
         common.tell_json({**description.facts, "methods": description.methods})
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typer
 
-from vitscope import doctor as examination
 from vitscope.cli import common
 
 
@@ -13,7 +12,9 @@ def doctor(json: common.Json = False) -> None:
 
     Exit code 1 where vitscope itself does not work.
     """
-    found = examination.diagnose()
+    from vitscope.doctor import diagnose
+
+    found = diagnose()
     if json:
         common.tell_json({**found.facts, "troubles": list(found.troubles)})
     else:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitscope.bench import OnRay
 from vitscope.cli import common
 from vitscope.errors import VitscopeError
+
+if TYPE_CHECKING:
+    from vitscope.bench import OnRay
 
 Engine = Annotated[str, typer.Option("--engine", help="local, or ray: several workers, here or on a cluster.")]
 Workers = Annotated[
@@ -43,6 +45,8 @@ def engine_of(engine: str, workers: int | None, gpus: float | None, address: str
     """
     common.check_choice("--engine", engine, ("local", "ray"))
     if engine == "ray":
+        from vitscope.bench import OnRay
+
         return OnRay(1 if workers is None else workers, gpus, address, device)
     if (gpus, address) != (None, None):
         raise VitscopeError("--gpus-per-worker and --address are for Ray; add --engine ray")

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, cast
 
 import typer
 
-from vitscope.bench import OnRay, plan_maps, store_maps
-from vitscope.bench.plan import PART
 from vitscope.cli import common
 from vitscope.cli import engine as options
-from vitscope.cli.run_over import run_over
+from vitscope.defaults import PART
 from vitscope.errors import VitscopeError
-from vitscope.explainer import Explainer
-from vitscope.report import lens_of
-from vitscope.report.folder import PER_PAGE, write_report
-from vitscope.save import prepare_folder, save_explanation, write_run_manifest
-from vitscope.targets import Target
-from vitscope.view.video import usable
+
+if TYPE_CHECKING:
+    from vitscope.bench import OnRay
+    from vitscope.explainer import Explainer
+    from vitscope.targets import Target
 
 
 def explain(
@@ -75,16 +72,26 @@ def explain(
     common.check_resume(resume, overwrite)
     if store is None and (resume or overwrite or part_size != PART or dtype != "float32"):
         raise VitscopeError("--resume, --overwrite, --part-size and --dtype are for raw maps; add --store parquet")
-    moving = usable(video or ())
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
+    applied = common.activation_of(activation)
+    running = common.running_of(precision)
+
+    from vitscope.cli.run_over import run_over
+    from vitscope.explainer import Explainer
+    from vitscope.report import lens_of
+    from vitscope.report.folder import PER_PAGE, write_report
+    from vitscope.save import prepare_folder, save_explanation, write_run_manifest
+    from vitscope.view.video import usable
+
+    moving = usable(video or ())
     explainer = Explainer(
         model,
         weights,
         labels=labels,
-        activation=common.activation_of(activation),
+        activation=applied,
         preprocessing=fields,
         device="cpu" if on else device,
-        running=common.running_of(precision),
+        running=running,
         memory_limit=common.bounded(memory_limit),
     )
     aim = common.check_use(explainer, methods, target, bank, max_forwards)
@@ -137,6 +144,8 @@ def _store(
     on: OnRay | None,
 ) -> None:
     """The raw maps as Parquet parts; ends the command."""
+    from vitscope.bench import plan_maps, store_maps
+
     kind = cast('Literal["float32", "float16"]', dtype)
     found = common.find_pictures(images)
     plan = plan_maps(explainer, found, methods, aim, dtype=kind, max_forwards=max_forwards, part_size=sizes.part)

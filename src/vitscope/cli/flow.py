@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import torch
 import typer
 
-from vitscope.bench import Estimate
 from vitscope.cli import common
 from vitscope.errors import VitscopeError
-from vitscope.explainer import Explainer
-from vitscope.flow import Flow, attention_flow
-from vitscope.methods import as_method
-from vitscope.save import save_picture
-from vitscope.view.flow import flow_chart
+
+if TYPE_CHECKING:
+    from vitscope.flow import Flow
 
 
 def flow(
@@ -45,12 +40,18 @@ def flow(
     if out is not None and out.suffix.lower() != ".png":
         raise VitscopeError(f"--out {out}: the diagram is written as a .png file; give a name that ends so")
     fields = common.preprocessing_fields(size, None, None, None, None, None)
+    applied = common.activation_of(activation)
     running = common.running_of(precision)
+
+    from vitscope.explainer import Explainer
+    from vitscope.flow import attention_flow
+    from vitscope.methods import as_method
+
     explainer = Explainer(
         model,
         weights,
         labels=labels,
-        activation=common.activation_of(activation),
+        activation=applied,
         preprocessing=fields,
         device=device,
         running=running,
@@ -75,6 +76,13 @@ def flow(
 
 
 def _report(flows: list[Flow], method: str, class_row: bool, out: Path | None, json: bool) -> None:
+    import numpy as np
+    import torch
+
+    from vitscope.bench import Estimate
+    from vitscope.save import save_picture
+    from vitscope.view.flow import flow_chart
+
     share, drop, agreement = (
         torch.cat([getattr(one, name) for one in flows]).double().numpy() for name in ("share", "drop", "agreement")
     )

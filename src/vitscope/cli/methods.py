@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vitscope.cli import common
-from vitscope.methods import FAMILIES, GROUPS, Documentation, Facts, document, list_methods
+from vitscope.defaults import FAMILIES, GROUPS
+
+if TYPE_CHECKING:
+    from vitscope.methods import Documentation, Facts
 
 _INDENT = " " * 4
 
@@ -20,6 +23,8 @@ def methods(
     json: common.Json = False,
 ) -> None:
     """List the methods by family: signed or not, class-specific or not, cost in forwards, paper, options; or one."""
+    from vitscope.methods import document, list_methods
+
     if name is not None:
         found = document(name)
         if json:

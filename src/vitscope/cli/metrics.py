@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 from vitscope.cli import common
-from vitscope.metrics import PRESETS, list_metrics
-from vitscope.metrics.registry import options_of
 
 
 def metrics(json: common.Json = False) -> None:
     """List the metrics: what they need to know, whether higher is better, paper, options; and the presets."""
+    from vitscope.metrics import PRESETS, list_metrics, options_of
+
     facts = list_metrics()
     groups = dict.fromkeys(one.name.split("/")[0] for one in facts)
     if json:

@@ -8,7 +8,6 @@ import typer
 
 from vitscope.cli import common
 from vitscope.errors import VitscopeError
-from vitscope.models import list_models
 
 
 def models(
@@ -19,6 +18,8 @@ def models(
 
     Also loaded: any hf/OWNER/NAME, and directories that save_pretrained or timm's save_for_hf wrote.
     """
+    from vitscope.models import list_models
+
     names = list_models(pattern)
     if not names:
         raise VitscopeError(f"no model's name contains '{pattern}'; vitscope models lists all")

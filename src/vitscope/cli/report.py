@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from vitscope.cli import common
-from vitscope.report.folder import write_report
 
 
 def report(
     folder: Annotated[Path, typer.Argument(help="What vitscope explain has written.", show_default=False)],
 ) -> None:
     """Set the page of a folder of explanations: self-contained, to be opened anywhere; nothing is computed again."""
+    from vitscope.report.folder import write_report
+
     left_out: list[str] = []
     for page in write_report(folder, left_out.append):
         common.tell(str(page))

@@ -17,10 +17,11 @@ import typer
 
 from vitscope.cli import common
 from vitscope.errors import VitscopeError
-from vitscope.explainer import Explainer
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from vitscope.explainer import Explainer
 
 DEFAULT_PORT = 8000
 _GRACE = 3
@@ -60,6 +61,8 @@ def serve(
     ] = 512,
 ) -> None:
     """Serve a page and an API: a picture in, its maps out, with models that stay loaded."""
+    applied = common.activation_of(activation)
+    running, limit = common.running_of(precision), common.bounded(memory_limit)
     try:
         import python_multipart  # noqa: F401  which the framework looks for when a form comes, not before
         import uvicorn
@@ -68,6 +71,8 @@ def serve(
         from vitscope.serve.connections import Connection
     except ImportError as error:
         raise VitscopeError(f'serve needs {error.name}; pip install "vitscope[web]"') from error
+    from vitscope.explainer import Explainer
+
     limits = web.Limits(
         body_bytes=int(max_megabytes * 2**20),
         picture_pixels=int(max_megapixels * 1e6),
@@ -77,12 +82,11 @@ def serve(
         max_forwards=max_forwards,
     )
     listening = _listen(host, port)
-    running, limit = common.running_of(precision), common.bounded(memory_limit)
     made = partial(
         Explainer,
         weights=weights,
         labels=labels,
-        activation=common.activation_of(activation),
+        activation=applied,
         device=device,
         running=running,
         memory_limit=limit,

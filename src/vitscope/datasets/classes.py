@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from timm.data import ImageNetInfo
-
 from vitscope.datasets.files import read_text
 from vitscope.errors import DatasetError, nearest
 from vitscope.parse import parse_json
@@ -90,6 +88,8 @@ class Synsets:
     @classmethod
     def of_imagenet(cls) -> Synsets:
         """The 1000 of ILSVRC2012, from timm."""
+        from timm.data import ImageNetInfo  # takes long to import
+
         info = ImageNetInfo()
         indices = range(info.num_classes())
         return cls(

@@ -17,8 +17,7 @@ from typing import Literal, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vitscope.datasets import drawing
-from vitscope.datasets.drawing import Array
+from vitscope.datasets.drawing import LETTERS, PATTERNS, SHAPES, Array, blob, letter, noise, polyline
 from vitscope.errors import ImageError
 
 SIZE = 96
@@ -283,8 +282,8 @@ class _Canvas:
         """1/f noise between three colours of small saturation."""
         rng = self.rng
         colours = [_colour(rng.random() * 360, rng.uniform(0, 0.45), rng.uniform(0.2, 0.95)) for _ in range(3)]
-        tint = 1 / (1 + np.exp(-1.5 * drawing.noise(rng, self.size, rng.uniform(1.0, 1.8))))[..., None]
-        light = drawing.noise(rng, self.size, rng.uniform(0.8, 1.5))[..., None]
+        tint = 1 / (1 + np.exp(-1.5 * noise(rng, self.size, rng.uniform(1.0, 1.8))))[..., None]
+        light = noise(rng, self.size, rng.uniform(0.8, 1.5))[..., None]
         self.image[:] = colours[0] * tint + colours[1] * (1 - tint)
         self.image += rng.uniform(0.02, 0.11) * light * (0.5 + colours[2])
 
@@ -298,10 +297,10 @@ class _Canvas:
             places.append((x, y, radius))
             u, v = self._turned(x, y, radius, rng.random() * 2 * np.pi, thing.aspect)
             kind = KINDS[thing.label]
-            tone = drawing.PATTERNS[kind.pattern](u, v)[..., None]
+            tone = PATTERNS[kind.pattern](u, v)[..., None]
             slope = rng.random() * 2 * np.pi
             shade = 1 + rng.uniform(0, 0.3) * (u * np.float32(np.cos(slope)) + v * np.float32(np.sin(slope)))[..., None]
-            alpha = np.clip(0.5 - radius * drawing.SHAPES[kind.shape](u, v), 0, 1)
+            alpha = np.clip(0.5 - radius * SHAPES[kind.shape](u, v), 0, 1)
             self._blend(alpha, (thing.colour * (1 - tone) + thing.second * tone) * shade, contrast, owner=i)
             self.drawn.append(int((alpha >= 0.5).sum()))
         return places
@@ -316,13 +315,13 @@ class _Canvas:
         choice = rng.integers(3)
         if choice == 0:
             points = np.cumsum(rng.normal(0, 0.8, (4, 2)), axis=0)
-            distance = drawing.polyline(points - points.mean(axis=0), u, v) - rng.uniform(1.2, 3) / radius
+            distance = polyline(points - points.mean(axis=0), u, v) - rng.uniform(1.2, 3) / radius
         elif choice == 1:
             waves = np.stack([rng.uniform(0.05, 0.22, 3), rng.uniform(0, 2 * np.pi, 3)], axis=1)
-            distance = drawing.blob(waves, u, v)
+            distance = blob(waves, u, v)
         else:
-            name = str(rng.choice(list(drawing.LETTERS)))
-            distance = drawing.letter(name, u, v) - rng.uniform(0.1, 0.22)
+            name = str(rng.choice(list(LETTERS)))
+            distance = letter(name, u, v) - rng.uniform(0.1, 0.22)
         self._blend(np.clip(0.5 - radius * distance, 0, 1), colour, 1.0, owner=-1)
 
     def occluder(self, x: float, y: float, radius: float, share: float) -> None:
@@ -330,10 +329,7 @@ class _Canvas:
         rng = self.rng
         u, v = self._turned(x, y, radius, rng.random() * 2 * np.pi, 1.0)
         bar = np.maximum(np.abs(v - rng.uniform(-0.5, 0.5) * (1 - share)) - share, np.abs(u) - 1.25)
-        grey = (
-            _colour(rng.random() * 360, 0.08, rng.uniform(0.2, 0.9))
-            + 0.05 * drawing.noise(rng, self.size, 1)[..., None]
-        )
+        grey = _colour(rng.random() * 360, 0.08, rng.uniform(0.2, 0.9)) + 0.05 * noise(rng, self.size, 1)[..., None]
         self._blend(np.clip(0.5 - radius * bar, 0, 1), grey, 1.0, owner=-1)
 
     def visible(self) -> list[float]:

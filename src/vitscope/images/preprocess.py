@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from vitscope.errors import ImageError, ModelError
@@ -76,6 +75,8 @@ class Preprocessing:
         Raises:
             ModelError: an unknown field, or an impossible value.
         """
+        from timm.data import resolve_model_data_config  # takes long to import
+
         config = resolve_model_data_config(model)
         built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
         return cls.of_fields(
@@ -114,6 +115,8 @@ class Preprocessing:
         Raises:
             ImageError: so long and narrow a picture that it would be more pixels than are read.
         """
+        from timm.data import create_transform
+
         transform = create_transform(
             input_size=(3, *self.size),
             interpolation=self.interpolation,

@@ -1,10 +1,11 @@
 """One formula a file: each method is a pure function of the trace, with its options as fields."""
 
+from vitscope.defaults import FAMILIES, GROUPS
 from vitscope.methods.agcam import AGCAM
 from vitscope.methods.applies import what_is_read, why_undefined
 from vitscope.methods.attcat import AttCAT
 from vitscope.methods.attention import Attention
-from vitscope.methods.base import FAMILIES, Facts, Maps, Method
+from vitscope.methods.base import Facts, Maps, Method
 from vitscope.methods.beyond_intuition import BeyondIntuitionHeads, BeyondIntuitionTokens
 from vitscope.methods.cams import EigenCAM, EigenGradCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from vitscope.methods.cdam import CDAM
@@ -21,7 +22,6 @@ from vitscope.methods.legrad import LeGrad
 from vitscope.methods.libra import LibraFullGrad
 from vitscope.methods.lrp import CPLRP, AttnLRP, ResLRP
 from vitscope.methods.registry import (
-    GROUPS,
     Chosen,
     Wanted,
     as_method,

@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from vitscope.defaults import Family
 from vitscope.methods.survival import failure
 from vitscope.trace import Needs, Trace
-
-Family = Literal[
-    "papers", "attention", "attention-gradient", "cam", "relevance", "input-gradient", "perturbation", "trivial"
-]
-"""Kinds of methods, in the order of listings."""
-
-FAMILIES: Mapping[Family, str] = {
-    "papers": "the three papers that vitscope unites",
-    "attention": "attention alone",
-    "attention-gradient": "attention times gradient",
-    "cam": "class activation maps",
-    "relevance": "another backward pass",
-    "input-gradient": "gradients at the pixels",
-    "perturbation": "the model run on altered pictures",
-    "trivial": "baselines that know nothing of the model",
-}
-"""What the methods of a family have in common."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from vitscope.defaults import FAMILIES, GROUPS
 from vitscope.errors import MethodError, nearest
-from vitscope.methods.base import FAMILIES, Facts, Method
+from vitscope.methods.base import Facts, Method
 from vitscope.methods.samples import with_budget
 from vitscope.options import check_options
 
@@ -18,12 +19,6 @@ M = TypeVar("M", bound=type)
 
 ALL = "all"
 _FAMILY = "family"
-GROUPS = (
-    "all, or a family: "
-    + ", ".join(FAMILIES)
-    + " (family:NAME where a method has the family's name, as family:attention)"
-)
-"""Which groups of methods there are, for help texts and errors."""
 
 Wanted = str | Method | Sequence[str | Method] | Mapping[str, Method]
 """The forms in which methods are asked for."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from vitscope.errors import MethodError
@@ -98,5 +98,5 @@ def _clustered(points: NDArray[np.float64], count: int, rounds: int, seed: int) 
     count = min(count, len(points))
     start = points[np.random.default_rng(seed).choice(len(points), count, replace=False)]
     with warnings_are("ignore", UserWarning):  # that a cluster is empty, whose centroid then stays
-        centroids: NDArray[np.float64] = kmeans2(points, start, iter=rounds, minit="matrix")[0]
+        centroids: NDArray[np.float64] = scipy.cluster.vq.kmeans2(points, start, iter=rounds, minit="matrix")[0]
     return centroids

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import pdist
 from torch import Tensor
 
 from vitscope.errors import MethodError
@@ -116,10 +115,12 @@ def _merged(masks: Tensor, distance: float, most: int | None) -> Tensor:
 
 def _clusters(masks: NDArray[np.float64], distance: float, most: int | None) -> NDArray[np.int64]:
     """The number of each mask's cluster, from 1."""
-    apart = np.nan_to_num(pdist(masks, "cosine"), nan=1.0)  # a constant channel is 0 everywhere, like no other
-    tree = linkage(apart.clip(min=0), method="complete")
-    clusters = fcluster(tree, distance, criterion="distance")
+    hierarchy = scipy.cluster.hierarchy
+    apart = scipy.spatial.distance.pdist(masks, "cosine")
+    apart = np.nan_to_num(apart, nan=1.0)  # a constant channel is 0 everywhere, like no other
+    tree = hierarchy.linkage(apart.clip(min=0), method="complete")
+    clusters = hierarchy.fcluster(tree, distance, criterion="distance")
     if most is not None and clusters.max() > most:
-        clusters = fcluster(tree, most, criterion="maxclust")
+        clusters = hierarchy.fcluster(tree, most, criterion="maxclust")
     found: NDArray[np.int64] = clusters.astype(np.int64)
     return found

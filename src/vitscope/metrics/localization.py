@@ -7,8 +7,8 @@ count as no evidence.
 from __future__ import annotations
 
 import numpy as np
+import scipy
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from vitscope.metrics.regions import checked, min_max
@@ -120,7 +120,7 @@ def pointing(values: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
     """
     flat, truth = checked(values, masks)
     if tolerance:
-        away = [ndimage.distance_transform_edt(~mask) for mask in masks.cpu().numpy()]
+        away = [scipy.ndimage.distance_transform_edt(~mask) for mask in masks.cpu().numpy()]
         truth = torch.from_numpy(np.stack(away) <= tolerance).flatten(1).to(flat.device)
     flat = flat.nan_to_num(nan=-torch.inf)
     top = flat == flat.amax(dim=1, keepdim=True)

@@ -7,9 +7,9 @@ from collections.abc import Hashable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
+import scipy
 import torch
 import torch.nn.functional as F  # noqa: N812
-from scipy import ndimage
 from torch import Tensor
 
 from vitscope.errors import MetricError
@@ -78,7 +78,7 @@ def blurred(images: Tensor, sigma: float, window: Window = "repeated") -> Tensor
         weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
         weights = weights / weights.sum()
     else:
-        weights = torch.from_numpy(ndimage.gaussian_filter1d((offsets == 0).numpy().astype(np.float64), sigma))
+        weights = torch.from_numpy(scipy.ndimage.gaussian_filter1d((offsets == 0).numpy().astype(np.float64), sigma))
     for dim in (2, 3):
         n = images.shape[dim]
         # A matrix (n n): two products blur the batch. Weights beyond an edge are added at the edge, or left out.

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from vitscope.errors import VitscopeError
@@ -62,17 +62,17 @@ def painted(boxes: Tensor | Sequence[Sequence[int]], size: tuple[int, int]) -> T
 
 def component_boxes(mask: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
     """The tight box of every connected component (8 neighbours) of a mask (H W), those within others' holes too."""
-    labelled, _ = ndimage.label(mask, structure=_EIGHT)
-    return [(x.start, y.start, x.stop - 1, y.stop - 1) for y, x in ndimage.find_objects(labelled)]
+    labelled, _ = scipy.ndimage.label(mask, structure=_EIGHT)
+    return [(x.start, y.start, x.stop - 1, y.stop - 1) for y, x in scipy.ndimage.find_objects(labelled)]
 
 
 def largest_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
     """The tight box of a mask's (H W) largest component (8 neighbours), the first of equals; None where it is empty."""
-    labelled, count = ndimage.label(mask, structure=_EIGHT)
+    labelled, count = scipy.ndimage.label(mask, structure=_EIGHT)
     if not count:
         return None
     largest = int(np.bincount(labelled.ravel())[1:].argmax()) + 1
-    y, x = ndimage.find_objects(labelled)[largest - 1]
+    y, x = scipy.ndimage.find_objects(labelled)[largest - 1]
     return x.start, y.start, x.stop - 1, y.stop - 1
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import scipy
 import torch
-from scipy.ndimage import gaussian_filter
-from scipy.stats import rankdata
 from torch import Tensor
 
 from vitscope.errors import MetricError
@@ -26,7 +25,7 @@ def spearman(first: Tensor, second: Tensor) -> Tensor:
     Raises:
         MetricError: the shapes differ.
     """
-    a, b = (torch.from_numpy(rankdata(part.cpu().numpy(), axis=1)) for part in _paired(first, second))
+    a, b = (torch.from_numpy(scipy.stats.rankdata(part.cpu().numpy(), axis=1)) for part in _paired(first, second))
     return _correlation(a, b)
 
 
@@ -50,7 +49,7 @@ def ssim(first: Tensor, second: Tensor, sigma: float = 1.5) -> Tensor:
         raise MetricError(f"SSIM needs maps of more than {radius} rows and cols; enlarge them, or take spearman")
 
     def window(values: Tensor) -> Tensor:
-        return torch.from_numpy(gaussian_filter(values.numpy(), sigma, truncate=3.5, axes=(1, 2)))
+        return torch.from_numpy(scipy.ndimage.gaussian_filter(values.numpy(), sigma, truncate=3.5, axes=(1, 2)))
 
     mx, my = window(x), window(y)
     vx, vy, vxy = window(x * x) - mx**2, window(y * y) - my**2, window(x * y) - mx * my

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from timm.models.vision_transformer import VisionTransformer
+from typing import TYPE_CHECKING, Any
 
 from vitscope.datasets.scenes import CLASSES, SIZE
+
+if TYPE_CHECKING:
+    from timm.models import VisionTransformer
 
 FOLDER = Path(__file__).parent / "weights"
 PATCH = 8
@@ -38,6 +39,8 @@ def scenes_vit(outputs: int = len(CLASSES), **options: Any) -> VisionTransformer
         outputs: of the classifier; 0 for none.
         options: of timm's VisionTransformer, such as img_size, or another depth or width.
     """
+    from timm.models import VisionTransformer  # takes long to import
+
     shape = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": 128, "depth": 12, "num_heads": 4} | options
     model = VisionTransformer(num_classes=outputs, **shape)
     half = (0.5, 0.5, 0.5)

@@ -7,7 +7,6 @@ from torch import nn
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy
 from vitscope.models.registry import described, families
-from vitscope.models.timm_blocks import describe_timm_blocks
 from vitscope.models.within import describe_within, unwrapped
 
 
@@ -21,6 +20,8 @@ def anatomy_of(model: nn.Module | Anatomy) -> Anatomy:
         return model
     if not isinstance(model, nn.Module):
         raise ModelError(f"a model must be a torch.nn.Module or a name such as timm/NAME, not {type(model).__name__}")
+    from vitscope.models.timm_blocks import describe_timm_blocks  # which needs timm
+
     model = unwrapped(model)
     anatomy = described(model) or describe_within(model, described) or describe_timm_blocks(model)
     if anatomy is not None:

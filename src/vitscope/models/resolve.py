@@ -12,8 +12,6 @@ from vitscope.errors import ModelError, nearest, text_of
 from vitscope.images import Preprocessing
 from vitscope.models.bundled import BUNDLED, FOLDER, PATCH, scenes_vit
 from vitscope.models.loaded import Loaded, Request, own_names
-from vitscope.models.sources import SOURCES, from_hf, from_open_clip, from_timm
-from vitscope.models.t2t import T2T
 from vitscope.models.weights import outputs_in, put_weights, read_weights
 from vitscope.models.within import unwrapped
 
@@ -26,6 +24,8 @@ def list_models(pattern: str = "") -> list[str]:
     They can be loaded; whether a model is understood, and which methods apply, `vitscope.describe` tells. open_clip's
     are listed where it is installed; of the Hugging Face hub there are examples, since it cannot be listed offline.
     """
+    from vitscope.models.sources import SOURCES  # timm and torchvision, which take long to import
+
     names = {f"{source}/{name}" for source, of in SOURCES.items() for name in of.names()} | set(BUNDLED)
     return sorted(name for name in names if pattern.lower() in name.lower())
 
@@ -59,6 +59,8 @@ def load(
         ModelError: unknown name, a missing extra, unreadable or ill-fitting weights, a size that the model cannot
             take, or no hub within reach.
     """
+    from vitscope.models.sources import SOURCES, from_hf, from_timm
+
     if name in BUNDLED:
         return _bundled(name, weights, pretrained, image_size)
     first, slash, rest = name.partition("/")
@@ -67,7 +69,7 @@ def load(
             raise ModelError(f"{name}: names a source and no model; say e.g. {SOURCES[first].example}")
         return SOURCES[first].load(Request(name, rest, weights, pretrained, image_size))
     request = Request(name, name, weights, pretrained, image_size)
-    if name in T2T:
+    if name in SOURCES["t2t"].names():
         return SOURCES["t2t"].load(request)
     if not slash and from_timm.known(name):
         return from_timm.load(request)
@@ -109,6 +111,8 @@ def of_module(model: nn.Module, asked: bool = True) -> Loaded:
     Raises:
         ModelError: it is no module.
     """
+    from vitscope.models.sources import from_hf, from_open_clip
+
     if not isinstance(model, nn.Module):
         raise ModelError(f"a model must be a torch.nn.Module or a name such as timm/NAME, not {type(model).__name__}")
     model = unwrapped(model)

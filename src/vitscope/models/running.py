@@ -6,16 +6,14 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vitscope.defaults import PRECISIONS, Precision
 from vitscope.errors import ModelError
 from vitscope.warned import warnings_are
-
-Precision = Literal["float32", "bf16", "fp16"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LOG = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from vitscope.errors import ModelError, text_of
@@ -135,6 +134,8 @@ def clause(found: Sequence[str], what: str, shown: int = 2) -> str:
 
 def _renamed(model: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The official checkpoint's names turned into timm's, by the function that timm has for the model's family."""
+    from timm.models.vision_transformer import checkpoint_filter_fn  # takes long to import
+
     module = sys.modules[type(model).__module__]
     convert = getattr(module, "checkpoint_filter_fn", checkpoint_filter_fn)
     if convert is checkpoint_filter_fn:

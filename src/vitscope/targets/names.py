@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timm.data import ImageNetInfo
-
 from vitscope.errors import TargetError, nearest
 from vitscope.parse import parse_json
 
@@ -40,6 +38,8 @@ class ClassNames:
     @classmethod
     def of_imagenet(cls) -> ClassNames:
         """The 1000 classes of ImageNet-1k, from timm."""
+        from timm.data import ImageNetInfo  # takes long to import
+
         info = ImageNetInfo()
         indices = range(info.num_classes())
         return cls(
