@@ -59,6 +59,7 @@ def describe(model: nn.Module | str | Explainer, weights: str | os.PathLike[str]
         "family": anatomy.family,
         "input": f"{anatomy.input_size[0]} x {anatomy.input_size[1]} pixels"
         + (", other sizes too" if anatomy.flexible_size else ""),
+        **_of_placement(anatomy, explainer.preprocessing.size),
         **({} if anatomy.windows else _of_blocks(anatomy)),
         "methods_read": what_is_read(anatomy),
         "outputs": anatomy.outputs,
@@ -70,6 +71,11 @@ def describe(model: nn.Module | str | Explainer, weights: str | os.PathLike[str]
     }
     reasons = {facts.name: why_undefined(anatomy, as_method(facts.name)) for facts in list_methods()}
     return Description(facts, reasons)
+
+
+def _of_placement(anatomy: Anatomy, size: tuple[int, int]) -> dict[str, str]:
+    changed = anatomy.placement(size).describe()
+    return {"image": f"within the model {changed}; maps are placed on what the model is given"} if changed else {}
 
 
 def _of_blocks(anatomy: Anatomy) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from vitscope.evidence import Evidence
 from vitscope.images import Batch, Preprocessing, prepare
 from vitscope.methods import CDAM, Method, Wanted, as_method, choose
 from vitscope.models import Anatomy, Precision, Running, anatomy_of
+from vitscope.models.placed import once_for_each_size
 from vitscope.models.state import ModelState
 from vitscope.opening import fields_of, names_of, opened, random_picture
 from vitscope.outcome import Progress, Seen, attribute, deaf, refuse, undefined
@@ -133,7 +134,9 @@ class Explainer:
             running=self._running,
             differentiable=verified.differentiable,
             activation=self.activation,
+            placement=once_for_each_size(anatomy.placement),
         )
+        self.anatomy.placement(self.preprocessing.size)  # raises where maps could not be placed
         self.passes = Passes(self.anatomy, self._limit)
         self._verified_state = state
 
@@ -297,9 +300,10 @@ class Explainer:
             )
         )
         subject = self._subject(batch, found.logits, found.grid, None, "every class")
+        effects = self.anatomy.placement(batch.size).upright(found.effects.movedim(3, 1)).movedim(1, 3)
         classifier = self.anatomy.classifier
         weight = None if classifier is None else classifier.weight.detach().clone()  # the model may change afterwards
-        return Evidence(subject, found.effects, found.features, weight)
+        return Evidence(subject, effects, found.features, weight)
 
     def target(self, target: TargetLike) -> Target:
         """The target that a user's words mean for this model: a class, or a text where it has a text tower.
@@ -392,7 +396,8 @@ class Explainer:
         self, batch: Batch, logits: Tensor, grid: tuple[int, int], target: Tensor | None, asked: str
     ) -> Subject:
         covered = covered_by(self.anatomy, batch, grid)
-        provenance = provenance_of(self.anatomy, self.preprocessing, self.source, grid)
+        placement = self.anatomy.placement(batch.size)
+        provenance = provenance_of(self.anatomy, self.preprocessing, self.source, placement.turned(grid))
         return Subject(batch, covered, logits, self.anatomy.outputs > 0, target, asked, self.names, provenance)
 
 

@@ -98,9 +98,10 @@ def refuse(
 
 
 def maps_of(label: str, method: Method, trace: Trace, strict: bool, progress: Progress | None) -> Maps | VitscopeError:
-    """A method's maps for all targets, or the reason why there are none."""
+    """A method's maps for all targets, as they lie on the images; or the reason why there are none."""
     try:
-        return method(trace.reporting(None if progress is None else partial(progress, label)))
+        maps = method(trace.reporting(None if progress is None else partial(progress, label)))
+        return maps.each(trace.upright) if isinstance(maps, Maps) else maps
     except VitscopeError as error:
         if strict:
             raise

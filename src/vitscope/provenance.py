@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import platform
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitscope.images import Batch, Geometry, Preprocessing
+from vitscope.images import Batch, Geometry, Placement, Preprocessing
 from vitscope.models import Anatomy
 
 
@@ -41,18 +40,21 @@ def provenance_of(
 
 
 def covered_by(anatomy: Anatomy, batch: Batch, grid: tuple[int, int]) -> tuple[Geometry, ...]:
-    """Each picture's geometry with the grid's reach for its crop: a model that pads to whole patches sees more."""
-    if anatomy.windows:
-        return batch.geometries
-    height, width = (cells * side for cells, side in zip(grid, anatomy.patch, strict=True))
-    return tuple(_covering(geometry, height, width) for geometry in batch.geometries)
+    """Where the grid lies on each original: a model may pad to whole patches, or be shown a part of its input.
+
+    Args:
+        anatomy: of the model.
+        batch: as the model is given it.
+        grid: rows and columns of patches on the image that is cut into patches.
+    """
+    placement = anatomy.placement(batch.size)
+    reach = reach_of(anatomy, placement, grid)
+    return tuple(placement.on(geometry, reach) for geometry in batch.geometries)
 
 
-def _covering(geometry: Geometry, height: int, width: int) -> Geometry:
-    top, left, crop_height, crop_width = geometry.crop
-    if (crop_height, crop_width) == (height, width):
-        return geometry
-    return dataclasses.replace(geometry, crop=(top, left, height, width))
+def reach_of(anatomy: Anatomy, placement: Placement, grid: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of pixels, of the image that is cut into patches, that the grid covers."""
+    return placement.inner if anatomy.windows else (grid[0] * anatomy.patch[0], grid[1] * anatomy.patch[1])
 
 
 @cache

@@ -13,6 +13,7 @@ from vitscope.explainer import Explainer
 from vitscope.images import Batch
 from vitscope.methods import Method
 from vitscope.metrics import Asked, Pictures, asked_class
+from vitscope.models import Anatomy
 from vitscope.targets import ClassNames, Predicted
 from vitscope.targets.names import UNNAMED
 
@@ -151,7 +152,7 @@ def maps_of(explainer: Explainer, methods: Mapping[str, Method], batch: Batch, q
             elif len(batch) > 1:
                 again[label] = method
             else:
-                found.maps[place][label] = torch.zeros(1, *explainer.anatomy.grid(_size(batch)))
+                found.maps[place][label] = torch.zeros(1, *_grid(explainer.anatomy, batch))
                 found.why_not[place, label, 0] = explanation.failures[label]
     if again:
         _one_by_one(explainer, again, batch, questions, found)
@@ -182,5 +183,6 @@ def _is_top(question: Question) -> bool:
     return isinstance(question, InOrder) and question.which == "predicted"
 
 
-def _size(batch: Batch) -> tuple[int, int]:
-    return batch.tensor.shape[-2], batch.tensor.shape[-1]
+def _grid(anatomy: Anatomy, batch: Batch) -> tuple[int, int]:
+    """Rows and columns of the maps."""
+    return anatomy.placement(batch.size).turned(anatomy.grid(batch.size))

@@ -19,6 +19,8 @@ from vitscope.explainer import Explainer
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
 from vitscope.methods import Method
 from vitscope.metrics import Asked, GridMaps, Pictures
+from vitscope.models import Anatomy
+from vitscope.provenance import reach_of
 
 
 def key_of(image: str, seed: int) -> int:
@@ -62,6 +64,7 @@ class Traced:
         found: maps of all methods for all questions.
         predicted: (b).
         target: the class that the group explains: "predicted" or "label".
+        window: of the input that the maps cover, as of `GridMaps`.
     """
 
     shots: Sequence[Shot]
@@ -73,6 +76,7 @@ class Traced:
     found: Found
     predicted: Tensor
     target: str
+    window: tuple[float, float, float, float] | None = None
 
     def light(self) -> Traced:
         """The same without the photographs."""
@@ -109,7 +113,7 @@ class Traced:
 
     def maps(self, which: Asked, label: str) -> GridMaps:
         """One method's maps of one asked class."""
-        return GridMaps(self.found.maps[self.asked[which]][label], self.size)
+        return GridMaps(self.found.maps[self.asked[which]][label], self.size, self.window)
 
     def correct(self, image: int) -> bool:
         """Whether the predicted class is a true one."""
@@ -184,7 +188,7 @@ def trace(
     tensor = batch.tensor.to(next(explainer.anatomy.model.parameters()).device)
     pictures = Pictures(
         tensor,
-        explainer.anatomy.patch,
+        explainer.anatomy.placement(batch.size).sides(explainer.anatomy.patch),
         explainer.preprocessing.mean,
         explainer.preprocessing.std,
         classes[asked["explained"]].to(tensor.device),
@@ -193,7 +197,15 @@ def trace(
         activation=explainer.activation,
     )
     predicted = found.logits.argmax(dim=1)
-    return Traced(shots, batch, pictures, batch.geometries, asked, classes, found, predicted, group.target)
+    window = window_of(explainer.anatomy, batch)
+    return Traced(shots, batch, pictures, batch.geometries, asked, classes, found, predicted, group.target, window)
+
+
+def window_of(anatomy: Anatomy, batch: Batch) -> tuple[float, float, float, float] | None:
+    """What of the model's input its maps cover, as of `GridMaps`; None where that is all of it."""
+    placement = anatomy.placement(batch.size)
+    window = placement.window(reach_of(anatomy, placement, anatomy.grid(batch.size)))
+    return None if placement.identical or window == (0, 0, *batch.size) else window
 
 
 def truth_of(traced: Traced) -> BatchTruth:

@@ -78,7 +78,7 @@ def known_of(opened: Opened, geometry: Geometry, explained: int) -> Known:
     Boxes are passed on as indices of pixels, both ends included. Those that the data set's own evaluation leaves aside
     are left out where others remain. Where there are no masks, the boxes are painted.
     """
-    size = geometry.crop[2:]
+    size = round(geometry.crop[2]), round(geometry.crop[3])
     boxes = None
     if opened.boxes:
         counted = [box for box in opened.boxes if not box.aside] or list(opened.boxes)

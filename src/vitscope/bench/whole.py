@@ -11,7 +11,7 @@ from torch import Tensor
 from vitscope.bench.ask import Given, maps_of
 from vitscope.bench.measure import RowBuffer, with_gaps
 from vitscope.bench.tasks import Group, Task
-from vitscope.bench.traced import Traced, batch_of
+from vitscope.bench.traced import Traced, batch_of, window_of
 from vitscope.errors import VitscopeError, text_of
 from vitscope.explainer import Explainer
 from vitscope.methods import Method
@@ -87,14 +87,14 @@ def _compared(
     """Picture by picture where a depth lacks a map of one of them, else together."""
     maps = [None if depth is None else depth.maps[place][label] for depth in depths]
     if not any(one is not None and bool(one.isnan().any()) for one in maps):
-        return metric.compare(original, [None if one is None else GridMaps(one, original.size) for one in maps])
+        return metric.compare(original, [None if one is None else replace(original, values=one) for one in maps])
     results = []
     for image in range(len(original)):
         cut = slice(image, image + 1)
         mine = [
-            None if one is None or bool(one[cut].isnan().any()) else GridMaps(one[cut], original.size) for one in maps
+            None if one is None or bool(one[cut].isnan().any()) else replace(original, values=one[cut]) for one in maps
         ]
-        results.append(metric.compare(GridMaps(original.values[cut], original.size), mine))
+        results.append(metric.compare(replace(original, values=original.values[cut]), mine))
     return Result.join(results)
 
 
@@ -108,9 +108,10 @@ def _mosaics(explainer: Explainer, methods: Mapping[str, Method], task: Task, pa
     }
     for four in _fours(labels):
         made = mosaics(torch.stack([part[n].batch.tensor[i] for n, i in four]), [labels[place] for place in four])
-        found = maps_of(explainer, methods, batch_of(made.tensor), [Given(tuple(made.labels.tolist()))])
+        batch = batch_of(made.tensor)
+        found = maps_of(explainer, methods, batch, [Given(tuple(made.labels.tolist()))])
         for label in methods:
-            maps = GridMaps(found.maps[0][label], (made.tensor.shape[-2], made.tensor.shape[-1]))
+            maps = GridMaps(found.maps[0][label], batch.size, window_of(explainer.anatomy, batch))
             shares = _shares(task, maps, made.cells)
             for place, (number, image) in enumerate(four):
                 if (0, label, place) not in found.why_not:

@@ -30,7 +30,7 @@ def mask_to_input(mask: NDArray[np.generic], geometry: Geometry, outside: int = 
             f"a mask {mask.shape} of {mask.dtype} for a picture {geometry.original}; give bool or uint8 of its size"
         )
     rows, cols = geometry.resized
-    top, left, height, width = geometry.crop
+    top, left, height, width = map(round, geometry.crop)
     resized = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize((cols, rows), Image.Resampling.NEAREST))
     out = np.full((height, width), outside, dtype=np.uint8)
     seen = resized[max(top, 0) : top + height, max(left, 0) : left + width]

@@ -38,6 +38,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) of the inputs in pixels."""
+        return self.tensor.shape[-2], self.tensor.shape[-1]
+
     @classmethod
     def join(cls, batches: Sequence[Batch], device: torch.device | None = None) -> Batch:
         """One batch of several, of one input size; on its way to a CUDA device in memory from which it is sent fast."""

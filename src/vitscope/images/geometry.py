@@ -18,12 +18,12 @@ class Geometry:
         original: (height, width) of the original in pixels.
         resized: (height, width) after resizing.
         crop: (top, left, height, width) of the window in the resized picture; it may reach beyond it where the
-            preprocessing pads.
+            preprocessing pads. Whole pixels, unless the model itself shows its patches a part of its input.
     """
 
     original: tuple[int, int]
     resized: tuple[int, int]
-    crop: tuple[int, int, int, int]
+    crop: tuple[float, float, float, float]
 
     @classmethod
     def identity(cls, height: int, width: int) -> Geometry:
@@ -65,7 +65,7 @@ class Geometry:
         """Centres of the original's rows and columns as shares of the window, 0 to 1 inside."""
         top, left, height, width = self.crop
 
-        def axis(original: int, resized: int, start: int, length: int) -> Tensor:
+        def axis(original: int, resized: int, start: float, length: float) -> Tensor:
             centres = (torch.arange(original, dtype=torch.float64) + 0.5) * (resized / original)
             return (centres - start) / length
 

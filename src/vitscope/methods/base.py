@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -89,6 +90,11 @@ class Maps:
     values: Tensor
     blocks: Tensor | None = None
     heads: Tensor | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Maps:
+        """The same with every tensor changed."""
+        blocks, heads = (None if part is None else change(part) for part in (self.blocks, self.heads))
+        return Maps(change(self.values), blocks, heads)
 
 
 class Method(Protocol):

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from vitscope.errors import MethodError
@@ -64,8 +63,3 @@ def stretched(values: Tensor) -> Tensor:
     """Each (... k) of the last axis from 0 to 1; where it is constant, 0."""
     low, high = values.amin(dim=-1, keepdim=True), values.amax(dim=-1, keepdim=True)
     return (values - low) / (high - low).clamp_min(1e-8)
-
-
-def enlarged(masks: Tensor, size: tuple[int, int], corners: bool = False) -> Tensor:
-    """Bilinearly from the patch grid to the picture's pixels, (k rows cols) -> (k 1 H W)."""
-    return F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=corners)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
-from vitscope.methods.samples import check_samples, enlarged, stretched, within
+from vitscope.methods.samples import check_samples, stretched, within
 from vitscope.trace import Blocks, Needs, Pictures, Trace
 
 
@@ -77,7 +77,7 @@ def _of_one(pictures: Pictures, index: int, channels: Tensor) -> Tensor:
     on_grid = channels.unflatten(-1, pictures.grid)
 
     def through(start: int, stop: int) -> Tensor:
-        masks = enlarged(on_grid[start:stop], (image.shape[1], image.shape[2]), corners=True)
+        masks = pictures.to_pixels(on_grid[start:stop], corners=True)
         return image * stretched(masks.flatten(1)).view_as(masks).to(image)
 
     scores = pictures.scores(torch.full((len(channels),), index), through).to(channels)

@@ -14,7 +14,7 @@ from torch import Tensor
 from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
-from vitscope.methods.samples import check_samples, enlarged, stretched, weigh
+from vitscope.methods.samples import check_samples, stretched, weigh
 from vitscope.trace import Blocks, Needs, Pictures, Trace
 
 
@@ -90,7 +90,7 @@ class ViTCX:
         def masked(start: int, stop: int) -> Tensor:
             """A mask's two pictures one after the other."""
             which = [row // 2 for row in range(start, stop)]
-            mask = enlarged(on_grid[which], (image.shape[1], image.shape[2])).to(image)
+            mask = pictures.to_pixels(on_grid[which]).to(image)
             sources = [torch.Generator().manual_seed(seeds[i]) for i in which]
             draws = [torch.randn(image.shape, generator=each, dtype=torch.float32) for each in sources]
             noise = self.noise * torch.stack(draws).to(image) * (1 - mask)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from vitscope.activation import Activation
 from vitscope.errors import MetricError
+from vitscope.images import Geometry
 
 Kind = Literal["map", "pair", "forward", "explain"]
 TruthKind = Literal["none", "mask", "boxes", "two masks", "label"]
@@ -72,6 +73,8 @@ class GridMaps:
     Attributes:
         values: (b rows cols), raw; (b H W) is a grid too. NaN where nothing is known, on pixels alone.
         size: (H, W) of the model's input.
+        window: top, left, height and width of the part of the input, in its pixels, that the grid covers: where the
+            model itself shows its patches another part of the image than the whole. Pixels beyond it are 0.
 
     Raises:
         MetricError: not (b rows cols), or a value is infinite.
@@ -79,6 +82,7 @@ class GridMaps:
 
     values: Tensor
     size: tuple[int, int]
+    window: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3 or 0 in self.values.shape[1:]:
@@ -105,11 +109,20 @@ class GridMaps:
         """Either of the two; each is made once."""
         return self.bilinear if mode == "bilinear" else self.nearest
 
+    def spread(self, values: Tensor, mode: Literal["bilinear", "nearest"]) -> Tensor:
+        """Any values on the grid (b rows cols) on the pixels, (b H W); NaN beyond the window."""
+        if self.window is None:
+            return F.interpolate(values[:, None], self.size, mode=mode)[:, 0]
+        geometry = Geometry(self.size, self.size, self.window)
+        return torch.stack([geometry.to_original(one, mode) for one in values]).to(values.device)
+
     def _enlarged(self, mode: Literal["bilinear", "nearest"]) -> Tensor:
         values = self.values.detach().float()
-        if tuple(values.shape[1:]) == tuple(self.size):
+        if tuple(values.shape[1:]) == tuple(self.size) and self.window is None:
             return values
-        pixels = F.interpolate(values[:, None], self.size, mode=mode)[:, 0]
+        if self.window is not None:
+            return self.spread(values, mode).nan_to_num(0.0)
+        pixels = self.spread(values, mode)
         # Interpolation rounds: a constant map would be so no more, and scaling would make a picture of the rounding.
         low, high = values.flatten(1).aminmax(dim=1)
         return torch.where((low == high)[:, None, None], low[:, None, None], pixels)
@@ -151,7 +164,7 @@ class Pictures:
 
     Attributes:
         tensor: (b 3 H W) normalised.
-        patch: height and width of a patch in pixels.
+        patch: height and width of a patch in pixels, whole ones unless the model resizes its images itself.
         mean, std: a channel each, of pixels scaled to 0..1.
         explained: (b) the classes that the maps explain.
         labels: (b) the true classes, or None.
@@ -165,7 +178,7 @@ class Pictures:
     """
 
     tensor: Tensor
-    patch: tuple[int, int]
+    patch: tuple[float, float]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     explained: Tensor

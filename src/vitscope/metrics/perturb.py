@@ -9,7 +9,6 @@ from typing import Literal, get_args
 import numpy as np
 import scipy
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from vitscope.errors import MetricError
@@ -125,12 +124,13 @@ def order_of(maps: GridMaps, order: Order, unit: Literal["bilinear", "nearest", 
     Args:
         maps: of one method.
         order: most or least relevant first.
-        unit: pixels of the map enlarged either way; or whole patches, which share a rank.
+        unit: pixels of the map enlarged either way; or whole patches, which share a rank. Pixels that belong to none
+            have the rank behind the last.
     """
     if unit == "patch":
         rank = ranks(maps.values.detach().float(), order)
-        wide = F.interpolate(rank[:, None].float(), maps.size, mode="nearest")[:, 0].to(torch.int32)
-        return wide, rank[0].numel()
+        count = rank[0].numel()
+        return maps.spread(rank.float(), "nearest").nan_to_num(count).to(torch.int32), count
     return ranks(maps.pixels(unit), order), maps.size[0] * maps.size[1]
 
 

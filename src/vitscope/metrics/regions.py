@@ -43,7 +43,7 @@ def boxes_on_input(boxes: Tensor, geometry: Geometry) -> Tensor:
 
     Source: AG-CAM (2402.04563), official code. With a crop, our reading: its corner is taken off after truncation.
     """
-    top, left, height, width = geometry.crop
+    top, left, height, width = map(round, geometry.crop)
     tall, wide = (new / old for new, old in zip(geometry.resized, geometry.original, strict=True))
     scaled = (boxes.double() * torch.tensor([wide, tall, wide, tall], dtype=torch.float64) + 1e-9).floor().long()
     scaled -= torch.tensor([left, top, left, top])

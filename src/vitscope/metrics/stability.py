@@ -131,10 +131,16 @@ class Equivariance:
         """A flip, and two shifts.
 
         Raises:
-            MetricError: the shift is as long as the picture.
+            MetricError: the shift is as long as the picture, or not of whole pixels.
         """
         n = self.patches
-        down, right = (n * side for side in pictures.patch)
+        down, right = (int(n * side) for side in pictures.patch)
+        if (down, right) != (n * pictures.patch[0], n * pictures.patch[1]):
+            height, width = pictures.patch
+            raise MetricError(
+                f"equivariance: an image cannot be shifted by {n} patches of {height:g} x {width:g} pixels, which are "
+                "no whole pixels; leave this metric out, or take the resize out of the model and into preprocessing="
+            )
         if n < 1 or down >= pictures.size[0] or right >= pictures.size[1]:
             raise MetricError(f"equivariance: a shift by {n} patches leaves nothing to compare; give fewer")
         tensor = pictures.tensor

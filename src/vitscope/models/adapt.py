@@ -22,6 +22,7 @@ from vitscope.models.parts import (
     scaled_by,
     whole_patches,
 )
+from vitscope.models.placed import with_token_placement
 from vitscope.options import check_options
 
 
@@ -97,7 +98,7 @@ def adapt(model: nn.Module, layout: Layout) -> Anatomy:
 
     patch, size = _pair(layout.patch), _pair(layout.image_size)
     rows = 1 if layout.reads == "class" else None
-    return Anatomy(
+    anatomy = Anatomy(
         family="adapted",
         name=type(model).__name__,
         model=model,
@@ -112,6 +113,7 @@ def adapt(model: nn.Module, layout: Layout) -> Anatomy:
         flexible_size=layout.any_size,
         outputs=outputs_of(layout.head, told=1),
     )
+    return with_token_placement(anatomy)
 
 
 def _block(name: str, block: nn.Module, layout: Layout, rows: int | None) -> Block:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope.activation import Activation
+from vitscope.images import Placement
 from vitscope.models.running import Compiled, Running
 from vitscope.once import once
 
@@ -154,6 +155,9 @@ class Anatomy:
             tower.
         call: images (b 3 H W) -> output (b c), where the model's own output is not such a tensor; None: the model.
         whole: whether the patch tokens meet in the attention of `blocks` alone; False where earlier ones are left out.
+        placement: image size (height, width) in pixels -> how the image that is cut into patches lies on the one that
+            the model is given; not the identity where a wrapper, or the model itself, flips, crops or resizes it.
+            `grid` is that of the image that is cut into patches.
         running: in which precision the model is run, and how where nothing watches it.
         activation: what turns the outputs into probabilities, where the model declares it; in an Explainer, what is
             used.
@@ -179,6 +183,7 @@ class Anatomy:
     texts: Callable[[Any], Tensor] | None = None
     call: Callable[[Tensor], Tensor] | None = None
     whole: bool = True
+    placement: Callable[[Grid], Placement] = Placement.identity
     running: Running = field(default_factory=Running)
     activation: Activation | None = None
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy
+from vitscope.models.placed import is_foreign, seen_through
 from vitscope.models.registry import described, families
 from vitscope.models.within import describe_within, unwrapped
 
@@ -23,7 +24,9 @@ def anatomy_of(model: nn.Module | Anatomy) -> Anatomy:
     from vitscope.models.timm_blocks import describe_timm_blocks  # which needs timm
 
     model = unwrapped(model)
-    anatomy = described(model) or describe_within(model, described) or describe_timm_blocks(model)
+    if (anatomy := described(model)) is not None:
+        return seen_through(model, anatomy, f"this {anatomy.family}") if is_foreign(anatomy) else anatomy
+    anatomy = describe_within(model, described) or describe_timm_blocks(model)
     if anatomy is not None:
         return anatomy
     raise ModelError(

@@ -18,6 +18,7 @@ from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Classifier, Grid, Part
 from vitscope.models.guard import left_as_found
 from vitscope.models.parts import whole_patches
+from vitscope.models.placed import with_token_placement
 from vitscope.models.timm_vit import block_of
 
 Read = Callable[[Tensor], Tensor]
@@ -61,7 +62,7 @@ def describe_timm_blocks(model: nn.Module) -> Anatomy | None:
         whole: Tensor = pooled if linear is not None or head is None else head(pooled)
         return whole
 
-    return Anatomy(
+    anatomy = Anatomy(
         family="timm blocks in a module of its own",
         name=type(model).__name__,
         model=model,
@@ -77,6 +78,7 @@ def describe_timm_blocks(model: nn.Module) -> Anatomy | None:
         outputs=0 if head is None else int(output.shape[-1]),
         reads=(part,),
     )
+    return with_token_placement(anatomy)
 
 
 _WAY_OUT = "describe it with vitscope.adapt (docs/adapters.md)"

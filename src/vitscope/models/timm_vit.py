@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from timm.layers import AttentionPoolLatent
+from timm.layers import AttentionPoolLatent, HybridEmbed
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Attention, VisionTransformer
 from timm.models.vision_transformer import Block as TimmBlock
@@ -57,7 +57,7 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
         final_site=None if pooled else model.norm,
         features=features,
         classifier=classifier,
-        patch=tuple(model.patch_embed.patch_size),
+        patch=_patch_side(model.patch_embed),
         grid=fixed_or_dynamic_grid(model),
         input_size=tuple(model.patch_embed.img_size),
         flexible_size=bool(model.dynamic_img_size),
@@ -152,6 +152,12 @@ def attention_pool(name: str, model: Any, include_prefix: bool) -> Block:
         plain=False,
         residual=False,
     )
+
+
+def _patch_side(embed: Any) -> tuple[int, int]:
+    """Height and width of a patch in pixels of the image; `patch_size` counts cells of the features of a CNN stem."""
+    ratio = embed.feat_ratio(as_scalar=False) if isinstance(embed, HybridEmbed) else embed.patch_size
+    return int(ratio[0]), int(ratio[1])
 
 
 def fixed_or_dynamic_grid(model: Any) -> Callable[[tuple[int, int]], tuple[int, int]]:

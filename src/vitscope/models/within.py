@@ -19,6 +19,7 @@ from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Classifier
 from vitscope.models.guard import left_as_found
 from vitscope.models.parts import outputs_of
+from vitscope.models.placed import seen_through
 
 Describe = Callable[[nn.Module], Anatomy | None]
 
@@ -37,8 +38,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def describe_within(model: nn.Module, describe: Describe) -> Anatomy | None:
     """Describe `model` by the one known model inside of it; None where there is none.
 
-    The outer module may prepare the pictures (without changing their size), and may put one module behind the inner
-    model's output.
+    The outer module may prepare the images, flip, turn by quarters, crop, pad or resize them, and may put one module
+    behind the inner model's output.
 
     Raises:
         ModelError: several known models, or an outer module that does something else.
@@ -47,11 +48,12 @@ def describe_within(model: nn.Module, describe: Describe) -> Anatomy | None:
     if inner is None:
         return None
     name, anatomy = inner
+    where = f"{name}, a {anatomy.family}, is inside a {type(model).__name__}"
+    anatomy = seen_through(model, anatomy, where)
     seen = _watch(model, anatomy)
     if isinstance(seen, str):
         raise ModelError(
-            f"{name}, a {anatomy.family}, is inside a {type(model).__name__}, {seen}; explain {name} itself, or "
-            "describe the whole with vitscope.adapt (docs/adapters.md)"
+            f"{where}, {seen}; explain {name} itself, or describe the whole with vitscope.adapt (docs/adapters.md)"
         )
     if seen is None:
         call = None if anatomy.call is None else (lambda images: _tensor(model(images)))
@@ -104,8 +106,8 @@ def _watch(model: nn.Module, inner: Anatomy) -> nn.Module | str | None:
     if len(within) != 1:
         return f"which calls it {len(within)} times in one pass"
     given, result = within[0]
-    if not isinstance(given, Tensor) or given.shape != picture.shape:
-        return "which changes the pictures' size or number before it"
+    if not isinstance(given, Tensor) or len(given) != len(picture):
+        return "which changes the number of images before it"
     if _same(output, result):
         return None
     behind = [

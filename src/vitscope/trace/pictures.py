@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitscope.errors import MethodError, ModelError
+from vitscope.images import Placement
 from vitscope.models import Anatomy, Grid
 from vitscope.once import once
 from vitscope.trace.capture import NO_GRADIENT, check_output
@@ -177,20 +179,33 @@ class Pictures:
         """Sums over each patch's pixels, (... H W) -> (... rows cols).
 
         Without patches, as where attention stays within windows, a pixel belongs to the cell that covers its corner.
+        Where the model cuts patches from another image than it is given, a pixel belongs to the patch that shows it.
         """
         height, width = (self._cells(axis).to(values) for axis in (0, 1))
-        summed: Tensor = height.T @ values @ width
+        summed: Tensor = height.T @ (values.mT if self.placement.transposed else values) @ width
         return summed
 
     def cell_means(self, values: Tensor) -> Tensor:
-        """The same means."""
-        return self.cell_sums(values) / self.cell_sums(torch.ones_like(values[..., :1, :1]).expand_as(values))
+        """The same means; 0 where a patch shows no pixel of the image, as in padding."""
+        counts = self.cell_sums(torch.ones_like(values[..., :1, :1]).expand_as(values))
+        return self.cell_sums(values) / counts.clamp_min(1)
+
+    def to_pixels(self, masks: Tensor, corners: bool = False) -> Tensor:
+        """Bilinearly from the patch grid to the pixels of the image, (k rows cols) -> (k 1 H W)."""
+        placement = self.placement
+        whole = F.interpolate(masks[:, None], size=placement.inner, mode="bilinear", align_corners=corners)
+        return placement.to_outer(whole)
+
+    @property
+    def placement(self) -> Placement:
+        """How the image that is cut into patches lies on the one that the model is given."""
+        return self.anatomy.placement((self.images.shape[-2], self.images.shape[-1]))
 
     def _cells(self, axis: int) -> Tensor:
-        """Whether each pixel along an axis lies in each cell, (pixels cells)."""
-        pixels, cells = self.images.shape[axis - 2], self.grid[axis]
-        at = torch.arange(pixels)
-        cell = at * cells // pixels if self.anatomy.windows else at // self.anatomy.patch[axis]
+        """Whether each pixel along an inner axis lies in each cell, (pixels cells)."""
+        inner, cells = self.placement.inner[axis], self.grid[axis]
+        at = self.placement.inner_at(axis).floor().long()
+        cell = at * cells // inner if self.anatomy.windows else at // self.anatomy.patch[axis]
         return cell[:, None] == torch.arange(cells)
 
     @property

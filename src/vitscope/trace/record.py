@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitscope.activation import resolved_activation
 from vitscope.errors import MethodError, ModelError
+from vitscope.images import Placement
 from vitscope.models import Anatomy
 from vitscope.trace import capture
 from vitscope.trace.aim import Aim, Slope, seeds_of, slopes_of
@@ -96,6 +97,7 @@ class Trace:
         blocks: a record a block.
         prefix: number of tokens before the patch tokens.
         grid: patch grid (rows, cols).
+        placement: how the image that the grid lies on lies on the one that the model is given; None where it is that.
         reads: the rows of each part that the head reads, as of `Anatomy.reads`.
         shares: how much of each target comes from each part, (b m p), 1 in all; None where there is one.
         residual: whether each block has a residual stream; an attention pool has none.
@@ -115,6 +117,7 @@ class Trace:
     blocks: tuple[BlockTrace, ...]
     prefix: int
     grid: tuple[int, int]
+    placement: Placement | None = None
     reads: tuple[slice, ...] = ()
     shares: Tensor | None = None
     residual: tuple[bool, ...] = ()
@@ -197,6 +200,10 @@ class Trace:
         """The same, where runs on altered pictures are counted from 0 and reported as (done, total)."""
         return self if self.runs is None else dataclasses.replace(self, runs=self.runs.reporting(report))
 
+    def upright(self, values: Tensor) -> Tensor:
+        """Maps (... rows cols), turned to lie as the image that the model is given does."""
+        return values if self.placement is None else self.placement.upright(values)
+
     def to_grid(self, tokens: Tensor) -> Tensor:
         """(... n) over all tokens -> (... rows cols) over the patch tokens, in float32."""
         patches: Tensor = tokens[..., self.prefix :].unflatten(-1, self.grid)
@@ -278,6 +285,7 @@ def record(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[Aim]) 
         scaled=scaled,
         runs=runs,
         at_pictures=None if at_pictures is None else at_pictures.transpose(0, 1),
+        placement=anatomy.placement((images.shape[-2], images.shape[-1])),
     )
 
 
@@ -292,7 +300,20 @@ def _of_windows(anatomy: Anatomy, images: Tensor, needs: Needs, aims: Sequence[A
     carried = seeds.any(dim=-1).T
     again = needs.pictures or needs.input_gradient
     runs = Pictures(anatomy, batch, _held(anatomy, aims, slopes, logits), (rows, cols)) if again else None
-    return Trace(logits, logits, reached.T, carried, of_features, (), 0, (rows, cols), windows=windows, runs=runs)
+    placement = anatomy.placement((images.shape[-2], images.shape[-1]))
+    return Trace(
+        logits,
+        logits,
+        reached.T,
+        carried,
+        of_features,
+        (),
+        0,
+        (rows, cols),
+        windows=windows,
+        runs=runs,
+        placement=placement,
+    )
 
 
 def _held(anatomy: Anatomy, aims: Sequence[Aim], slopes: Sequence[Slope], logits: Tensor) -> Held:
