@@ -61,6 +61,7 @@ class Explainer:
         tokenizer: Callable[[Sequence[str]], Any] | None = None,
         running: Running | Precision = "float32",
         memory_limit: int | str | None = None,
+        weights_key: str | None = None,
     ) -> None:
         """Understand the model, and hold what was understood against one pass over a random picture.
 
@@ -81,6 +82,8 @@ class Explainer:
                 model and its weights stay as they are, and maps are in float32 all the same.
             memory_limit: what a pass may take on the model's device beside the weights and the pictures, in bytes or
                 as "4GB": a batch that takes more is explained in several passes, with the same maps.
+            weights_key: which set of weights to use of a file with several ("state_dict", "model_ema"); otherwise the
+                averaged ones (EMA) before the raw ones, as timm's loader does, and a warning in the log names them.
 
         Raises:
             ModelError: the model cannot be loaded, or is not understood, or torch has no such precision on its device,
@@ -93,7 +96,8 @@ class Explainer:
             "model": model if isinstance(model, str) else None,
             "weights": weights and str(weights),
         }
-        loaded = opened(model, weights, pretrained, preprocessing, device)
+        loaded = opened(model, weights, pretrained, preprocessing, device, weights_key)
+        self.source["weights_key"] = loaded.weights_key
         if loaded.source:
             self.source["source"] = loaded.source
         self._model = loaded.model  # the anatomy's model or a module around it, such as one with a text tower
@@ -347,6 +351,7 @@ def explain(
     method: str | Method = "daam",
     target: TargetLike = None,
     weights: str | os.PathLike[str] | None = None,
+    weights_key: str | None = None,
 ) -> Attribution:
     """Explain `images` by one method: one line, one Attribution; see `Explainer`.
 
@@ -355,5 +360,5 @@ def explain(
     """
     if isinstance(method, str):
         as_method(method)  # which refuses a group
-    explanation = Explainer(model, weights)(images, methods=[method], target=target)
+    explanation = Explainer(model, weights, weights_key=weights_key)(images, methods=[method], target=target)
     return next(iter(explanation.attributions.values()))

@@ -41,6 +41,7 @@ class MapsPlan:
         part_size: pictures in a part.
         versions: of the packages.
         running: how the model is run.
+        weights_key: of the weights in their file, or None.
     """
 
     model: str
@@ -56,6 +57,7 @@ class MapsPlan:
     part_size: int = PART
     versions: Mapping[str, str] = field(default_factory=dict)
     running: Running = field(default_factory=Running)
+    weights_key: str | None = None
 
     def describe(self) -> dict[str, Any]:
         """Ready for JSON; of the pictures their number, and the SHA-256 of their paths."""
@@ -118,4 +120,5 @@ def plan_maps(
         part_size=part_size,
         versions={name: version(name) for name in ("vitscope", "torch", "timm")},
         running=explainer.anatomy.running,
+        weights_key=source["weights_key"],
     )

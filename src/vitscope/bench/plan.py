@@ -78,6 +78,7 @@ class Plan:
         part_size: pictures in a part; mosaics and randomised models are made a part.
         versions: of the packages that the numbers rest on.
         running: how the model is run.
+        weights_key: of the weights in their file, or None.
     """
 
     model: str
@@ -95,6 +96,7 @@ class Plan:
     part_size: int = PART
     versions: Mapping[str, str] = field(default_factory=dict)
     running: Running = field(default_factory=Running)
+    weights_key: str | None = None
 
     def describe(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -159,7 +161,12 @@ class Plan:
             VitscopeError: its parameters are others than the plan's.
         """
         explainer = Explainer(
-            self.model, self.weights, preprocessing=dict(self.asked), device=device, running=self.running
+            self.model,
+            self.weights,
+            preprocessing=dict(self.asked),
+            device=device,
+            running=self.running,
+            weights_key=self.weights_key,
         )
         if parameters_of(explainer.anatomy.model) != self.parameters:
             raise VitscopeError(f"{self.model}: has other weights than when the run was planned; give the same file")
@@ -230,6 +237,7 @@ def make_plan(
         part_size=part_size,
         versions={name: version(name) for name in ("vitscope", "torch", "timm", "numpy", "scipy", "captum", "pillow")},
         running=anatomy.running,
+        weights_key=explainer.source["weights_key"],
     )
 
 
@@ -250,7 +258,7 @@ def deciding(content: Mapping[str, Any]) -> dict[str, Any]:
         content: from `Plan.describe`, `MapsPlan.describe`, or as a manifest has it: no file is looked at.
     """
     precision = content["running"]["precision"]
-    kept = {key: value for key, value in content.items() if key not in ("weights", "running")}
+    kept = {key: value for key, value in content.items() if key not in ("weights", "weights_key", "running")}
     data = dict(kept.get("dataset", {}))
     if root := data.get("root"):
         kept["dataset"] = data = data | {"root": Path(root).name}

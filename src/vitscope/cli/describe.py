@@ -18,6 +18,7 @@ def describe(
     weights: Annotated[
         Path | None, typer.Option("--weights", "-w", help=f"{common.WEIGHTS_FILE}; otherwise random ones.")
     ] = None,
+    weights_key: common.WeightsKey = None,
     json: common.Json = False,
 ) -> None:
     """Describe a model: tokens, grid, blocks, head, preprocessing, and which methods apply or why not.
@@ -29,7 +30,7 @@ def describe(
     chosen = model or name
     if chosen is None:
         raise VitscopeError("no model is named; say vitscope describe timm/vit_tiny_patch16_224")
-    description = vitscope.description.describe(chosen, weights)
+    description = vitscope.description.describe(chosen, weights, weights_key)
     if json:
         common.tell_json({**description.facts, "methods": description.methods})
     else:

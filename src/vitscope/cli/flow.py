@@ -24,6 +24,7 @@ def flow(
     model: common.Model,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A diagram to write, .png.")] = None,
     weights: common.Weights = None,
+    weights_key: common.WeightsKey = None,
     method: Annotated[str, typer.Option("--method", help="One that gives a map a block: daam, agcam.")] = "daam",
     target: common.TargetOption = None,
     bank: common.Bank = None,
@@ -45,7 +46,15 @@ def flow(
         raise VitscopeError(f"--out {out}: the diagram is written as a .png file; give a name that ends so")
     fields = common.preprocessing_fields(size, None, None, None, None, None)
     running = common.running_of(precision)
-    explainer = Explainer(model, weights, labels=labels, preprocessing=fields, device=device, running=running)
+    explainer = Explainer(
+        model,
+        weights,
+        labels=labels,
+        preprocessing=fields,
+        device=device,
+        running=running,
+        weights_key=weights_key,
+    )
     as_method(method)  # one, not a group
     aim = common.check_use(explainer, method, target, bank)
     flows: list[Flow] = []

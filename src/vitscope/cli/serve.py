@@ -38,6 +38,7 @@ Models = Annotated[
 def serve(
     model: Models,
     weights: common.Weights = None,
+    weights_key: common.WeightsKey = None,
     labels: common.Labels = None,
     device: common.Device = "cpu",
     precision: common.Precision = "float32",
@@ -77,7 +78,15 @@ def serve(
     )
     listening = _listen(host, port)
     running, limit = common.running_of(precision), common.bounded(memory_limit)
-    made = partial(Explainer, weights=weights, labels=labels, device=device, running=running, memory_limit=limit)
+    made = partial(
+        Explainer,
+        weights=weights,
+        labels=labels,
+        device=device,
+        running=running,
+        memory_limit=limit,
+        weights_key=weights_key,
+    )
     explainers = _load(model, one_only=weights is not None or labels is not None, make=made)
     app = web.create_app(explainers, limits, hosts=web.Hosts(host, allow_host or ()), batch_size=batch_size)
     _quieten()

@@ -8,12 +8,14 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import nn
 
 from vitscope.errors import ModelError
 from vitscope.images import Preprocessing
+from vitscope.models.weights import Weights, read_weights
 
 EXTRAS = {"transformers": "hf", "open_clip": "clip"}
 
@@ -28,6 +30,7 @@ class Request:
         weights: a .safetensors, .pth or .bin file, or None.
         pretrained: where no file is given: the published weights, or those of the directory; False leaves random ones.
         image_size: (height, width) in pixels, where it shall differ from the model's own.
+        weights_key: of the set of weights to use, where the file has several.
     """
 
     name: str
@@ -35,6 +38,16 @@ class Request:
     weights: str | os.PathLike[str] | None = None
     pretrained: bool = True
     image_size: tuple[int, int] | None = None
+    weights_key: str | None = None
+
+    @cached_property
+    def read(self) -> Weights | None:
+        """The weights of the file, read once; None where no file is given.
+
+        Raises:
+            ModelError: it cannot be read, or has no such key.
+        """
+        return None if self.weights is None else read_weights(self.weights, self.weights_key)
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,7 @@ class Loaded:
         names: of its outputs in order; empty where they are unknown.
         source: the library that built it and the weights in it, for the record.
         tokenizer: texts -> what the model's text tower takes; None where it has none, or none is at hand.
+        weights_key: the key of the weights file that was used; None where there is no file, or no key in it.
     """
 
     model: nn.Module
@@ -56,6 +70,7 @@ class Loaded:
     names: tuple[str, ...] = ()
     source: str = ""
     tokenizer: Callable[[Sequence[str]], Any] | None = None
+    weights_key: str | None = None
 
     def preprocessing_with(self, fields: Mapping[str, Any]) -> Preprocessing:
         """The preprocessing with some fields replaced.

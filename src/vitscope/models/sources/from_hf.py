@@ -16,7 +16,7 @@ from vitscope.images import Preprocessing
 from vitscope.models.loaded import Loaded, Request, library, one_line, own_names, quiet_hub
 from vitscope.models.sources import from_timm
 from vitscope.models.sources.translate import of_processor
-from vitscope.models.weights import clause, misfit, outputs_in, read_weights
+from vitscope.models.weights import clause, misfit, outputs_in
 from vitscope.parse import parse_json
 
 EXAMPLES = (
@@ -65,7 +65,7 @@ def load(request: Request) -> Loaded:
         config = _config(transformers, where, request)
         if config.model_type == "timm_wrapper":
             return from_timm.load_hub(request, where)
-        tensors = None if request.weights is None else read_weights(request.weights)
+        tensors = None if request.read is None else request.read.tensors
         kind, attention = _class_of(transformers, config, tensors, request.name)
         model = _build(kind, config, attention, where, tensors, request)
         preprocessing, reason = _preprocessing(transformers, where, request.name)
@@ -186,7 +186,7 @@ def _build(
         if found
     ]
     if differences:
-        source = str(request.weights) if tensors is not None else where
+        source = where if request.read is None else request.read.label
         raise ModelError(misfit(source, f"{request.name} ({kind.__name__})", differences))
     return model.eval()
 

@@ -32,7 +32,7 @@ export function about(record) {
     ],
     [
       "model",
-      [model.model, model.name, model.weights].filter((one, i, all) => one && all.indexOf(one) === i).join(" · "),
+      [model.model, model.name, model.weights, model.weights_key].filter((one, i, all) => one && all.indexOf(one) === i).join(" · "),
     ],
     ["patches", provenance.grid.join(" × ")],
     [
