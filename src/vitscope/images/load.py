@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,11 +14,18 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vitscope.errors import FormatError, ImageError, PixelsError
+from vitscope.images.header import STORED, WHITE, Depth, dark, note_frames
+from vitscope.images.notes import note
 from vitscope.parse import as_unicode, is_unicode
 from vitscope.warned import warnings_are
 
 _AT_A_TIME = 2**20
 """Pixels of more than 8 bits that are scaled at once."""
+
+_DARK = (
+    "{name}: comes out nearly black: no value is above {highest}, and the header says nothing of fewer bits; if its "
+    "values do not use the whole range, scale them first ({cure}), or pass an 8-bit image"
+)
 
 Source = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
 
@@ -26,8 +33,10 @@ Source = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
 def load_image(source: Source, *, upright: bool = True) -> Image.Image:
     """Read a picture as upright RGB of 8 bits.
 
-    EXIF orientation is applied; transparency is laid over white; 16-bit greys are scaled to 8 bits, not clipped; CMYK,
-    palette, greyscale and 1-bit pictures are converted.
+    EXIF orientation is applied; transparency is laid over white; greys of more than 8 bits are scaled to 8 by the depth
+    that the header gives (PNG's sBIT, TIFF's BitsPerSample, SMaxSampleValue or MaxSampleValue), else by 16 bits; CMYK,
+    palette, greyscale and 1-bit pictures are converted. A warning in the log says where a 16-bit image comes out nearly
+    black, and where one of several frames or pages is read.
 
     Args:
         source: a path, a PIL image, or a uint8 array (H W), (H W 1), (H W 3) or (H W 4).
@@ -44,7 +53,7 @@ def load_image(source: Source, *, upright: bool = True) -> Image.Image:
     if not isinstance(source, str | os.PathLike):
         raise ImageError(f"{type(source).__name__} is no picture; give a path, a PIL image, a uint8 array or a tensor")
     path = Path(source)
-    return _read(path, lambda image: _to_rgb(image, str(path), upright))
+    return _read(path, lambda image: _to_rgb(image, str(path), upright, once=True))
 
 
 def load_levels(path: Path) -> Image.Image:
@@ -73,8 +82,7 @@ def read_image(file: BinaryIO, name: str, formats: tuple[str, ...], most: int) -
 
     def take(image: Image.Image) -> Image.Image:
         _check_pixels(image.width * image.height, most, name)
-        image.load()
-        return _to_rgb(image, name)
+        return _to_rgb(image, name, counted=False)
 
     try:
         with Image.open(file, formats=formats) as image:
@@ -109,7 +117,6 @@ def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image
         with warnings_are("error", Image.DecompressionBombWarning):
             opened = Image.open(path, formats=_formats())
         with opened as image:
-            image.load()
             return take(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{path}: too many pixels to open safely; scale it down first") from error
@@ -158,17 +165,33 @@ def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
     return _to_rgb(Image.fromarray(array), "the array")
 
 
-def _to_rgb(image: Image.Image, name: str, upright: bool = True) -> Image.Image:
-    if upright:
-        return _converted(ImageOps.exif_transpose(image), name)
-    picture = _converted(image, name)
-    picture.info.clear()
+def _to_rgb(
+    image: Image.Image, name: str, upright: bool = True, *, once: bool = False, counted: bool = True
+) -> Image.Image:
+    """Convert an opened image.
+
+    Args:
+        image: it; that of a file is not decoded yet.
+        name: for errors and notes.
+        upright: whether EXIF orientation is applied.
+        once, counted: as of `note` and `note_frames`.
+    """
+    depth = Depth.of(image)  # before it is decoded, since Pillow then drops the header
+    picture = _converted(ImageOps.exif_transpose(image) if upright else image, name, depth, once=once)
+    if not upright:
+        picture.info.clear()
+    note_frames(image, name, counted=counted, once=once)
     return picture
 
 
-def _converted(image: Image.Image, name: str) -> Image.Image:
+def _converted(image: Image.Image, name: str, depth: Depth, *, once: bool) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep(image, name)
+        return _from_deep(image, name, depth, once=once)
+    if depth.truncated:
+        highest = max(int(high) for _, high in image.convert("RGB").getextrema())
+        if dark(highest, 255):
+            upper = f"{highest} of 255 in the upper 8 of 16 bits"
+            note(_DARK.format(name=name, highest=upper, cure=_scaling(8 + highest.bit_length())), once=once)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         picture = image.convert("RGBA")
         ground = Image.new("RGBA", picture.size, "white")
@@ -176,15 +199,35 @@ def _converted(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_deep(image: Image.Image, name: str) -> Image.Image:
-    """Greys of more than 8 bits: 16-bit integers by 65535, floats as 0 to 1."""
-    top = 1.0 if image.mode == "F" else 65535.0
+def _from_deep(image: Image.Image, name: str, depth: Depth, *, once: bool) -> Image.Image:
+    """Convert greys of more than 8 bits: integers of the depth in the header, or of 16 bits; floats from 0 to 1."""
+    whole = 1.0 if image.mode == "F" else WHITE
+    highest, used = 0.0, 0
+    for _, values in _rows(image):
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > whole:
+            raise ImageError(f"{name}: grey values outside 0 to {whole:g}; scale them into that range first")
+        highest = max(highest, float(values.max()))
+        used |= 0 if image.mode == "F" else int(np.bitwise_or.reduce(values, axis=None))
+    white = whole if image.mode == "F" else depth.white(int(highest), used)
+    if white < whole and depth.may_be_scaled(used):
+        note(f"{name}: read as {depth.bits} bits by its header, since no value is above {highest:g}", once=once)
+    elif white == whole and dark(highest, whole):
+        cure = "floats to 0 to 1" if image.mode == "F" else _scaling(int(highest).bit_length())
+        note(_DARK.format(name=name, highest=f"{highest:.4g} of {whole:g}", cure=cure), once=once)
     grey = np.empty((image.height, image.width), dtype=np.uint8)
-    rows = max(1, _AT_A_TIME // image.width)  # in float64 a large picture would take gigabytes
-    for start in range(0, image.height, rows):
-        stop = min(start + rows, image.height)
-        values = np.asarray(image.crop((0, start, image.width, stop)), dtype=np.float64)
-        if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
-            raise ImageError(f"{name}: grey values outside 0 to {top:g}; scale them into that range first")
-        grey[start:stop] = np.rint(values * (255.0 / top))
+    for rows, values in _rows(image):
+        grey[rows] = np.rint(values.astype(np.float64) * (255.0 / white))
     return Image.fromarray(grey).convert("RGB")
+
+
+def _rows(image: Image.Image) -> Iterator[tuple[slice, np.ndarray[Any, Any]]]:
+    """Its values a few rows at a time: in float64 a large image would take gigabytes."""
+    count = max(1, _AT_A_TIME // image.width)
+    for start in range(0, image.height, count):
+        stop = min(start + count, image.height)
+        yield slice(start, stop), np.asarray(image.crop((0, start, image.width, stop)))
+
+
+def _scaling(bits: int) -> str:
+    """Of integers that use the lowest bits alone."""
+    return f"multiply {bits} bits by {2 ** (STORED - bits)}"
