@@ -156,8 +156,8 @@ class Explainer:
         """Explain `images` by all `methods` in one pass, or in as many as a memory limit asks for.
 
         Args:
-            images: a path, PIL image or uint8 array, or a list of these, through the model's own preprocessing; or a
-                float tensor (b 3 H W), taken as already normalised.
+            images: a path, a file's bytes, a PIL image or uint8 array, or a list of these, through the model's own
+                preprocessing; or a float tensor (b 3 H W), taken as already normalised.
             methods: names ("daam", "agcam:scores=softmax"), methods, or a list of these; "all", or a family's name
                 ("cam"; "family:attention" where a method has that name), for a group of methods. Those of a group that
                 are not defined for this model, or that would ignore the target, are left out, with the reason in

@@ -80,9 +80,9 @@ def prepare(images: Any, preprocessing: Preprocessing) -> Batch:
     """Make a batch.
 
     Args:
-        images: a Batch, which stays as it is; a path, PIL image or uint8 array (H W C) or (b H W C), or a list of
-            these, which go through `preprocessing`; or a float tensor (b 3 H W) or (3 H W), or a list of (3 H W),
-            taken as already normalised and explained as it is.
+        images: a Batch, which stays as it is; a path, a file's content (bytes, or an open binary file), a PIL image or
+            a uint8 array (H W C) or (b H W C), or a list of these, which go through `preprocessing`; or a float tensor
+            (b 3 H W) or (3 H W), or a list of (3 H W), taken as already normalised and explained as it is.
         preprocessing: the model's.
 
     Raises:
@@ -94,10 +94,13 @@ def prepare(images: Any, preprocessing: Preprocessing) -> Batch:
         return _from_tensor(images, preprocessing)
     if isinstance(images, np.ndarray) and images.ndim == 4:
         images = list(images)
-    if isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
+    one = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray
+    if isinstance(images, one) or hasattr(images, "read"):
         images = [images]
     if not isinstance(images, Sequence):
-        raise ImageError(f"{type(images).__name__} is no picture; give paths, PIL images, uint8 arrays or a tensor")
+        raise ImageError(
+            f"{type(images).__name__} is no picture; give paths, bytes, PIL images, uint8 arrays or a tensor"
+        )
     if not images:
         raise ImageError("there is no picture to explain; give at least one")
     if all(isinstance(image, Tensor) for image in images):

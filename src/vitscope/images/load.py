@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -27,7 +29,9 @@ _DARK = (
     "values do not use the whole range, scale them first ({cure}), or pass an 8-bit image"
 )
 
-Source = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray[Any, Any]
 
 
 def load_image(source: Source, *, upright: bool = True) -> Image.Image:
@@ -39,7 +43,8 @@ def load_image(source: Source, *, upright: bool = True) -> Image.Image:
     black, and where one of several frames or pages is read.
 
     Args:
-        source: a path, a PIL image, or a uint8 array (H W), (H W 1), (H W 3) or (H W 4).
+        source: a path, a file's content (bytes, or an open binary file), a PIL image, or a uint8 array (H W), (H W 1),
+            (H W 3) or (H W 4).
         upright: False leaves the pixels as they are stored, and drops the tag that would turn them later: for truth
             that was drawn on the stored pixels.
 
@@ -50,8 +55,17 @@ def load_image(source: Source, *, upright: bool = True) -> Image.Image:
         return _to_rgb(source, "the picture", upright)
     if isinstance(source, np.ndarray):
         return _from_array(source)
+    if isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read"):
+        file: Any = source if hasattr(source, "read") else io.BytesIO(source)
+        return _open(file, "the image", lambda image: _to_rgb(image, "the image", upright))
     if not isinstance(source, str | os.PathLike):
-        raise ImageError(f"{type(source).__name__} is no picture; give a path, a PIL image, a uint8 array or a tensor")
+        raise ImageError(
+            f"{type(source).__name__} is no picture; give a path, bytes, a PIL image, a uint8 array or a tensor"
+        )
+    if isinstance(source, str) and _URL.match(source):
+        raise ImageError(
+            f"{source}: a URL, and nothing is downloaded here; download the file first, and give its path or its bytes"
+        )
     path = Path(source)
     return _read(path, lambda image: _to_rgb(image, str(path), upright, once=True))
 
@@ -106,28 +120,43 @@ def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image
         raise ImageError(f"{as_unicode(str(path))}: its name is not UTF-8; rename it, or its folder")
     try:
         if path.is_dir():
-            raise ImageError(f"{path}: a folder with no pictures in it; name a picture")
+            raise ImageError(f"{path}: {_of_folder(path)}")
         if not path.is_file():
             raise ImageError(f"{path}: no such file; check the path")
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty; copy or download it again")
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise ImageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    return _open(path, str(path), take)
+
+
+def _of_folder(path: Path) -> str:
+    """Why a folder is no image, and what to give in its place."""
+    Image.init()
+    inside = [file for file in path.iterdir() if file.suffix.lower() in Image.EXTENSION and file.name[0] != "."]
+    if not inside:
+        return "a folder with no pictures in it; name a picture"
+    kind = Counter(file.suffix for file in inside).most_common(1)[0][0]
+    return f"a folder; give the images in it, such as sorted(Path({str(path)!r}).glob('*{kind}'))"
+
+
+def _open(file: Path | BinaryIO, name: str, take: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Open a file and take its image; `name` is for errors."""
     try:
         with warnings_are("error", Image.DecompressionBombWarning):
-            opened = Image.open(path, formats=_formats())
+            opened = Image.open(file, formats=_formats())
         with opened as image:
             return take(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{path}: too many pixels to open safely; scale it down first") from error
+        raise ImageError(f"{name}: too many pixels to open safely; scale it down first") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not a picture in a format that Pillow reads; save it as PNG or JPEG") from error
+        raise ImageError(f"{name}: not a picture in a format that Pillow reads; save it as PNG or JPEG") from error
     except ImageError:
         raise
     except MemoryError as error:
-        raise ImageError(f"{path}: does not fit into memory; scale it down first") from error
+        raise ImageError(f"{name}: does not fit into memory; scale it down first") from error
     except Exception as error:  # what the decoders raise on what was made to break them is not known beforehand
-        raise ImageError(f"{path}: {_damaged(error)}; copy or download it again") from error
+        raise ImageError(f"{name}: {_damaged(error)}; copy or download it again") from error
 
 
 @cache

@@ -13,6 +13,7 @@ from torch import nn
 from vitscope.errors import ModelError, nearest, text_of
 from vitscope.images import Preprocessing
 from vitscope.models.bundled import BUNDLED, FOLDER, PATCH, scenes_vit
+from vitscope.models.find import check_kind
 from vitscope.models.loaded import Loaded, Request, own_names
 from vitscope.models.sources import SOURCES, from_hf, from_open_clip, from_timm
 from vitscope.models.t2t import T2T
@@ -127,11 +128,12 @@ def of_module(model: nn.Module, asked: bool = True) -> Loaded:
         asked: whether the preprocessing is wanted; if not, names and tokenizer alone are given.
 
     Raises:
-        ModelError: it is no module.
+        ModelError: it is no module, or one that `check_kind` refuses.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"a model must be a torch.nn.Module or a name such as timm/NAME, not {type(model).__name__}")
     model = unwrapped(model)
+    check_kind(model)
     found = from_open_clip.of_module(model) or from_hf.of_module(model)
     tokenizer = found.tokenizer if found else None
     if not asked:
@@ -141,11 +143,9 @@ def of_module(model: nn.Module, asked: bool = True) -> Loaded:
     if found is not None and found.preprocessing is not None:
         return found
     size = _built_for(model)
-    _LOG.warning(
-        "%s: how its pictures are prepared is unknown%s; timm's defaults are taken, give preprocessing= if they differ",
-        type(model).__name__,
-        f" ({found.no_preprocessing})" if found and found.no_preprocessing else "",
-    )
+    reason = found.no_preprocessing if found else ""
+    unknown = f"{type(model).__name__}: how its pictures are prepared is unknown; give preprocessing= of your own"
+    _LOG.warning("%s; until then timm's defaults are taken", reason or unknown)
     preprocessing = Preprocessing.of_model(model, **({} if size is None else {"size": size}))
     return Loaded(model, preprocessing, names=found.names if found else own_names(model), tokenizer=tokenizer)
 

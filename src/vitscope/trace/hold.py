@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitscope.trace.aim import Aim, Slope
+from vitscope.trace.aim import Aim, Slope, scored
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,6 @@ def _in_place(aim: Aim, where: Tensor, before: Tensor, image: Tensor) -> Tensor:
     for number in range(int(turn.max()) + 1):
         rows = (turn == number).nonzero()[:, 0]
         batch = before.index_put((image[rows],), where[rows])
-        values.append(aim.score(batch)[image[rows]])
+        values.append(scored(aim, batch)[image[rows]])
         order.append(rows)
     return torch.cat(values)[torch.cat(order).argsort()]

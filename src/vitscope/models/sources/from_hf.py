@@ -85,6 +85,11 @@ def of_module(model: nn.Module) -> Loaded | None:
     if not type(model).__module__.startswith("transformers.") or config is None:
         return None
     transformers = library("transformers", type(model).__name__)
+    if config.model_type == "timm_wrapper":
+        inner: Any = model.timm_model
+        return Loaded(
+            model, Preprocessing.of_model(inner), names=_names(model), source=f"transformers {transformers.__version__}"
+        )
     where = str(getattr(config, "_name_or_path", "") or "")
     with _quiet(transformers, bars=False):
         preprocessing, reason = _preprocessing(transformers, where, type(model).__name__, local=True)
