@@ -38,7 +38,11 @@ class Description:
     __repr__ = __str__
 
 
-def describe(model: nn.Module | str | Explainer, weights: str | os.PathLike[str] | None = None) -> Description:
+def describe(
+    model: nn.Module | str | Explainer,
+    weights: str | os.PathLike[str] | None = None,
+    weights_key: str | None = None,
+) -> Description:
     """Describe a model: tokens, grid, blocks, head, preprocessing, and which methods apply or why not.
 
     A model given by name without weights is built with random ones; no weights are downloaded (of "hf/OWNER/NAME" the
@@ -48,11 +52,12 @@ def describe(model: nn.Module | str | Explainer, weights: str | os.PathLike[str]
     Raises:
         ModelError: no adapter knows the model, its description does not fit it, or weights are given for no name.
     """
-    if isinstance(model, Explainer) and weights is not None:
-        raise ModelError(
-            f"weights={weights} are for a model given by name, and an Explainer has its own; leave them out"
-        )
-    explainer = model if isinstance(model, Explainer) else Explainer(model, weights, pretrained=False)
+    if isinstance(model, Explainer) and not (weights is None and weights_key is None):
+        given = f"weights_key={weights_key} is" if weights is None else f"weights={weights} are"
+        raise ModelError(f"{given} for a model given by name, and an Explainer has its own weights; leave this out")
+    explainer = (
+        model if isinstance(model, Explainer) else Explainer(model, weights, pretrained=False, weights_key=weights_key)
+    )
     anatomy = explainer.anatomy
     facts = {
         "model": anatomy.name,

@@ -67,6 +67,7 @@ class Explainer:
         running: Running | Precision = "float32",
         memory_limit: int | str | None = None,
         activation: Activation | None = None,
+        weights_key: str | None = None,
     ) -> None:
         """Understand the model, and hold what was understood against one pass over a random picture.
 
@@ -90,6 +91,8 @@ class Explainer:
             activation: what turns the outputs into probabilities, "softmax", "sigmoid" or "none", instead of what the
                 model declares (transformers' `config.problem_type`); where that is nothing, "softmax", and "none" for a
                 single output.
+            weights_key: which set of weights to use of a file with several ("state_dict", "model_ema"); otherwise the
+                averaged ones (EMA) before the raw ones, as timm's loader does, and a warning in the log names them.
 
         Raises:
             ModelError: the model cannot be loaded, or is not understood, or torch has no such precision on its device,
@@ -102,7 +105,8 @@ class Explainer:
             "model": model if isinstance(model, str) else None,
             "weights": weights and str(weights),
         }
-        loaded = opened(model, weights, pretrained, preprocessing, device)
+        loaded = opened(model, weights, pretrained, preprocessing, device, weights_key)
+        self.source["weights_key"] = loaded.weights_key
         if loaded.source:
             self.source["source"] = loaded.source
         self._model = loaded.model  # the anatomy's model or a module around it, such as one with a text tower
@@ -172,8 +176,8 @@ class Explainer:
         """Explain `images` by all `methods` in one pass, or in as many as a memory limit asks for.
 
         Args:
-            images: a path, PIL image or uint8 array, or a list of these, through the model's own preprocessing; or a
-                float tensor (b 3 H W), taken as already normalised.
+            images: a path, a file's bytes, a PIL image or uint8 array, or a list of these, through the model's own
+                preprocessing; or a float tensor (b 3 H W), taken as already normalised.
             methods: names ("daam", "agcam:scores=softmax"), methods, or a list of these; "all", or a family's name
                 ("cam"; "family:attention" where a method has that name), for a group of methods. Those of a group that
                 are not defined for this model, or that would ignore the target, are left out, with the reason in
@@ -416,6 +420,7 @@ def explain(
     method: str | Method = "daam",
     target: TargetLike = None,
     weights: str | os.PathLike[str] | None = None,
+    weights_key: str | None = None,
 ) -> Attribution:
     """Explain `images` by one method: one line, one Attribution; see `Explainer`.
 
@@ -424,5 +429,5 @@ def explain(
     """
     if isinstance(method, str):
         as_method(method)  # which refuses a group
-    explanation = Explainer(model, weights)(images, methods=[method], target=target)
+    explanation = Explainer(model, weights, weights_key=weights_key)(images, methods=[method], target=target)
     return next(iter(explanation.attributions.values()))

@@ -24,6 +24,7 @@ def opened(
     pretrained: bool,
     preprocessing: Preprocessing | Mapping[str, Any] | None,
     device: str | torch.device | None,
+    weights_key: str | None = None,
 ) -> Loaded:
     """The model with what came with it; by name, it is built for the input size that the preprocessing asks for.
 
@@ -34,10 +35,11 @@ def opened(
         loaded = of_module(
             model.model if isinstance(model, Anatomy) else model, asked=not isinstance(preprocessing, Preprocessing)
         )
-        if weights is not None:
+        if weights is not None or weights_key is not None:
+            given = f"weights_key={weights_key} is" if weights is None else f"weights={weights} are"
             raise ModelError(
-                f"weights={weights} are for a model given by name, and this is a {type(loaded.model).__name__}; load "
-                "them into it (model.load_state_dict) and leave weights out"
+                f"{given} for a model given by name, and this is a {type(loaded.model).__name__}; load "
+                "weights into it (model.load_state_dict) and leave this out"
             )
         if device is not None:
             _tell_elsewhere(loaded.model, device)
@@ -45,7 +47,13 @@ def opened(
     size = preprocessing.size if isinstance(preprocessing, Preprocessing) else (preprocessing or {}).get("size")
     if isinstance(size, int):
         size = (size, size)
-    loaded = load(model, weights, pretrained=pretrained, image_size=None if size is None else tuple(size))
+    loaded = load(
+        model,
+        weights,
+        pretrained=pretrained,
+        image_size=None if size is None else tuple(size),
+        weights_key=weights_key,
+    )
     try:
         loaded.model.to(device or "cpu")
     except (RuntimeError, AssertionError) as error:

@@ -232,6 +232,7 @@ def _manifest(explanation: Explanation, index: int, names: Mapping[str, str]) ->
             "name": subject.batch.names[index],
             "size": list(subject.geometries[index].original),
             "geometry": subject.geometries[index].describe(),
+            "notes": list(subject.batch.notes[index]),
         },
         "target": subject.asked_of(index),
         "explained": subject.class_of(index),

@@ -21,7 +21,7 @@ def test_broken_weights_are_read_or_refused_in_one_line(cases, tmp_path):
 @pytest.mark.parametrize("name", ["plain.safetensors", "plain.pth", "old.pth", "training.pth", "wrapped.pth"])
 def test_the_fuzzers_files_fit_before_they_are_broken(name, tmp_path):
     (tmp_path / name).write_bytes(valid_files()[name])
-    put_weights(small(), read_weights(tmp_path / name), name, "the model")
+    put_weights(small(), read_weights(tmp_path / name).tensors, name, "the model")
 
 
 def test_tensors_that_are_no_numbers_are_refused():

@@ -244,7 +244,7 @@ def test_official_file_with_averaged_weights_is_read(tmp_path):
     tensors = official("performer", depth=1)
     torch.save({"state_dict_ema": {f"module.{key}": value for key, value in tensors.items()}}, tmp_path / "w.pth.tar")
     model = t2t_vit("t2t_vit_14", depth=1)
-    put_weights(model, read_weights(tmp_path / "w.pth.tar"), "w.pth.tar", "t2t_vit_14")
+    put_weights(model, read_weights(tmp_path / "w.pth.tar").tensors, "w.pth.tar", "t2t_vit_14")
     assert torch.equal(model.tokens_to_token.attention2.w, tensors["tokens_to_token.attention2.w"])
 
 

@@ -44,6 +44,7 @@ class MapsPlan:
         versions: of the packages.
         running: how the model is run.
         activation: what turns its outputs into probabilities.
+        weights_key: of the weights in their file, or None.
     """
 
     model: str
@@ -60,6 +61,7 @@ class MapsPlan:
     versions: Mapping[str, str] = field(default_factory=dict)
     running: Running = field(default_factory=Running)
     activation: Activation = "softmax"
+    weights_key: str | None = None
 
     def describe(self) -> dict[str, Any]:
         """Ready for JSON; of the pictures their number, and the SHA-256 of their paths."""
@@ -123,4 +125,5 @@ def plan_maps(
         versions={name: version(name) for name in ("vitscope", "torch", "timm")},
         running=explainer.anatomy.running,
         activation=explainer.activation,
+        weights_key=source["weights_key"],
     )

@@ -78,6 +78,7 @@ class Plan:
         versions: of the packages that the numbers rest on.
         running: how the model is run.
         activation: what turns its outputs into probabilities.
+        weights_key: of the weights in their file, or None.
     """
 
     model: str
@@ -96,6 +97,7 @@ class Plan:
     versions: Mapping[str, str] = field(default_factory=dict)
     running: Running = field(default_factory=Running)
     activation: Activation = "softmax"
+    weights_key: str | None = None
 
     def describe(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -166,6 +168,7 @@ class Plan:
             device=device,
             running=self.running,
             activation=self.activation,
+            weights_key=self.weights_key,
         )
         if parameters_of(explainer.anatomy.model) != self.parameters:
             raise VitscopeError(f"{self.model}: has other weights than when the run was planned; give the same file")
@@ -237,6 +240,7 @@ def make_plan(
         versions={name: version(name) for name in ("vitscope", "torch", "timm", "numpy", "scipy", "captum", "pillow")},
         running=anatomy.running,
         activation=explainer.activation,
+        weights_key=explainer.source["weights_key"],
     )
 
 
@@ -258,7 +262,7 @@ def deciding(content: Mapping[str, Any]) -> dict[str, Any]:
         content: from `Plan.describe`, `MapsPlan.describe`, or as a manifest has it: no file is looked at.
     """
     precision = content["running"]["precision"]
-    kept = {key: value for key, value in content.items() if key not in ("weights", "running")}
+    kept = {key: value for key, value in content.items() if key not in ("weights", "weights_key", "running")}
     if kept.get("activation") == "softmax":
         del kept["activation"]
     data = dict(kept.get("dataset", {}))

@@ -18,6 +18,7 @@ from vitscope.bench.plan import Part
 from vitscope.bench.worker import Advance, Computed, Say
 from vitscope.errors import VitscopeError, text_of
 from vitscope.explainer import Explainer
+from vitscope.images.notes import collected, note
 
 TRIES = 3
 """How often a part is begun by an actor that then dies, and how many actors in a row may fail to load the model."""
@@ -113,9 +114,11 @@ class Crew:
         self._give(actor)
         if part is None:
             return None
-        computed, said = found
+        computed, said, notes = found
         for line in said:
             self.say(line)
+        for line in notes:
+            note(line)
         self.refused.clear()
         return part, computed
 
@@ -180,13 +183,14 @@ class _Actor:
         build, explainer = torch.load(io.BytesIO(content), map_location=device, weights_only=False)  # nosec B614  # what this run's own driver has put there
         self._worker = build(explainer, self._said.append)
 
-    def compute(self, part: Part) -> tuple[Computed, list[str]]:
-        """A part's rows, and what was said meanwhile."""
+    def compute(self, part: Part) -> tuple[Computed, list[str], list[str]]:
+        """A part's rows, what was said meanwhile, and what was noted of its images."""
         assert self._worker is not None
-        computed = self._worker.compute(part, lambda done: None)
+        with collected() as notes:
+            computed = self._worker.compute(part, lambda done: None)
         said = [f"{platform.node()}: {line}" for line in self._said]
         self._said.clear()
-        return computed, said
+        return computed, said, notes
 
 
 def packed(build: Build, explainer: Explainer) -> bytes:

@@ -23,6 +23,7 @@ def build(
         int | None, typer.Option("--limit", min=1, help="At most so many pictures, evenly spread.")
     ] = None,
     weights: common.Weights = None,
+    weights_key: common.WeightsKey = None,
     device: common.Device = "cpu",
     batch_size: common.BatchSize = 32,
     memory_limit: common.MemoryLimit = None,
@@ -37,7 +38,9 @@ def build(
     pictures = labelled(dataset, root, limit)
     fields = common.preprocessing_fields(size, crop_pct, None, None, None, None)
     within = common.bounded(memory_limit)
-    explainer = Explainer(model, weights, preprocessing=fields, device=device, memory_limit=within)
+    explainer = Explainer(
+        model, weights, preprocessing=fields, device=device, memory_limit=within, weights_key=weights_key
+    )
     with common.progress_bar() as progress:
         task = progress.add_task("reading features", total=len(pictures))
         built = build_bank(explainer, pictures, out, batch_size, lambda done: progress.advance(task, done))

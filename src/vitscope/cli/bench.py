@@ -24,6 +24,7 @@ def bench(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the rows and the manifest.")],
     root: Annotated[Path | None, typer.Option("--root", help="The data set's folder.")] = None,
     weights: common.Weights = None,
+    weights_key: common.WeightsKey = None,
     methods: common.Methods = "daam,agcam,cdam,rollout,random,center,frame",
     metrics: Annotated[
         str, typer.Option("--metrics", help="Presets and metrics: agcam,srg,energy; vitscope metrics lists them.")
@@ -89,6 +90,7 @@ def bench(
         device="cpu" if on else device,
         running=running,
         memory_limit=common.bounded(memory_limit),
+        weights_key=weights_key,
     )
     plan = make_plan(
         explainer,

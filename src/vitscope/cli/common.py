@@ -29,6 +29,14 @@ Weights = Annotated[
     Path | None,
     typer.Option("--weights", "-w", help=f"{WEIGHTS_FILE}; otherwise the published weights."),
 ]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(
+        "--weights-key",
+        help="Which set of weights to use of a --weights file with several, e.g. state_dict; otherwise the averaged "
+        "ones (EMA) before the raw ones.",
+    ),
+]
 Methods = Annotated[
     str,
     typer.Option(

@@ -27,6 +27,7 @@ def compare(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write, .png.")],
     weights: common.Weights = None,
+    weights_key: common.WeightsKey = None,
     random: Annotated[
         bool, typer.Option("--random", help="Random weights: shows that a model is understood; its maps mean nothing.")
     ] = False,
@@ -80,6 +81,7 @@ def compare(
                 device=device,
                 running=running,
                 memory_limit=limit,
+                weights_key=weights_key,
             )
             if random:
                 _stir(explainer.anatomy.model)

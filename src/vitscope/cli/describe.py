@@ -17,6 +17,7 @@ def describe(
     weights: Annotated[
         Path | None, typer.Option("--weights", "-w", help=f"{common.WEIGHTS_FILE}; otherwise random ones.")
     ] = None,
+    weights_key: common.WeightsKey = None,
     json: common.Json = False,
 ) -> None:
     """Describe a model: tokens, grid, blocks, head, preprocessing, and which methods apply or why not.
@@ -30,7 +31,7 @@ def describe(
         raise VitscopeError("no model is named; say vitscope describe timm/vit_tiny_patch16_224")
     from vitscope.description import describe as describe_model
 
-    description = describe_model(chosen, weights)
+    description = describe_model(chosen, weights, weights_key)
     if json:
         common.tell_json({**description.facts, "methods": description.methods})
     else:

@@ -23,6 +23,7 @@ def explain(
     model: common.Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
     weights: common.Weights = None,
+    weights_key: common.WeightsKey = None,
     methods: common.Methods = "daam,agcam,cdam",
     target: common.TargetOption = None,
     bank: common.Bank = None,
@@ -93,6 +94,7 @@ def explain(
         device="cpu" if on else device,
         running=running,
         memory_limit=common.bounded(memory_limit),
+        weights_key=weights_key,
     )
     aim = common.check_use(explainer, methods, target, bank, max_forwards)
     if store is not None:

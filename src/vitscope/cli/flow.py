@@ -19,6 +19,7 @@ def flow(
     model: common.Model,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A diagram to write, .png.")] = None,
     weights: common.Weights = None,
+    weights_key: common.WeightsKey = None,
     method: Annotated[str, typer.Option("--method", help="One that gives a map a block: daam, agcam.")] = "daam",
     target: common.TargetOption = None,
     bank: common.Bank = None,
@@ -55,6 +56,7 @@ def flow(
         preprocessing=fields,
         device=device,
         running=running,
+        weights_key=weights_key,
     )
     as_method(method)  # one, not a group
     aim = common.check_use(explainer, method, target, bank)

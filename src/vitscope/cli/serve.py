@@ -39,6 +39,7 @@ Models = Annotated[
 def serve(
     model: Models,
     weights: common.Weights = None,
+    weights_key: common.WeightsKey = None,
     labels: common.Labels = None,
     activation: common.ActivationOption = None,
     device: common.Device = "cpu",
@@ -90,6 +91,7 @@ def serve(
         device=device,
         running=running,
         memory_limit=limit,
+        weights_key=weights_key,
     )
     explainers = _load(model, one_only=any((weights, labels, activation)), make=made)
     app = web.create_app(explainers, limits, hosts=web.Hosts(host, allow_host or ()), batch_size=batch_size)

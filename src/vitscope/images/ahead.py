@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vitscope.errors import VitscopeError, text_of
+from vitscope.images.notes import collected, note
 
 Found = TypeVar("Found")
 
@@ -39,8 +40,8 @@ def usual_workers(count: int) -> int:
 class ReadAhead(Generic[Found]):
     """Reads pictures by name, in this process or ahead of it, by torch's `DataLoader`.
 
-    A picture that cannot be read is an `Unread` in its place. Where a process dies, it is said, and the rest is read in
-    this one.
+    A picture that cannot be read is an `Unread` in its place. What is noted of one (`vitscope.images.notes`) in another
+    process is noted in this one. Where a process dies, it is said, and the rest is read in this one.
 
     Attributes:
         waited: seconds that were spent on waiting for pictures, or on reading them here.
@@ -116,7 +117,10 @@ class ReadAhead(Generic[Found]):
                 self._say("a process that reads pictures died; the rest are read in this one")
             else:
                 self._order.pop()
-                found: Found | Unread = pickle.loads(packed.numpy().data)  # nosec B301  # our own forks'
+                found: Found | Unread
+                found, lines = pickle.loads(packed.numpy().data)  # nosec B301  # our own forks'
+                for line in lines:
+                    note(line)
                 return found
         return _tried(self._read, name)
 
@@ -129,7 +133,7 @@ def _tried(read: Callable[[str], Found], name: str) -> Found | Unread:
 
 
 class _Pictures(Dataset[Tensor]):
-    """Each as the bytes of whatever was read, in a tensor.
+    """Each as the bytes of whatever was read, with what was noted of it, in a tensor.
 
     The loader sends tensors by shared memory, and through its pipe only where they are. A message so short is there or
     not, also where the process is killed that sends it; half of a long one would be waited for without an end.
@@ -142,7 +146,9 @@ class _Pictures(Dataset[Tensor]):
         return len(self._names)
 
     def __getitem__(self, index: int) -> Tensor:
-        packed = pickle.dumps(_tried(self._read, self._names[index]), protocol=pickle.HIGHEST_PROTOCOL)
+        with collected() as lines:
+            found = _tried(self._read, self._names[index])
+        packed = pickle.dumps((found, lines), protocol=pickle.HIGHEST_PROTOCOL)
         return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from vitscope.errors import ImageError
 from vitscope.images.geometry import Geometry
 from vitscope.images.load import load_image
+from vitscope.images.notes import collected, note
 from vitscope.images.preprocess import Preprocessing
 
 
@@ -28,12 +29,18 @@ class Batch:
         geometries: where each input lies on its original.
         originals: the pictures for display, upright RGB.
         names: the files' names, or "image-0", "image-1", ...
+        notes: of each image, what should be known of how it was read.
     """
 
     tensor: Tensor
     geometries: tuple[Geometry, ...]
     originals: tuple[Image.Image, ...]
     names: tuple[str, ...]
+    notes: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.notes:
+            object.__setattr__(self, "notes", ((),) * len(self.names))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -56,6 +63,7 @@ class Batch:
             tuple(geometry for batch in batches for geometry in batch.geometries),
             tuple(original for batch in batches for original in batch.originals),
             tuple(name for batch in batches for name in batch.names),
+            tuple(notes for batch in batches for notes in batch.notes),
         )
 
     def light(self) -> Batch:
@@ -64,16 +72,22 @@ class Batch:
 
     def part(self, images: slice) -> Batch:
         """Some of its pictures, as a batch."""
-        return Batch(self.tensor[images], self.geometries[images], self.originals[images], self.names[images])
+        return Batch(
+            self.tensor[images],
+            self.geometries[images],
+            self.originals[images],
+            self.names[images],
+            self.notes[images],
+        )
 
 
 def prepare(images: Any, preprocessing: Preprocessing) -> Batch:
     """Make a batch.
 
     Args:
-        images: a Batch, which stays as it is; a path, PIL image or uint8 array (H W C) or (b H W C), or a list of
-            these, which go through `preprocessing`; or a float tensor (b 3 H W) or (3 H W), or a list of (3 H W),
-            taken as already normalised and explained as it is.
+        images: a Batch, which stays as it is; a path, a file's content (bytes, or an open binary file), a PIL image or
+            a uint8 array (H W C) or (b H W C), or a list of these, which go through `preprocessing`; or a float tensor
+            (b 3 H W) or (3 H W), or a list of (3 H W), taken as already normalised and explained as it is.
         preprocessing: the model's.
 
     Raises:
@@ -85,19 +99,31 @@ def prepare(images: Any, preprocessing: Preprocessing) -> Batch:
         return _from_tensor(images, preprocessing)
     if isinstance(images, np.ndarray) and images.ndim == 4:
         images = list(images)
-    if isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
+    one = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray
+    if isinstance(images, one) or hasattr(images, "read"):
         images = [images]
     if not isinstance(images, Sequence):
-        raise ImageError(f"{type(images).__name__} is no picture; give paths, PIL images, uint8 arrays or a tensor")
+        raise ImageError(
+            f"{type(images).__name__} is no picture; give paths, bytes, PIL images, uint8 arrays or a tensor"
+        )
     if not images:
         raise ImageError("there is no picture to explain; give at least one")
     if all(isinstance(image, Tensor) for image in images):
         if len({image.shape for image in images}) > 1:
             raise ImageError("tensors of different shapes make no batch; give tensors of one shape")
         return _from_tensor(torch.stack(list(images)), preprocessing)
-    originals = tuple(load_image(image) for image in images)
+    originals, notes = zip(*map(_read, images), strict=True)
     inputs, geometries = zip(*(preprocessing(original) for original in originals), strict=True)
-    return Batch(torch.stack(inputs), geometries, originals, _names(images))
+    return Batch(torch.stack(inputs), geometries, originals, _names(images), notes)
+
+
+def _read(source: Any) -> tuple[Image.Image, tuple[str, ...]]:
+    """An image, and what was noted of it, which is passed on too."""
+    with collected() as lines:
+        image = load_image(source)
+    for line in lines:
+        note(line, once=isinstance(source, str | os.PathLike))
+    return image, tuple(lines)
 
 
 def _from_tensor(images: Tensor, preprocessing: Preprocessing) -> Batch:

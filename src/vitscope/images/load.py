@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,23 +16,35 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vitscope.errors import FormatError, ImageError, PixelsError
+from vitscope.images.header import STORED, WHITE, Depth, dark, note_frames
+from vitscope.images.notes import note
 from vitscope.parse import as_unicode, is_unicode
 from vitscope.warned import warnings_are
 
 _AT_A_TIME = 2**20
 """Pixels of more than 8 bits that are scaled at once."""
 
-Source = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
+_DARK = (
+    "{name}: comes out nearly black: no value is above {highest}, and the header says nothing of fewer bits; if its "
+    "values do not use the whole range, scale them first ({cure}), or pass an 8-bit image"
+)
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray[Any, Any]
 
 
 def load_image(source: Source, *, upright: bool = True) -> Image.Image:
     """Read a picture as upright RGB of 8 bits.
 
-    EXIF orientation is applied; transparency is laid over white; 16-bit greys are scaled to 8 bits, not clipped; CMYK,
-    palette, greyscale and 1-bit pictures are converted.
+    EXIF orientation is applied; transparency is laid over white; greys of more than 8 bits are scaled to 8 by the depth
+    that the header gives (PNG's sBIT, TIFF's BitsPerSample, SMaxSampleValue or MaxSampleValue), else by 16 bits; CMYK,
+    palette, greyscale and 1-bit pictures are converted. A warning in the log says where a 16-bit image comes out nearly
+    black, and where one of several frames or pages is read.
 
     Args:
-        source: a path, a PIL image, or a uint8 array (H W), (H W 1), (H W 3) or (H W 4).
+        source: a path, a file's content (bytes, or an open binary file), a PIL image, or a uint8 array (H W), (H W 1),
+            (H W 3) or (H W 4).
         upright: False leaves the pixels as they are stored, and drops the tag that would turn them later: for truth
             that was drawn on the stored pixels.
 
@@ -41,10 +55,19 @@ def load_image(source: Source, *, upright: bool = True) -> Image.Image:
         return _to_rgb(source, "the picture", upright)
     if isinstance(source, np.ndarray):
         return _from_array(source)
+    if isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read"):
+        file: Any = source if hasattr(source, "read") else io.BytesIO(source)
+        return _open(file, "the image", lambda image: _to_rgb(image, "the image", upright))
     if not isinstance(source, str | os.PathLike):
-        raise ImageError(f"{type(source).__name__} is no picture; give a path, a PIL image, a uint8 array or a tensor")
+        raise ImageError(
+            f"{type(source).__name__} is no picture; give a path, bytes, a PIL image, a uint8 array or a tensor"
+        )
+    if isinstance(source, str) and _URL.match(source):
+        raise ImageError(
+            f"{source}: a URL, and nothing is downloaded here; download the file first, and give its path or its bytes"
+        )
     path = Path(source)
-    return _read(path, lambda image: _to_rgb(image, str(path), upright))
+    return _read(path, lambda image: _to_rgb(image, str(path), upright, once=True))
 
 
 def load_levels(path: Path) -> Image.Image:
@@ -73,8 +96,7 @@ def read_image(file: BinaryIO, name: str, formats: tuple[str, ...], most: int) -
 
     def take(image: Image.Image) -> Image.Image:
         _check_pixels(image.width * image.height, most, name)
-        image.load()
-        return _to_rgb(image, name)
+        return _to_rgb(image, name, counted=False)
 
     try:
         with Image.open(file, formats=formats) as image:
@@ -98,29 +120,43 @@ def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image
         raise ImageError(f"{as_unicode(str(path))}: its name is not UTF-8; rename it, or its folder")
     try:
         if path.is_dir():
-            raise ImageError(f"{path}: a folder with no pictures in it; name a picture")
+            raise ImageError(f"{path}: {_of_folder(path)}")
         if not path.is_file():
             raise ImageError(f"{path}: no such file; check the path")
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty; copy or download it again")
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise ImageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    return _open(path, str(path), take)
+
+
+def _of_folder(path: Path) -> str:
+    """Why a folder is no image, and what to give in its place."""
+    Image.init()
+    inside = [file for file in path.iterdir() if file.suffix.lower() in Image.EXTENSION and file.name[0] != "."]
+    if not inside:
+        return "a folder with no pictures in it; name a picture"
+    kind = Counter(file.suffix for file in inside).most_common(1)[0][0]
+    return f"a folder; give the images in it, such as sorted(Path({str(path)!r}).glob('*{kind}'))"
+
+
+def _open(file: Path | BinaryIO, name: str, take: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Open a file and take its image; `name` is for errors."""
     try:
         with warnings_are("error", Image.DecompressionBombWarning):
-            opened = Image.open(path, formats=_formats())
+            opened = Image.open(file, formats=_formats())
         with opened as image:
-            image.load()
             return take(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{path}: too many pixels to open safely; scale it down first") from error
+        raise ImageError(f"{name}: too many pixels to open safely; scale it down first") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not a picture in a format that Pillow reads; save it as PNG or JPEG") from error
+        raise ImageError(f"{name}: not a picture in a format that Pillow reads; save it as PNG or JPEG") from error
     except ImageError:
         raise
     except MemoryError as error:
-        raise ImageError(f"{path}: does not fit into memory; scale it down first") from error
+        raise ImageError(f"{name}: does not fit into memory; scale it down first") from error
     except Exception as error:  # what the decoders raise on what was made to break them is not known beforehand
-        raise ImageError(f"{path}: {_damaged(error)}; copy or download it again") from error
+        raise ImageError(f"{name}: {_damaged(error)}; copy or download it again") from error
 
 
 @cache
@@ -158,17 +194,33 @@ def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
     return _to_rgb(Image.fromarray(array), "the array")
 
 
-def _to_rgb(image: Image.Image, name: str, upright: bool = True) -> Image.Image:
-    if upright:
-        return _converted(ImageOps.exif_transpose(image), name)
-    picture = _converted(image, name)
-    picture.info.clear()
+def _to_rgb(
+    image: Image.Image, name: str, upright: bool = True, *, once: bool = False, counted: bool = True
+) -> Image.Image:
+    """Convert an opened image.
+
+    Args:
+        image: it; that of a file is not decoded yet.
+        name: for errors and notes.
+        upright: whether EXIF orientation is applied.
+        once, counted: as of `note` and `note_frames`.
+    """
+    depth = Depth.of(image)  # before it is decoded, since Pillow then drops the header
+    picture = _converted(ImageOps.exif_transpose(image) if upright else image, name, depth, once=once)
+    if not upright:
+        picture.info.clear()
+    note_frames(image, name, counted=counted, once=once)
     return picture
 
 
-def _converted(image: Image.Image, name: str) -> Image.Image:
+def _converted(image: Image.Image, name: str, depth: Depth, *, once: bool) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep(image, name)
+        return _from_deep(image, name, depth, once=once)
+    if depth.truncated:
+        highest = max(int(high) for _, high in image.convert("RGB").getextrema())
+        if dark(highest, 255):
+            upper = f"{highest} of 255 in the upper 8 of 16 bits"
+            note(_DARK.format(name=name, highest=upper, cure=_scaling(8 + highest.bit_length())), once=once)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         picture = image.convert("RGBA")
         ground = Image.new("RGBA", picture.size, "white")
@@ -176,15 +228,35 @@ def _converted(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_deep(image: Image.Image, name: str) -> Image.Image:
-    """Greys of more than 8 bits: 16-bit integers by 65535, floats as 0 to 1."""
-    top = 1.0 if image.mode == "F" else 65535.0
+def _from_deep(image: Image.Image, name: str, depth: Depth, *, once: bool) -> Image.Image:
+    """Convert greys of more than 8 bits: integers of the depth in the header, or of 16 bits; floats from 0 to 1."""
+    whole = 1.0 if image.mode == "F" else WHITE
+    highest, used = 0.0, 0
+    for _, values in _rows(image):
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > whole:
+            raise ImageError(f"{name}: grey values outside 0 to {whole:g}; scale them into that range first")
+        highest = max(highest, float(values.max()))
+        used |= 0 if image.mode == "F" else int(np.bitwise_or.reduce(values, axis=None))
+    white = whole if image.mode == "F" else depth.white(int(highest), used)
+    if white < whole and depth.may_be_scaled(used):
+        note(f"{name}: read as {depth.bits} bits by its header, since no value is above {highest:g}", once=once)
+    elif white == whole and dark(highest, whole):
+        cure = "floats to 0 to 1" if image.mode == "F" else _scaling(int(highest).bit_length())
+        note(_DARK.format(name=name, highest=f"{highest:.4g} of {whole:g}", cure=cure), once=once)
     grey = np.empty((image.height, image.width), dtype=np.uint8)
-    rows = max(1, _AT_A_TIME // image.width)  # in float64 a large picture would take gigabytes
-    for start in range(0, image.height, rows):
-        stop = min(start + rows, image.height)
-        values = np.asarray(image.crop((0, start, image.width, stop)), dtype=np.float64)
-        if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
-            raise ImageError(f"{name}: grey values outside 0 to {top:g}; scale them into that range first")
-        grey[start:stop] = np.rint(values * (255.0 / top))
+    for rows, values in _rows(image):
+        grey[rows] = np.rint(values.astype(np.float64) * (255.0 / white))
     return Image.fromarray(grey).convert("RGB")
+
+
+def _rows(image: Image.Image) -> Iterator[tuple[slice, np.ndarray[Any, Any]]]:
+    """Its values a few rows at a time: in float64 a large image would take gigabytes."""
+    count = max(1, _AT_A_TIME // image.width)
+    for start in range(0, image.height, count):
+        stop = min(start + count, image.height)
+        yield slice(start, stop), np.asarray(image.crop((0, start, image.width, stop)))
+
+
+def _scaling(bits: int) -> str:
+    """Of integers that use the lowest bits alone."""
+    return f"multiply {bits} bits by {2 ** (STORED - bits)}"

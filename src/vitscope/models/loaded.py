@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from textwrap import shorten
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 from vitscope.activation import Activation
 from vitscope.errors import ModelError
 from vitscope.images import Preprocessing
+from vitscope.models.weights import Weights, read_weights
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class Request:
         weights: a .safetensors, .pth or .bin file, or None.
         pretrained: where no file is given: the published weights, or those of the directory; False leaves random ones.
         image_size: (height, width) in pixels, where it shall differ from the model's own.
+        weights_key: of the set of weights to use, where the file has several.
     """
 
     name: str
@@ -39,6 +42,16 @@ class Request:
     weights: str | os.PathLike[str] | None = None
     pretrained: bool = True
     image_size: tuple[int, int] | None = None
+    weights_key: str | None = None
+
+    @cached_property
+    def read(self) -> Weights | None:
+        """The weights of the file, read once; None where no file is given.
+
+        Raises:
+            ModelError: it cannot be read, or has no such key.
+        """
+        return None if self.weights is None else read_weights(self.weights, self.weights_key)
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,7 @@ class Loaded:
         source: the library that built it and the weights in it, for the record.
         tokenizer: texts -> what the model's text tower takes; None where it has none, or none is at hand.
         activation: what turns its outputs into probabilities, where a file beside the model declares it.
+        weights_key: the key of the weights file that was used; None where there is no file, or no key in it.
     """
 
     model: nn.Module
@@ -62,6 +76,7 @@ class Loaded:
     source: str = ""
     tokenizer: Callable[[Sequence[str]], Any] | None = None
     activation: Activation | None = None
+    weights_key: str | None = None
 
     def preprocessing_with(self, fields: Mapping[str, Any]) -> Preprocessing:
         """The preprocessing with some fields replaced.

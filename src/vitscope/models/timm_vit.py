@@ -20,6 +20,7 @@ from vitscope.errors import ModelError
 from vitscope.models.anatomy import Anatomy, Block, Classifier, Grid
 from vitscope.models.parts import Projections, fused, is_plain_linear, outputs_of, reading, timm_like_block
 from vitscope.models.registry import register_adapter
+from vitscope.models.within import unwrapped
 
 
 @register_adapter("timm VisionTransformer")
@@ -174,9 +175,10 @@ def fixed_or_dynamic_grid(model: Any) -> Callable[[tuple[int, int]], tuple[int, 
                     "dynamic_img_pad=True"
                 )
         elif size != tuple(embed.img_size):
+            other = ", or build the model with dynamic_img_size=True" if hasattr(model, "dynamic_img_size") else ""
             raise ModelError(
                 f"the model takes pictures of {embed.img_size[0]} x {embed.img_size[1]} pixels, got "
-                f"{size[0]} x {size[1]}; resize them, or build the model with dynamic_img_size=True"
+                f"{size[0]} x {size[1]}; resize them{other}"
             )
         else:
             rows, cols = embed.grid_size
@@ -187,6 +189,7 @@ def fixed_or_dynamic_grid(model: Any) -> Callable[[tuple[int, int]], tuple[int, 
 
 def block_of(name: str, block: Any, rows: int | None) -> Block:
     """Describe one pre-norm block; refuses the parallel, post-norm and gated kinds by name."""
+    block = unwrapped(block)  # blocks may be compiled one by one
     attention: Any = getattr(block, "attn", None)
     if type(block) is not TimmBlock or type(attention) is not Attention:
         kind = type(block).__name__ if type(block) is not TimmBlock else type(attention).__name__

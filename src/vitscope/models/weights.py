@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle  # nosec B403  # for its error alone
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,29 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelError, text_of
 
-_WRAPPERS = ("state_dict", "state_dict_ema", "model", "model_ema", "teacher", "student", "module")
+_LOG = logging.getLogger(__name__)
+
+_AVERAGED = (
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "model_ema_state_dict",
+    "ema_model_state_dict",
+    "ema_model",
+    "params_ema",
+    "ema",
+    "teacher",
+    "target_encoder",
+)
+"""Keys of moving averages of the weights, which are what is evaluated; timm's own first, in its loader's order."""
+_KEYS = (*_AVERAGED, "state_dict", "model", "model_state_dict", "student", "module")
+"""Keys of a model's weights in a checkpoint; of several sets of weights the first one here is used."""
+Keys = tuple[str, ...]
+"""From the top of a checkpoint to a set of weights."""
+_DEEPEST = 4
+"""How many keys lead to a set of weights, at most."""
+_LISTED = 8
+"""Keys that a message lists."""
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
 _CLASSIFIERS = (
     "head.weight",  # timm's ViT, DeiT, BEiT, XCiT, ...; torchvision's Swin
@@ -31,22 +55,42 @@ _HEADS = {name.split(".")[0] for name in _CLASSIFIERS}
 _BLOCKS = (".blocks.", ".layers.", ".layer.", ".stages.", ".resblocks.")
 
 
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a weights file by name.
+@dataclass(frozen=True)
+class Weights:
+    """One set of weights of a file.
+
+    Attributes:
+        tensors: by name, without a prefix that all names share.
+        key: the key that led to it, "model.state_dict" for nested ones; None where the file holds the tensors directly.
+        label: the file, with the key, for messages.
+    """
+
+    tensors: dict[str, Tensor]
+    key: str | None
+    label: str
+
+
+def read_weights(path: str | os.PathLike[str], key: str | None = None) -> Weights:
+    """Read one set of weights from a file.
 
     `.safetensors` is read as such; anything else by `torch.load(weights_only=True)`, so that no code in the file runs.
-    Checkpoints that wrap their tensors ("state_dict", "model", "teacher", ...) or prefix all names ("module.") are
-    unwrapped.
+    Of a training checkpoint with several sets of weights the averaged ones are used before the raw ones ("model_ema"
+    before "model", "teacher" before "student"), as timm's loader does, and a warning in the log names the choice.
+    A prefix of all names ("module.") is dropped.
+
+    Args:
+        path: a .safetensors, .pth or .bin file.
+        key: of the set to use, instead of that choice.
 
     Raises:
-        ModelError: the file is missing, damaged, holds code, or holds no tensors.
+        ModelError: the file is missing, damaged, holds code or no tensors, or has no such key.
     """
     file = Path(path)
     try:
         if not file.is_file():
             raise ModelError(f"{file}: no such weights file; check --weights")
         if file.suffix == ".safetensors":
-            return _unwrap(safetensors.torch.load_file(file), file)
+            return _chosen(safetensors.torch.load_file(file), file, key)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
@@ -59,18 +103,69 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         words = (str(error).splitlines() or [""])[0][:120]
         reason = words if any(sign.isalpha() for sign in words) else type(error).__name__
         raise ModelError(f"{file}: not a readable weights file ({reason}); download or save it again") from error
-    return _unwrap(content, file)
+    return _chosen(content, file, key)
 
 
-def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    if not tensors:
+def _chosen(content: Any, file: Path, key: str | None) -> Weights:
+    """The set of weights under `key`; without one the first by `_KEYS`."""
+    found = dict(_sets(content, (), set()))
+    if not found:
         raise ModelError(f"{file}: holds no tensors by name; save the model's state_dict")
+    most = max(map(len, found.values()))
+    usable = [path for path, tensors in found.items() if 10 * len(tensors) >= most]  # not the state of a loss
+    if key is not None:
+        usable, known = [path for path in found if f"{_joined(path)}.".startswith(f"{key}.")], _listed(usable)
+        if not usable:
+            has = f"its keys are {known}" if known else "it holds its weights under no key; leave weights_key out"
+            raise ModelError(f"{file}: has no weights under weights_key='{key}'; {has}")
+    first, *others = sorted(usable, key=_rank)
+    used = _joined(first)
+    several = f"{file}: holds several sets of weights ({_listed(usable)})"
+    if others and _rank(first) == _rank(others[0]):
+        raise ModelError(f"{several}; choose one by weights_key= (--weights-key)")
+    if others:
+        _LOG.warning("%s; %s is used, choose another by weights_key= (--weights-key)", several, used)
+    return Weights(_without_prefix(found[first]), used or None, f"{file} ({used})" if used else str(file))
+
+
+def _joined(path: Keys) -> str:
+    return ".".join(name if name.isprintable() else repr(name) for name in path)
+
+
+def _listed(paths: Sequence[Keys]) -> str:
+    names = [_joined(path) for path in paths if path]
+    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+
+
+def _sets(content: Any, path: Keys, entered: set[int]) -> Iterator[tuple[Keys, dict[str, Tensor]]]:
+    """Every mapping of names to tensors in a checkpoint, with the keys that lead to it.
+
+    Args:
+        content: the checkpoint, or a part of it.
+        path: the keys that led to it.
+        entered: the mappings whose entries were looked at, as a file may hold one twice, or in itself.
+    """
+    if not isinstance(content, Mapping):
+        return
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if tensors:
+        yield path, tensors
+    if id(content) in entered or len(path) == _DEEPEST:
+        return
+    entered.add(id(content))
+    for name, value in content.items():
+        if isinstance(name, str):
+            yield from _sets(value, (*path, name), entered)
+
+
+def _rank(path: Keys) -> tuple[int, ...]:
+    """The place of a set of weights in the order of preference; the last for keys that are not known."""
+    return tuple(_KEYS.index(name) if name in _KEYS else len(_KEYS) + 1 for name in path) or (len(_KEYS),)
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefixes that all names share, and without the counter of torch's `AveragedModel`."""
+    tensors = {name: tensor for name, tensor in tensors.items() if name != "n_averaged"} or tensors
     while prefix := next((each for each in _PREFIXES if all(name.startswith(each) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors

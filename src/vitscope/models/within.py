@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -56,8 +56,8 @@ def describe_within(model: nn.Module, describe: Describe) -> Anatomy | None:
             f"{where}, {seen}; explain {name} itself, or describe the whole with vitscope.adapt (docs/adapters.md)"
         )
     if seen is None:
-        call = None if anatomy.call is None else (lambda images: _tensor(model(images)))
-        return dataclasses.replace(anatomy, model=model, call=call, activation=declared_activation(anatomy.model))
+        call, activation = (lambda images: _tensor(model(images))), declared_activation(anatomy.model)
+        return dataclasses.replace(anatomy, model=model, call=call, activation=activation)
     return _with_head(model, anatomy, seen)
 
 
@@ -123,8 +123,8 @@ def _first(inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
 
 
 def _tensor(output: Any) -> Any:
-    """The logits of transformers' records, any other output as it is."""
-    logits = getattr(output, "logits", None)
+    """The logits of transformers' records and of mappings with "logits", any other output as it is."""
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     return logits if isinstance(logits, Tensor) else output
 
 
@@ -142,11 +142,12 @@ def _with_head(model: nn.Module, inner: Anatomy, head: nn.Module) -> Anatomy:
             f"a {type(head).__name__} stands behind a {inner.family} within a {type(model).__name__}; explain the "
             "model itself, or describe the whole with vitscope.adapt (docs/adapters.md)"
         )
+    whole = dataclasses.replace(inner, model=model, call=lambda images: _tensor(model(images)), outputs=outputs)
     if type(head) is nn.Linear and inner.classifier is None:
-        return dataclasses.replace(inner, model=model, classifier=Classifier((head,)), outputs=outputs)
+        return dataclasses.replace(whole, classifier=Classifier((head,)))
 
     def features(rows: Tensor) -> Tensor:
         read: Tensor = head(inner.output(inner.features(rows)))
         return read
 
-    return dataclasses.replace(inner, model=model, features=features, classifier=None, outputs=outputs)
+    return dataclasses.replace(whole, features=features, classifier=None)

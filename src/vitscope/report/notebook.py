@@ -10,7 +10,6 @@ import torch
 from vitscope.attribution import Attribution, Explanation, Subject
 from vitscope.errors import ImageError, ModelError
 from vitscope.evidence import Evidence
-from vitscope.images import Batch
 from vitscope.report.lens import Lens
 from vitscope.report.page import report_page
 from vitscope.report.record import content_of
@@ -124,7 +123,7 @@ def _first(subject: Subject) -> Subject:
     batch = subject.batch
     return replace(
         subject,
-        batch=Batch(batch.tensor[:MOST], batch.geometries[:MOST], batch.originals[:MOST], batch.names[:MOST]),
+        batch=batch.part(slice(MOST)),
         geometries=subject.geometries[:MOST],
         logits=subject.logits[:MOST],
         target=None if subject.target is None else subject.target[:MOST],

@@ -80,6 +80,7 @@ def _record(explanation: Explanation, image: int, shared: str, lens: dict[str, A
         "title": subject.title(image),
         "photo": _photo(photo),
         "size": list(geometry.original),
+        "notes": list(subject.batch.notes[image]),
         "window": window_of(geometry),
         "asked": subject.asked_of(image),
         "explained": subject.class_of(image),

@@ -137,6 +137,7 @@ class Picture(BaseModel):
     title: Annotated[str, Field(description="What is predicted and explained, in a line.")]
     photo: Annotated[str, Field(description="The picture, made smaller where it is large, as a data: address.")]
     size: Annotated[list[int], Field(description="Height and width of the picture that was sent.")]
+    notes: Annotated[list[str], Field(description="What should be known of how the file was read, a line each.")]
     window: Annotated[
         list[float], Field(description="Top, left, height and width of what the model saw, in shares of the picture.")
     ]

@@ -8,6 +8,7 @@ from typing import BinaryIO
 from vitscope.errors import PixelsError
 from vitscope.images import Batch, Preprocessing
 from vitscope.images.load import read_image
+from vitscope.images.notes import collected
 from vitscope.report import shown
 from vitscope.serve.limits import Limits
 
@@ -47,11 +48,12 @@ def read_upload(file: BinaryIO, label: str, preprocessing: Preprocessing, limits
         FormatError: none of `FORMATS`.
         ImageError: damaged.
     """
-    picture = read_image(file, label, FORMATS, limits.picture_pixels)
+    with collected() as lines:  # for whoever sent it
+        picture = read_image(file, label, FORMATS, limits.picture_pixels)
     if max(picture.size) > limits.picture_aspect * min(picture.size):
         raise PixelsError(
             f"{label}: {picture.width} x {picture.height} pixels; the longer side can be {limits.picture_aspect} times "
             "the shorter, at most; cut it first"
         )
     tensor, geometry = preprocessing(picture)
-    return Batch(tensor[None], (geometry,), (shown(picture),), (label,))
+    return Batch(tensor[None], (geometry,), (shown(picture),), (label,), (tuple(lines),))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from vitscope.errors import TargetError
+from vitscope.errors import TargetError, VitscopeError, text_of
 from vitscope.models import Anatomy
+from vitscope.trace.chunks import out_of_memory
 
 
 class Aim(Protocol):
@@ -56,7 +57,7 @@ def slopes_of(aims: Sequence[Aim], logits: Tensor, features: Tensor) -> list[Slo
     Raises:
         TargetError: a target does not give one differentiable value an image.
     """
-    return [_slope(aim.score, features if aim.of_features else logits) for aim in aims]
+    return [_slope(aim, features if aim.of_features else logits) for aim in aims]
 
 
 def seeds_of(anatomy: Anatomy, aims: Sequence[Aim], slopes: Sequence[Slope], features: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,16 +93,34 @@ def seeds_at(anatomy: Anatomy, aims: Sequence[Aim], seeds: Tensor, features: Ten
     return taken
 
 
-def _slope(score: Callable[[Tensor], Tensor], where: Tensor) -> Slope:
+def scored(aim: Aim, where: Tensor) -> Tensor:
+    """The target's value of every image (b) at an output (b c), or features (b F).
+
+    Raises:
+        TargetError: it raises an error of its own.
+    """
+    try:
+        return aim.score(where)
+    except Exception as error:  # a function of the user's may raise anything
+        if isinstance(error, VitscopeError) or out_of_memory(error):
+            raise
+        given = "features, a tensor (images, features)" if aim.of_features else "output, a tensor (images, outputs)"
+        raise TargetError(
+            f"the target fails: it is given the model's {given} of shape {tuple(where.shape)}, and raises "
+            f"{text_of(error)}; return one value an image, such as output[:, 0]"
+        ) from error
+
+
+def _slope(aim: Aim, where: Tensor) -> Slope:
     with torch.enable_grad():
         leaf = where.detach().requires_grad_()
-        value = score(leaf)
+        value = scored(aim, leaf)
         if not isinstance(value, Tensor) or value.shape != leaf.shape[:1]:
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise TargetError(
                 f"a target must give one value an image, ({len(leaf)},), got {found}; return output[:, i]"
             )
-        if not value.requires_grad:
+        (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True) if value.requires_grad else (None,)
+        if gradient is None:
             raise TargetError("the target does not depend on the output by differentiable steps; avoid argmax, detach")
-        (gradient,) = torch.autograd.grad(value.sum(), leaf)
     return Slope(leaf.detach(), value.detach(), gradient)

@@ -14,6 +14,7 @@ from vitscope.errors import ModelError
 from vitscope.models import Anatomy
 from vitscope.trace.block import BlockCapture
 from vitscope.trace.frozen import FrozenWeights
+from vitscope.trace.guard import sized
 from vitscope.trace.hooks import hooks
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.transform import Measure
@@ -100,7 +101,8 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
         if anatomy.final_site is not None:
             hook.before(anatomy.final_site, measure.leave)
             hook.before(anatomy.final_site, lambda x: final.append(x.detach()[:, : anatomy.rows_read].clone()))
-        with torch.set_grad_enabled(graph or thorough), FrozenWeights(anatomy.model) if thorough else nullcontext():
+        frozen = FrozenWeights(anatomy.model) if thorough else nullcontext()
+        with torch.set_grad_enabled(graph or thorough), frozen, sized(anatomy, images):
             logits = anatomy.forward(images)
     unseen = [block.name for block, record in zip(anatomy.blocks, records, strict=True) if record.rows is None]
     if unseen:

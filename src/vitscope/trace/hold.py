@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vitscope.activation import Activation, activated
-from vitscope.trace.aim import Aim, Slope
+from vitscope.trace.aim import Aim, Slope, scored
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,6 @@ def _in_place(aim: Aim, where: Tensor, before: Tensor, image: Tensor) -> Tensor:
     for number in range(int(turn.max()) + 1):
         rows = (turn == number).nonzero()[:, 0]
         batch = before.index_put((image[rows],), where[rows])
-        values.append(aim.score(batch)[image[rows]])
+        values.append(scored(aim, batch)[image[rows]])
         order.append(rows)
     return torch.cat(values)[torch.cat(order).argsort()]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitscope.errors import MethodError, ModelError
 from vitscope.models import Anatomy
-from vitscope.trace.aim import Aim
+from vitscope.trace.aim import Aim, scored
 from vitscope.trace.backward import AnotherBackward, Rules
 from vitscope.trace.block import BlockCapture
 from vitscope.trace.capture import NO_GRADIENT
@@ -150,7 +150,7 @@ def _start(aim: Aim, run: _Run, relevance: bool) -> tuple[Tensor, Tensor]:
     """Where the backward pass of a target starts, and with what, both (b c) or (b F)."""
     at = run.features if aim.of_features else run.output
     leaf = at.detach().requires_grad_()
-    (seed,) = torch.autograd.grad(aim.score(leaf).sum(), leaf)
+    (seed,) = torch.autograd.grad(scored(aim, leaf).sum(), leaf)
     return at, seed * leaf.detach() if relevance and aim.of_features else seed
 
 

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from vitscope.errors import ModelError
 from vitscope.models import Anatomy, Running
 from vitscope.trace.capture import check_output
-from vitscope.trace.guard import depth
+from vitscope.trace.guard import depth, sized
 from vitscope.trace.hooks import hooks
 from vitscope.trace.kernel import Attend, masked
 
@@ -91,7 +91,7 @@ def watch_windows(anatomy: Anatomy, images: Tensor) -> tuple[Tensor, tuple[Windo
     """
     watch = _WindowWatch(len(anatomy.windows), anatomy.running)
     inputs: dict[int, tuple[Any, ...]] = {}
-    with hooks() as hook, watch, torch.no_grad():
+    with sized(anatomy, images), hooks() as hook, watch, torch.no_grad():
         for index, window in enumerate(anatomy.windows):
             hook.before_with(window.site, partial(inputs.__setitem__, index))
             hook.before(window.attention, partial(watch.enter, index))
@@ -103,7 +103,8 @@ def watch_windows(anatomy: Anatomy, images: Tensor) -> tuple[Tensor, tuple[Windo
         received = watch.received[index]
         if received is None:
             raise ModelError(f"the attention of {window.name} was not seen: it uses a kernel that torch does not show")
-        on_grid = window.put_back(received, inputs[index])
+        with sized(anatomy, images):
+            on_grid = window.put_back(received, inputs[index])
         if on_grid.ndim != 4 or len(on_grid) != len(images):
             raise ModelError(f"{window.name} has a map of shape {tuple(on_grid.shape)}; its adapter does not fit it")
         if not 0 < float(on_grid.sum()) <= float(received.sum()) * (1 + 1e-3):  # padded keys are cut off

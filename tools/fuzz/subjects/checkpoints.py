@@ -48,7 +48,7 @@ class Checkpoints:
         ((name, content),) = case.files.items()
         file = self._folder / name
         file.write_bytes(content)
-        tensors = read_weights(file)
+        tensors = read_weights(file).tensors
         outputs = outputs_in(tensors)
         assert outputs is None or outputs >= 0
         put_weights(self._model, tensors, str(file), "the model")

@@ -16,7 +16,7 @@ from vitscope.images import Preprocessing
 from vitscope.models.loaded import Loaded, Request, library, one_line, own_names, quiet_hub, tell_cut
 from vitscope.models.sources import from_timm
 from vitscope.models.sources.translate import of_processor
-from vitscope.models.weights import clause, misfit, outputs_in, read_weights
+from vitscope.models.weights import clause, misfit, outputs_in
 from vitscope.parse import parse_json
 
 EXAMPLES = (
@@ -65,7 +65,7 @@ def load(request: Request) -> Loaded:
         config = _config(transformers, where, request)
         if config.model_type == "timm_wrapper":
             return from_timm.load_hub(request, where, getattr(config, "problem_type", None))
-        tensors = None if request.weights is None else read_weights(request.weights)
+        tensors = None if request.read is None else request.read.tensors
         kind, attention = _class_of(transformers, config, tensors, request.name)
         model = _build(kind, config, attention, where, tensors, request)
         preprocessing, reason = _preprocessing(transformers, where, request.name)
@@ -85,6 +85,11 @@ def of_module(model: nn.Module) -> Loaded | None:
     if not type(model).__module__.startswith("transformers.") or config is None:
         return None
     transformers = library("transformers", type(model).__name__)
+    if config.model_type == "timm_wrapper":
+        inner: Any = model.timm_model
+        return Loaded(
+            model, Preprocessing.of_model(inner), names=_names(model), source=f"transformers {transformers.__version__}"
+        )
     where = str(getattr(config, "_name_or_path", "") or "")
     with _quiet(transformers, bars=False):
         preprocessing, reason = _preprocessing(transformers, where, type(model).__name__, local=True)
@@ -191,7 +196,7 @@ def _build(
         if found
     ]
     if differences:
-        source = str(request.weights) if tensors is not None else where
+        source = where if request.read is None else request.read.label
         raise ModelError(misfit(source, f"{request.name} ({kind.__name__})", differences))
     return model.eval()
 

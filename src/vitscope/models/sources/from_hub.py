@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from vitscope.errors import ModelError, nearest
 from vitscope.images import Preprocessing
 from vitscope.models.loaded import Loaded, Request, one_line
 from vitscope.models.sources.translate import crop_share
-from vitscope.models.weights import load_strictly, read_weights
+from vitscope.models.weights import load_strictly
 
 REPOSITORY = "facebookresearch/dino:main"
 MODELS = ("dino_vits16", "dino_vits8", "dino_vitb16", "dino_vitb8")
@@ -46,9 +45,9 @@ def load(request: Request) -> Loaded:
             f"{request.name}: torch.hub cannot load {REPOSITORY} ({one_line(error)}); connect to the network, or use "
             f"timm's copy of these weights, as timm/vit_small_patch16_224.dino"
         ) from error
-    if request.weights is not None:
-        tensors = {k: v for k, v in read_weights(request.weights).items() if not k.startswith("head.")}
-        load_strictly(model, tensors, os.fspath(request.weights), request.name)
+    if (weights := request.read) is not None:
+        tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith("head.")}
+        load_strictly(model, tensors, weights.label, request.name)
     preprocessing = Preprocessing.of_fields(
         size=request.image_size or 224,
         interpolation="bicubic",

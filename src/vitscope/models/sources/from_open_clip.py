@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitscope.errors import ModelError, nearest
 from vitscope.models.loaded import Loaded, Request, library, one_line, quiet_hub, tell_cut
 from vitscope.models.sources.translate import of_open_clip
-from vitscope.models.weights import load_strictly, read_weights
+from vitscope.models.weights import load_strictly
 
 Tokens = Callable[[Sequence[str]], Any]
 """Texts -> what the text tower takes."""
@@ -49,9 +49,8 @@ def load(request: Request) -> Loaded:
         some = f"open_clip/{architecture}:{tags[0]}" if tags else "--weights FILE"
         raise ModelError(f"{request.name}: which weights is not said; say {some}{' or another tag' if tags else ''}")
     model = _create(open_clip, request, architecture, tag, published)
-    if request.weights is not None:
-        tensors = read_weights(request.weights)
-        load_strictly(model, _converted(open_clip, model, tensors), str(request.weights), request.name)
+    if (weights := request.read) is not None:
+        load_strictly(model, _converted(open_clip, model, weights.tensors), weights.label, request.name)
     return _loaded(open_clip, model, request.name, _reading(lambda: open_clip.get_tokenizer(architecture)))
 
 

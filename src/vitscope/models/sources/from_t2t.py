@@ -12,7 +12,7 @@ from vitscope.errors import ModelError, nearest
 from vitscope.images import Preprocessing
 from vitscope.models.loaded import Loaded, Request, own_names
 from vitscope.models.t2t import PATCH, T2T, t2t_vit
-from vitscope.models.weights import outputs_in, put_weights, read_weights
+from vitscope.models.weights import outputs_in, put_weights
 
 
 def names() -> list[str]:
@@ -34,12 +34,13 @@ def load(request: Request) -> Loaded:
             f"{request.name}: its published weights are in no hub; download the file from "
             "github.com/yitu-opensource/T2T-ViT and pass --weights FILE"
         )
-    tensors = {} if request.weights is None else read_weights(request.weights)
+    weights = request.read
+    tensors = {} if weights is None else weights.tensors
     outputs = outputs_in(tensors)
     size = request.image_size or _side_of_positions(tensors)
     model = t2t_vit(request.rest, num_classes=1000 if outputs is None else outputs, img_size=size)
-    if tensors:
-        put_weights(model, tensors, str(request.weights), request.name)
+    if weights is not None:
+        put_weights(model, tensors, weights.label, request.name)
     model.eval()
     return Loaded(model, Preprocessing.of_model(model), names=own_names(model), source=f"timm {timm.__version__}")
 

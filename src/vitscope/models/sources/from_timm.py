@@ -13,7 +13,7 @@ from vitscope.errors import ModelError, nearest
 from vitscope.images import Preprocessing
 from vitscope.models.bundled import BUNDLED
 from vitscope.models.loaded import Loaded, Request, one_line, own_names, quiet_hub
-from vitscope.models.weights import outputs_in, put_weights, read_weights
+from vitscope.models.weights import outputs_in, put_weights
 from vitscope.parse import parse_json
 
 FILES = (
@@ -95,11 +95,11 @@ def load_hub(request: Request, repository: str, problem_type: str | None = None)
 
 def _build(request: Request, architecture: str) -> Loaded:
     options: dict[str, Any] = {} if request.image_size is None else {"img_size": request.image_size}
-    tensors = None if request.weights is None else read_weights(request.weights)
-    outputs = None if tensors is None else outputs_in(tensors)
+    weights = request.read
+    outputs = None if weights is None else outputs_in(weights.tensors)
     if outputs is not None:
         options["num_classes"] = outputs
-    pretrained = request.pretrained and tensors is None
+    pretrained = request.pretrained and weights is None
     try:
         with quiet_hub():
             model = timm.create_model(architecture, pretrained=pretrained, **options)
@@ -110,7 +110,7 @@ def _build(request: Request, architecture: str) -> Loaded:
         elif pretrained:
             action = "pass --weights FILE, or connect to the hub"
         raise ModelError(f"{request.name}: cannot be built ({one_line(error)}); {action}") from error
-    if tensors is not None:
-        put_weights(model, tensors, str(request.weights), request.name)
+    if weights is not None:
+        put_weights(model, weights.tensors, weights.label, request.name)
     model.eval()
     return Loaded(model, Preprocessing.of_model(model), names=own_names(model), source=f"timm {timm.__version__}")

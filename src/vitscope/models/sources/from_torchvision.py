@@ -14,7 +14,7 @@ from vitscope.errors import ModelError, nearest
 from vitscope.images import Preprocessing
 from vitscope.models.loaded import Loaded, Request, one_line
 from vitscope.models.sources.translate import crop_share
-from vitscope.models.weights import load_strictly, outputs_in, read_weights
+from vitscope.models.weights import load_strictly, outputs_in
 
 _FAMILIES = ("vit_", "swin_", "maxvit_")
 
@@ -79,8 +79,8 @@ def _size_options(request: Request, preprocessing: Preprocessing) -> dict[str, i
 
 def _weights(request: Request, default: Any) -> tuple[Mapping[str, Tensor] | None, str]:
     """The tensors to load and where they are from; None for random ones."""
-    if request.weights is not None:
-        return read_weights(request.weights), str(request.weights)
+    if (weights := request.read) is not None:
+        return weights.tensors, weights.label
     if not request.pretrained:
         return None, ""
     try:

@@ -16,6 +16,11 @@ export function cautions(methods) {
   );
 }
 
+/** What was noted when the image was read. */
+export function notes(record) {
+  return (record.notes || []).map((line) => h("div", { class: "caution" }, line));
+}
+
 /** Model, preprocessing, target and versions of a record. */
 export function about(record) {
   const { provenance, explained, prediction } = record;
@@ -32,7 +37,9 @@ export function about(record) {
     ],
     [
       "model",
-      [model.model, model.name, model.weights].filter((one, i, all) => one && all.indexOf(one) === i).join(" · "),
+      [model.model, model.name, model.weights, model.weights_key]
+        .filter((one, i, all) => one && all.indexOf(one) === i)
+        .join(" · "),
     ],
     ["patches", provenance.grid.join(" × ")],
     [

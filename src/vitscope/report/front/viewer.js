@@ -1,6 +1,6 @@
 /** The view of a run's pictures: maps over the photograph, evolution, class lens, and what was explained. */
 
-import { about, cautions } from "./about.js";
+import { about, cautions, notes } from "./about.js";
 import { tablesOf } from "./colour.js";
 import { choice, h, labelled } from "./dom.js";
 import { Evolution } from "./evolution.js";
@@ -243,7 +243,7 @@ export class Viewer {
     this.wiper.hidden = mode !== "wipe";
     this.bars.replaceChildren(...this.drawn.map((one) => barOf(one)));
     const methods = this.drawn.map((one) => one.method).filter((one, i, all) => one && all.indexOf(one) === i);
-    this.warnings.replaceChildren(...cautions(methods));
+    this.warnings.replaceChildren(...notes(this.record), ...cautions(methods));
     this.#read(this.stages[0].at);
   }
 
