@@ -101,9 +101,9 @@ class Explainer:
             VitscopeError: the memory limit is no amount of memory.
         """
         limit = None if memory_limit is None else as_bytes(memory_limit)
-        self.source = {
+        self.source: dict[str, str | None] = {
             "model": model if isinstance(model, str) else None,
-            "weights": weights and str(weights),
+            "weights": None if weights is None else str(weights),
         }
         loaded = opened(model, weights, pretrained, preprocessing, device, weights_key)
         self.source["weights_key"] = loaded.weights_key

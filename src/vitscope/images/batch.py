@@ -99,8 +99,8 @@ def prepare(images: Any, preprocessing: Preprocessing) -> Batch:
         return _from_tensor(images, preprocessing)
     if isinstance(images, np.ndarray) and images.ndim == 4:
         images = list(images)
-    one = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray
-    if isinstance(images, one) or hasattr(images, "read"):
+    content = isinstance(images, bytes | bytearray | memoryview) or hasattr(images, "read")
+    if content or isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
         images = [images]
     if not isinstance(images, Sequence):
         raise ImageError(

@@ -56,13 +56,12 @@ class Depth:
             highest: of the image's values.
             used: all its values together by a bitwise or.
         """
-        if self.bits is None or highest >= 2**self.bits:
-            return WHITE
+        white = WHITE if self.bits is None else (1 << self.bits) - 1
         scaled = self.may_be_scaled(used) and not dark(highest, WHITE)
-        return WHITE if scaled else int(2**self.bits - 1)
+        return WHITE if scaled or highest > white else white
 
     def may_be_scaled(self, used: int) -> bool:
-        """Whether no value uses the lowest bits, which scaling to 16 bits leaves zero."""
+        """Whether `bits` is a hint, and no value uses the lowest bits, which scaling to 16 bits leaves zero."""
         return self.bits is not None and not self.exact and used % 2 ** (STORED - self.bits) == 0
 
 

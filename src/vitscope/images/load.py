@@ -217,7 +217,8 @@ def _converted(image: Image.Image, name: str, depth: Depth, *, once: bool) -> Im
     if image.mode.startswith("I") or image.mode == "F":
         return _from_deep(image, name, depth, once=once)
     if depth.truncated:
-        highest = max(int(high) for _, high in image.convert("RGB").getextrema())
+        extrema: Any = image.convert("RGB").getextrema()
+        highest = max(int(high) for _, high in extrema)
         if dark(highest, 255):
             upper = f"{highest} of 255 in the upper 8 of 16 bits"
             note(_DARK.format(name=name, highest=upper, cure=_scaling(8 + highest.bit_length())), once=once)
