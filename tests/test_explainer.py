@@ -108,7 +108,7 @@ def test_an_output_that_is_no_table_is_named():
 
 def test_saving(explainer, photos, tmp_path):
     ex = explainer(photos, "daam,cdam,attention,agcam:scores=softmax")
-    folders = ex.save(tmp_path / "out")
+    folders = ex.save(tmp_path / "out", video="gif")
     assert folders == [str(tmp_path / "out" / "a-b"), str(tmp_path / "out" / "c")]
     folder = tmp_path / "out" / "a-b"
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -137,11 +137,11 @@ def test_saving(explainer, photos, tmp_path):
     assert Image.open(folder / "daam-evolution.gif").n_frames == 3
 
 
-def test_saving_again_takes_away_what_is_no_longer_true(explainer, photos, tmp_path):
+def test_overwriting_takes_away_what_was_saved_before(explainer, photos, tmp_path):
     explainer(photos[:1], "daam,cdam").save(tmp_path / "out")
     keep = tmp_path / "out" / "a-b" / "my notes.txt"
     keep.write_text("mine")
-    explainer(photos[:1])["cdam"].save(tmp_path / "out")
+    explainer(photos[:1])["cdam"].save(tmp_path / "out", overwrite=True)
     names = {p.name for p in (tmp_path / "out" / "a-b").iterdir()}
     assert names == {"cdam.png", "sheet.png", "values.npz", "view.json", "manifest.json", "my notes.txt"}
 

@@ -296,7 +296,7 @@ def figure(found: Findings, rows: int = 4) -> Image.Image:
             axes.set_yticks([])
             if column:
                 name = names[column - 1]
-                shares = symmetric(found.maps.pixels["cdam", name][index]).numpy()
+                shares = symmetric(found.maps.pixels["cdam", name][index])
                 axes.imshow(
                     shares, cmap="RdBu_r", vmin=-1, vmax=1, alpha=np.abs(shares) ** 0.7, interpolation="bicubic"
                 )

@@ -9,7 +9,9 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vitscope.activation import Activation, activated
@@ -183,9 +185,11 @@ class Attribution:
         maps = [g.to_original(m, mode=mode) for g, m in zip(self.subject.geometries, self.values, strict=True)]
         return torch.stack(maps) if len({m.shape for m in maps}) == 1 else maps
 
-    def save(self, folder: str | os.PathLike[str], video: str | Iterable[str] = ()) -> list[str]:
+    def save(
+        self, folder: str | os.PathLike[str], video: str | Iterable[str] = (), overwrite: bool = False
+    ) -> list[str]:
         """Write this method's part of `Explanation.save`: values, overlays, evolution, manifest, a folder an image."""
-        return Explanation(self.subject, {self.label: self}, {}).save(folder, video)
+        return Explanation(self.subject, {self.label: self}, {}).save(folder, video, overwrite)
 
 
 @dataclass(frozen=True)
@@ -265,22 +269,29 @@ class Explanation:
 
         return explanation_page(self, evidence)
 
-    def save(self, folder: str | os.PathLike[str], video: str | Iterable[str] = ()) -> list[str]:
+    def save(
+        self, folder: str | os.PathLike[str], video: str | Iterable[str] = (), overwrite: bool = False
+    ) -> list[str]:
         """Write a folder an image: an overlay a method, evolution, sheet, `values.npz` and `manifest.json`.
+
+        Methods that were saved there before of the same image, model, preprocessing and target stay, and all files then
+        hold both.
 
         Args:
             folder: made where it is missing.
-            video: the evolution also as "mp4" or "webm" (extra `video`).
+            video: the evolution also as "gif", "mp4" or "webm" (the last two need the extra `video`).
+            overwrite: replace what was saved there of these images, whatever it is.
 
         Returns:
             The folders, one an image.
 
         Raises:
-            VitscopeError: the folder cannot be written, or a video cannot be made here.
+            VitscopeError: the folder cannot be written or holds something else of these images, or a video cannot be
+                made here.
         """
         from vitscope.save import save_explanation  # here, since pictures lie behind results
 
-        return [str(path) for path in save_explanation(self, folder, video=video)]
+        return [str(path) for path in save_explanation(self, folder, video=video, overwrite=overwrite)]
 
 
 def class_line(entry: Mapping[str, Any], precision: str) -> str:
@@ -308,15 +319,18 @@ def line_of(labels: Iterable[str], reason: str) -> str:
     return f"left out: {', '.join(labels)}; {'each ' if reason.startswith('is ') else ''}{reason}"
 
 
-def shares_of(blocks: Tensor) -> Tensor:
-    """Each block's share of the accumulated evidence, (b blocks), of (b blocks rows cols); NaN of zeros."""
-    mass = blocks.flatten(2).abs().sum(dim=2)
-    return mass / mass.sum(dim=1, keepdim=True)
+def shares_of(blocks: NDArray[Any]) -> NDArray[Any]:
+    """Each block's share of the accumulated evidence, (... blocks), of (... blocks rows cols); NaN of zeros."""
+    mass = np.abs(blocks).sum(axis=(-2, -1))
+    with np.errstate(invalid="ignore"):
+        shares: NDArray[Any] = mass / mass.sum(axis=-1, keepdims=True)
+    return shares
 
 
-def half_of(share: Tensor) -> Tensor:
-    """How many blocks it takes until half of the evidence is there, (b), with fractions; `share`: (b blocks)."""
-    reached = share.cumsum(dim=1)
-    index = (reached < 0.5).sum(dim=1, keepdim=True).clamp(max=share.shape[1] - 1)
-    before = torch.where(index > 0, reached.gather(1, (index - 1).clamp(min=0)), torch.zeros_like(share[:, :1]))
-    return (index + (0.5 - before) / share.gather(1, index))[:, 0]
+def half_of(share: NDArray[Any]) -> NDArray[Any]:
+    """How many blocks it takes until half of the evidence is there, (...), with fractions; `share`: (... blocks)."""
+    reached = share.cumsum(axis=-1)
+    index = np.minimum((reached < 0.5).sum(axis=-1, keepdims=True), share.shape[-1] - 1)
+    before = np.where(index > 0, np.take_along_axis(reached, np.maximum(index - 1, 0), -1), 0)
+    half: NDArray[Any] = (index + (0.5 - before) / np.take_along_axis(share, index, -1))[..., 0]
+    return half

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from vitscope.arrays import as_array
 from vitscope.attribution import Attribution, Subject
 from vitscope.bench import Estimate, Localization, TwoObjectMass, localization, two_object_mass
 from vitscope.datasets import CLASSES, Scene, Scenes, with_mark
@@ -303,8 +304,8 @@ def _picture(attribution: Attribution) -> Image.Image:
 
 
 def _film(attribution: Attribution, heading: str) -> Film:
-    assert attribution.flow is not None
-    flow, subject = attribution.flow[0], attribution.subject
+    assert attribution.blocks is not None
+    flow, subject = as_array(attribution.blocks[0]).cumsum(axis=0), attribution.subject
     view, maps = at_size(subject.batch.originals[0], subject.geometries[0], clipped(flow, flow[-1]), SIDE)
     frames = [blend(view, frame, attribution.signed) for frame in global_max(maps)]
     return Film(heading, frames, [f"block {number + 1}" for number in range(len(frames))])

@@ -386,10 +386,11 @@ class Explainer:
 
     def _subject_of(self, batch: Batch, seen: Seen, aim: Target) -> Subject:
         classes = aim.classes(seen.logits) if self.anatomy.outputs else None
-        subject = self._subject(batch, seen.logits, seen.grid, classes, self._described(aim))
+        subject = self._subject(batch, seen.logits, seen.grid, classes, self.in_words(aim))
         return dataclasses.replace(subject, each_asked=aim.each_name) if isinstance(aim, EachConcept) else subject
 
-    def _described(self, aim: Target) -> str:
+    def in_words(self, aim: Target) -> str:
+        """What a manifest calls the target."""
         if not isinstance(aim, Predicted) or (self.anatomy.outputs and self.activation != "none"):
             return aim.describe(self.names)
         if not self.anatomy.outputs:

@@ -10,6 +10,7 @@ import scipy
 import torch
 from torch import Tensor
 
+from vitscope.arrays import as_array
 from vitscope.attribution import Attribution, Subject, half_of, shares_of
 from vitscope.errors import MethodError
 from vitscope.explainer import Explainer
@@ -114,11 +115,11 @@ def _reading(attribution: Attribution) -> tuple[Tensor, Tensor, Tensor]:
     """Share and agreement (b blocks), half (b)."""
     assert attribution.blocks is not None
     blocks, total = attribution.blocks.flatten(2).cpu(), attribution.values.flatten(1).cpu()
-    share = shares_of(attribution.blocks.cpu())
+    share = shares_of(as_array(attribution.blocks))
     agreement = torch.tensor(
         [[_spearman(block, whole) for block in each] for each, whole in zip(blocks, total, strict=True)]
     )
-    return share, agreement, half_of(share)
+    return torch.from_numpy(share), agreement, torch.from_numpy(half_of(share))
 
 
 def _spearman(one: Tensor, other: Tensor) -> float:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from vitscope.images import Batch, Geometry, Placement, Preprocessing
@@ -70,6 +71,12 @@ def parameters_of(model: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(bytes_of(tensor))
     return digest.hexdigest()
+
+
+def pixels_of(photo: Image.Image) -> str:
+    """SHA-256 of an image's size and pixels, as RGB."""
+    plain = photo.convert("RGB")
+    return hashlib.sha256(f"{plain.width} {plain.height}\n".encode() + plain.tobytes()).hexdigest()
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

@@ -6,89 +6,113 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
+from vitscope.arrays import as_array
 from vitscope.attribution import Attribution, Explanation, by_reason
 from vitscope.errors import VitscopeError
+from vitscope.images import Geometry
 from vitscope.methods import family_of
-from vitscope.parse import as_unicode, parse_json
 from vitscope.report.lens import Lens
 from vitscope.report.record import content_of
-from vitscope.view.evolution import LONGEST, animate, cards, filmstrip
-from vitscope.view.overlay import at_size, overlay
+from vitscope.saved import (
+    ENDS,
+    MANIFEST,
+    NOTHING,
+    SCHEMA_VERSION,
+    VALUES,
+    VIEW,
+    Json,
+    Run,
+    Saved,
+    files_in,
+    folder_names,
+    identity_of,
+    saved_in,
+)
+from vitscope.view.evolution import LONGEST, TILE, animate, cards, filmstrip
+from vitscope.view.overlay import Ground, at_size
 from vitscope.view.scale import COLOURS_END, clipped, global_max
 from vitscope.view.sheet import sheet
 from vitscope.view.tiles import Panel
 from vitscope.view.video import usable
 
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-VIEW = "view.json"
 _ARGUMENTS = ("file", "allow_pickle")  # of numpy.savez_compressed, which takes arrays by name beside them
-_ENDS = ("", ".blocks", ".heads", "-evolution", "-heads")  # of what a method's files and arrays are called
-LONGEST_NAME = 200
-"""Bytes of a picture's name that its folder keeps; most file systems take 255."""
+_FILE_ENDS = (*ENDS, "-evolution", "-heads")  # of what a method's files and arrays are called
+_PNG_LEVEL = 1
+"""Of zlib: a third of the default's time, for files that are 2 to 7 % larger."""
 
 
 def save_explanation(
     explanation: Explanation,
     folder: str | os.PathLike[str],
-    taken: Collection[str] = (),
+    names: Sequence[str] | None = None,
     lens: Lens | None = None,
     pictures: int | None = None,
     video: str | Iterable[str] = (),
+    overwrite: bool = False,
 ) -> list[Path]:
     """Write a folder an image under `folder`, named after the image's file.
 
-    In each: METHOD.png, the map over the photograph at its own size; METHOD-evolution.png and .gif (.mp4, .webm),
-    where the method has a map a block; METHOD-heads.png, where it has one a head; sheet.png, all methods side by side;
-    values.npz, the raw maps; view.json, what a report shows of the picture; and manifest.json, written last. METHOD is
-    the method's label in signs that file names and arrays may have, with a number where another label has come to the
-    same; the manifest names it beside the label, as `files_as`. Under `folder` itself stands what the pictures' reports
-    have in common, shared-KEY.json.
+    In each: METHOD.png, the map over the photograph at its own size; METHOD-evolution.png (and .gif, .mp4, .webm, where
+    asked for), where the method has a map a block; METHOD-heads.png, where it has one a head; sheet.png, all methods
+    side by side; values.npz, the raw maps; view.json, what a report shows of the picture; and manifest.json, written
+    last. METHOD is the method's label in signs that file names and arrays may have, with a number where another label
+    has come to the same; the manifest names it beside the label, as `files_as`. Under `folder` itself stands what the
+    pictures' reports have in common, shared-KEY.json.
+
+    Where an earlier run left maps of the same image, model, weights, preprocessing and target, these stay, and all
+    files then hold the methods of both.
 
     Args:
         explanation: what to write.
         folder: made where it is missing.
-        taken: names of folders that other images of the same run have.
+        names: of the images' folders; None takes the images' names.
         lens: the evidence of every class, for the report.
         pictures: how many will share a report; None takes the explanation's.
-        video: kinds of video beside the GIF, "mp4" or "webm" (extra `video`).
+        video: kinds of moving evolution: "gif", or "mp4" and "webm" (extra `video`).
+        overwrite: replace what an earlier run left of these images, whatever it is.
 
     Returns:
         The images' folders.
 
     Raises:
-        VitscopeError: the folder cannot be written, or a video cannot be made here.
+        VitscopeError: the folder cannot be written or holds something else of these images, or a video cannot be made
+            here. In the first case nothing was written.
     """
-    moving = ("gif", *usable(video))
+    moving = usable(video)
     root = prepare_folder(folder)
-    names: list[str] = []
+    names = folder_names(explanation.subject.batch.names) if names is None else names
+    earlier = [NOTHING if overwrite else _earlier(explanation, index, root / name) for index, name in enumerate(names)]
     content = content_of(explanation, lens, pictures)
     for key, shared in content["shared"].items():
         _write(root / f"shared-{key}.json", partial(_dump_small, shared))
-    for index, name in enumerate(explanation.subject.batch.names):
-        stem = re.sub(r"[^\w.=-]+", "-", Path(name).stem).lstrip(".") or "image"
-        stem = stem.encode()[:LONGEST_NAME].decode(errors="ignore")
-        unique, number = stem, 2
-        while unique in names or unique in taken or unique == MANIFEST:
-            unique, number = f"{stem}-{number}", number + 1
-        names.append(unique)
-        _save_image(explanation, index, content["pictures"][index], moving, prepare_folder(root / unique))
+    for index, name in enumerate(names):
+        target = prepare_folder(root / name)
+        replaced = set(files_in(target)) if overwrite else set()
+        files = _save_image(explanation, index, content["pictures"][index], moving, target, earlier[index])
+        for stale in replaced - set(files):
+            (target / stale).unlink(missing_ok=True)
     return [root / name for name in names]
+
+
+def _earlier(explanation: Explanation, index: int, folder: Path) -> Saved:
+    options = {label: one.options for label, one in explanation.attributions.items()}
+    logits = as_array(explanation.subject.logits[index])
+    return saved_in(folder, identity_of(explanation.subject, index), options, logits)
 
 
 def evolution_of(
     attribution: Attribution, index: int, longest: int, most: int | None = None
-) -> tuple[Image.Image, Tensor, list[str]]:
+) -> tuple[Image.Image, NDArray[np.float32], list[str]]:
     """How one image's map accumulates over the blocks, ready for `filmstrip`.
 
     Args:
@@ -100,8 +124,8 @@ def evolution_of(
     Returns:
         The photograph at that size, the frames (blocks H W) in [0, 1] on one scale, and their labels.
     """
-    assert attribution.flow is not None
-    flow = attribution.flow[index]
+    assert attribution.blocks is not None
+    flow = as_array(attribution.blocks[index]).cumsum(axis=0)
     count = len(flow)
     chosen = range(count) if most is None or count <= most else [round(count * (n + 1) / most) - 1 for n in range(most)]
     photo, geometry = attribution.subject.batch.originals[index], attribution.subject.geometries[index]
@@ -115,24 +139,35 @@ COLOURS = f"The colours end at the {100 * COLOURS_END:.0f} % quantile of a map's
 
 def panels_of(explanation: Explanation, index: int) -> list[Panel]:
     """One panel a method for one image; a method that failed has its reason in place of the map."""
-    panels = []
-    for label, attribution in explanation.attributions.items():
-        facts = attribution.facts
-        scope = "for this class" if facts.class_specific else "the same for every class"
-        note = f"{'signed' if facts.signed else 'unsigned'} · {scope}"
-        if label == facts.name:  # with other options it may cost something else
-            budget = attribution.options.get("max_forwards")
-            note += f"\nforwards: {facts.cost if budget is None else f'at most {budget}'}"
-        panels.append(Panel(label, _on_photo(attribution, index), facts.signed, note, facts.family))
-    for reason, labels in by_reason(explanation.failures).items():
-        panels += [Panel(label, None, False, reason, family_of(label)) for label in labels]
-    return panels
+    geometry = explanation.subject.geometries[index]
+    panels = [
+        _panel(_entry(one, one.label), _on_photo(as_array(one.values[index]), geometry))
+        for one in explanation.attributions.values()
+    ]
+    return panels + _missing(explanation.failures)
 
 
-def write_run_manifest(folder: Path, written: Mapping[str, str], failed: Mapping[str, str]) -> None:
-    """List a run's images: path -> folder of its results, path -> why it failed."""
-    reasons = {as_unicode(path): why for path, why in failed.items()}
-    content = {"schema_version": SCHEMA_VERSION, "written": dict(written), "failed": reasons}
+def _panel(entry: Json, values: NDArray[np.float32]) -> Panel:
+    """The panel of a method by its entry in the manifest."""
+    scope = "for this class" if entry["class_specific"] else "the same for every class"
+    note = f"{'signed' if entry['signed'] else 'unsigned'} · {scope}"
+    if entry["label"] == entry["name"]:  # with other options it may cost something else
+        budget = entry["options"].get("max_forwards")
+        note += f"\nforwards: {entry['cost'] if budget is None else f'at most {budget}'}"
+    return Panel(entry["label"], values, entry["signed"], note, entry["family"])
+
+
+def _missing(failures: Mapping[str, str]) -> list[Panel]:
+    return [
+        Panel(label, None, False, reason, family_of(label))
+        for reason, labels in by_reason(failures).items()
+        for label in labels
+    ]
+
+
+def write_run_manifest(folder: Path, run: Run) -> None:
+    """List a run's images."""
+    content = {"schema_version": SCHEMA_VERSION, "written": dict(run.written), "failed": dict(run.failed)}
     _write(folder / MANIFEST, partial(_dump, content))
 
 
@@ -165,100 +200,115 @@ def save_text(content: str, path: Path) -> None:
 
 
 def _save_image(
-    explanation: Explanation, index: int, record: Mapping[str, Any], moving: Collection[str], folder: Path
-) -> None:
+    explanation: Explanation, index: int, record: Json, moving: Sequence[str], folder: Path, earlier: Saved
+) -> list[str]:
+    """Write an image's files; gives the names of all that the manifest lists."""
     subject = explanation.subject
-    photo = subject.batch.originals[index]
-    animated = min(LONGEST, max(photo.size))
+    photo, geometry = subject.batch.originals[index], subject.geometries[index]
     files: list[str] = []
 
     def write(name: str, save: Callable[[Path], object]) -> None:
         _write(folder / name, save)
         files.append(name)
 
-    before = _files_of_an_earlier_run(folder)
-    arrays = {"logits": subject.logits[index]}
-    names = _names_of(explanation.attributions)
+    names = _names_of(explanation.attributions, earlier.methods)
+    methods = earlier.merged_methods({label: _entry(a, names[label]) for label, a in explanation.attributions.items()})
+    failed = earlier.merged_failures(explanation.failures, methods)
+    arrays = {"logits": as_array(subject.logits[index]), **earlier.arrays}
     for label, attribution in explanation.attributions.items():
-        name = names[label]
-        arrays[name] = attribution.values[index]
-        picture = overlay(photo, _on_photo(attribution, index), attribution.signed)
-        write(f"{name}.png", partial(_png, picture))
-        if attribution.flow is not None and attribution.blocks is not None:
-            arrays[f"{name}.blocks"] = attribution.blocks[index]
-            view, frames, labels = evolution_of(attribution, index, animated)
-            write(f"{name}-evolution.png", partial(_png, filmstrip(view, frames, labels, attribution.signed)))
-            shown = cards(view, frames, labels, attribution.signed)
+        parts = (attribution.values, attribution.blocks, attribution.heads)
+        arrays |= {
+            f"{names[label]}{end}": as_array(part[index])
+            for end, part in zip(ENDS, parts, strict=True)
+            if part is not None
+        }
+    ground, panels = Ground(photo), []
+    for label, entry in methods.items():
+        shown = _on_photo(arrays[entry["files_as"]], geometry)
+        panels.append(_panel(entry, shown))
+        if label in explanation.attributions:
+            write(f"{names[label]}.png", partial(_png, ground.overlay(shown, entry["signed"])))
+            _write_series(explanation.attributions[label], index, names[label], moving, write)
+    page = sheet(photo, panels + _missing(failed), subject.batch.names[index], subject.title(index), COLOURS)
+    write("sheet.png", partial(_png, page))
+    write(VALUES, partial(_save_arrays, arrays))
+    write(VIEW, partial(_dump_small, earlier.merged_view(record, failed, folder.parent)))
+    files += [name for name in earlier.files if name not in files]
+    content = {**_manifest(explanation, index, methods, failed), "files": files}
+    _write(folder / MANIFEST, partial(_dump, content))
+    return files
+
+
+def _write_series(
+    attribution: Attribution,
+    index: int,
+    name: str,
+    moving: Sequence[str],
+    write: Callable[[str, Callable[[Path], object]], None],
+) -> None:
+    """The maps of one method's blocks and heads."""
+    if attribution.blocks is not None:
+        view, frames, labels = evolution_of(attribution, index, TILE)
+        write(f"{name}-evolution.png", partial(_png, filmstrip(view, frames, labels, attribution.signed)))
+        if moving:
+            shown = cards(*evolution_of(attribution, index, LONGEST), attribution.signed)
             for kind in moving:
                 write(f"{name}-evolution.{kind}", partial(animate, shown))
-        if attribution.heads is not None:
-            arrays[f"{name}.heads"] = attribution.heads[index]
-            labels = [f"head {number}" for number in range(attribution.heads.shape[1])]
-            heads = clipped(attribution.heads[index], attribution.heads[index])
-            view, frames = at_size(photo, subject.geometries[index], heads / heads.max(), animated)
-            write(f"{name}-heads.png", partial(_png, filmstrip(view, frames, labels)))
-    page = sheet(photo, panels_of(explanation, index), subject.batch.names[index], subject.title(index), COLOURS)
-    write("sheet.png", partial(_png, page))
-    numbers = {key: array.cpu().float().numpy() for key, array in arrays.items()}
-    write("values.npz", partial(_save_arrays, numbers))
-    write(VIEW, partial(_dump_small, record))
-    content = {**_manifest(explanation, index, names), "files": files}
-    _write(folder / MANIFEST, partial(_dump, content))
-    for stale in before - set(files):
-        (folder / stale).unlink(missing_ok=True)
+    if attribution.heads is not None:
+        heads = as_array(attribution.heads[index])
+        heads = clipped(heads, heads)
+        photo, geometry = attribution.subject.batch.originals[index], attribution.subject.geometries[index]
+        view, frames = at_size(photo, geometry, heads / heads.max(), TILE)
+        write(f"{name}-heads.png", partial(_png, filmstrip(view, frames, [f"head {n}" for n in range(len(heads))])))
 
 
-def _names_of(labels: Iterable[str]) -> dict[str, str]:
+def _names_of(labels: Iterable[str], earlier: Mapping[str, Json]) -> dict[str, str]:
     """Label -> how its files and arrays are called: each its own, also where a file system is blind to case."""
+    names = {label: str(entry["files_as"]) for label, entry in earlier.items()}
     taken = {"logits", "sheet", *_ARGUMENTS}
-    names = {}
+    taken |= {f"{name}{end}".casefold() for name in names.values() for end in _FILE_ENDS}
     for label in labels:
+        if label in names:
+            continue
         plain = name = re.sub(r"[^\w.=-]+", "-", label) or "map"
         number = 2
-        while taken & (mine := {f"{name}{end}".casefold() for end in _ENDS}):
+        while taken & (mine := {f"{name}{end}".casefold() for end in _FILE_ENDS}):
             name, number = f"{plain}-{number}", number + 1
         taken |= mine
         names[label] = name
     return names
 
 
-def _manifest(explanation: Explanation, index: int, names: Mapping[str, str]) -> dict[str, Any]:
+def _entry(attribution: Attribution, files_as: str) -> dict[str, Any]:
+    """What a manifest says of a method."""
+    facts, options = dataclasses.asdict(attribution.facts), dict(attribution.options)
+    return {**facts, "label": attribution.label, "files_as": files_as, "options": options}
+
+
+def _manifest(
+    explanation: Explanation, index: int, methods: Mapping[str, Json], failed: Mapping[str, str]
+) -> dict[str, Any]:
     subject = explanation.subject
+    identity = identity_of(subject, index)
     return {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **subject.provenance,
+        **identity,
         "image": {
             "name": subject.batch.names[index],
-            "size": list(subject.geometries[index].original),
-            "geometry": subject.geometries[index].describe(),
+            **identity["image"],
             "notes": list(subject.batch.notes[index]),
         },
-        "target": subject.asked_of(index),
         "explained": subject.class_of(index),
         "prediction": subject.prediction(index),
-        "methods": [
-            {**dataclasses.asdict(a.facts), "label": label, "files_as": names[label], "options": dict(a.options)}
-            for label, a in explanation.attributions.items()
-        ],
-        "failed": dict(explanation.failures),
+        "methods": list(methods.values()),
+        "failed": dict(failed),
         "display": {"colours_end_at_quantile": COLOURS_END},
     }
 
 
-def _on_photo(attribution: Attribution, index: int) -> Tensor:
-    values = attribution.values[index]
-    return attribution.subject.geometries[index].to_original(clipped(values, values))
-
-
-def _files_of_an_earlier_run(folder: Path) -> set[str]:
-    """What an earlier run wrote here by its manifest, to be taken away where this run does not write it anew."""
-    try:
-        listed = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        names = {name for name in listed if isinstance(name, str) and Path(name).name == name and "\0" not in name}
-        return {name for name in names if not (folder / name).is_dir()}
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
+def _on_photo(values: NDArray[Any], geometry: Geometry) -> NDArray[np.float32]:
+    return geometry.on_pixels(clipped(values, values))
 
 
 def _write(path: Path, save: Callable[[Path], object]) -> None:
@@ -276,7 +326,7 @@ def _write(path: Path, save: Callable[[Path], object]) -> None:
 
 
 def _png(picture: Image.Image, path: Path) -> None:
-    picture.save(path, "PNG")
+    picture.save(path, "PNG", compress_level=_PNG_LEVEL)
 
 
 def _save_arrays(arrays: dict[str, np.ndarray[Any, Any]], path: Path) -> None:

@@ -65,7 +65,8 @@ def test_explain(run, desk, tmp_path):
     assert listed["failed"] == {}
     for name, size in (("a", (90, 70)), ("c", (40, 100))):
         assert Image.open(tmp_path / "o" / name / "agcam.png").size == size
-        assert (tmp_path / "o" / name / "daam-evolution.gif").is_file()
+        assert (tmp_path / "o" / name / "daam-evolution.png").is_file()
+        assert not list((tmp_path / "o" / name).glob("*.gif"))  # which nobody asked for
 
 
 def test_explain_in_another_precision(run, desk, tmp_path):
@@ -402,7 +403,6 @@ def test_the_papers_photographs(run, shared, tmp_path):
             "agcam.png",
             "cdam.png",
             "daam-evolution.png",
-            "daam-evolution.gif",
             "sheet.png",
             "values.npz",
             "manifest.json",

@@ -40,8 +40,8 @@ def written(folder):
     return sorted(path.name for path in folder.iterdir() if "evolution." in path.name)
 
 
-def test_videos_stand_beside_the_gif_and_in_the_manifest(run, tmp_path):
-    code, _, err = run("--methods", "daam,cdam", "--video", "webm", "--video", "mp4")
+def test_videos_stand_beside_the_strip_and_in_the_manifest(run, tmp_path):
+    code, _, err = run("--methods", "daam,cdam", "--video", "webm", "--video", "gif,mp4")
     assert (code, err) == (0, "")
     folder = tmp_path / "o" / "scene"
     wanted = [f"daam-evolution.{kind}" for kind in ("gif", "mp4", "png", "webm")]
@@ -59,7 +59,12 @@ def test_videos_stand_beside_the_gif_and_in_the_manifest(run, tmp_path):
             assert reader.count_frames() / about["fps"] == pytest.approx(total / 1000)
         assert about["size"] == tuple(side + side % 2 for side in size)
     assert run("--methods", "daam,cdam")[0] == 0
-    assert written(folder) == wanted[::2]  # those of before would not be this run's
+    assert written(folder) == wanted  # of the same map
+    assert sorted([*json.loads((folder / "manifest.json").read_text())["files"], "manifest.json"]) == sorted(
+        path.name for path in folder.iterdir()
+    )
+    assert run("--methods", "daam,cdam", "--overwrite")[0] == 0
+    assert written(folder) == ["daam-evolution.png"]
 
 
 def test_methods_without_blocks_are_told(run, tmp_path):
@@ -72,7 +77,7 @@ def test_methods_without_blocks_are_told(run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--video", "avi"], "unknown kind of video 'avi'; there are mp4 and webm"),
+        (["--video", "avi"], "unknown kind of video 'avi'; there are gif, mp4 and webm"),
         (["--video", "mp4,"], "unknown kind of video ''"),
         (["--video", "mp4", "--store", "parquet"], "--video is for pictures"),
     ],
@@ -119,4 +124,4 @@ def test_an_encoder_that_fails_leaves_no_half_file(tmp_path, monkeypatch):
     with pytest.raises(VitscopeError, match=r"daam-evolution\.mp4: cannot be written \(the encoder libx264") as caught:
         explanation.save(tmp_path, video="mp4")
     assert "\n" not in str(caught.value)
-    assert written(tmp_path / "image-0") == ["daam-evolution.gif", "daam-evolution.png"]
+    assert written(tmp_path / "image-0") == ["daam-evolution.png"]

@@ -1,3 +1,4 @@
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -92,8 +93,8 @@ def test_fit_keeps_values_beside_the_outside():
     for size in ((30, 40), (180, 240), (45, 200)):
         small = fit(shares, size)
         assert small.shape == size
-        assert 0.3 < small.isnan().float().mean() < 0.37
-        assert torch.allclose(small[~small.isnan()], torch.tensor(0.5))
+        assert 0.3 < np.isnan(small).mean() < 0.37
+        assert np.allclose(small[~np.isnan(small)], 0.5)
 
 
 @pytest.mark.parametrize("longest", [30, 120, 480])
@@ -104,8 +105,59 @@ def test_photograph_and_maps_are_brought_to_one_size(longest):
     view, maps = at_size(picture, geometry, torch.cat([grid, -grid]), longest)
     assert view.size == (longest, longest * 3 // 4)
     assert maps.shape == (2, view.height, view.width)
-    assert torch.equal(maps[0].isnan(), maps[1].isnan())
-    outside = maps[0].isnan().float().mean()
+    assert np.array_equal(np.isnan(maps[0]), np.isnan(maps[1]))
+    outside = np.isnan(maps[0]).mean()
     assert abs(float(outside) - 0.25) < 0.04
     at = (view.height // 2, view.width // 2)
     assert abs(float(maps[0][at]) - 4) < 0.4
+
+
+def literal(picture, shares, signed):
+    """The overlay in float64, formula by formula: a muted photograph, and the palette as far as the value covers it."""
+    base = np.asarray(picture.convert("RGB"), dtype=np.float64)
+    grey = np.asarray(picture.convert("L"), dtype=np.float64)[..., None]
+    quiet = base + 0.55 * (grey - base)
+    known = np.nan_to_num(shares)
+    cover = 0.65 * np.clip(np.abs(known), 0, 1) ** (0.85 if signed else 0.6)
+    colours = matplotlib.colormaps["RdBu_r" if signed else "inferno"].resampled(257)
+    place = (known + 1) / 2 if signed else known
+    painted = 255 * colours(np.rint(np.clip(place, 0, 1) * 256).astype(int))[..., :3]
+    return quiet + cover[..., None] * (painted - quiet)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_overlay_is_the_formula_in_float64_up_to_rounding(signed):
+    picture = photo(300, 200)
+    values = cropped(smooth(300, 200, signed), 40, 60).double().numpy()
+    low, high = np.nanmin(values), np.nanmax(values)
+    shares = values / max(-low, high) if signed else (values - low) / (high - low)
+    inside = ~np.isnan(values)
+    found = pixels(overlay(picture, torch.from_numpy(values), signed))
+    apart = np.abs(found - literal(picture, shares, signed))[inside]
+    assert apart.max() <= 4  # the palette's neighbouring colour
+    assert (apart > 1.5).mean() < 0.002  # rounded thrice on its way
+
+
+@pytest.mark.parametrize("size", [(45, 60), (30, 24), (180, 250)])
+def test_fit_is_the_mean_of_what_a_pixel_covers_and_bilinear_when_growing(size):
+    values = smooth(signed=True).double()
+    mode = "area" if size[0] < 90 else "bilinear"
+    expected = torch.nn.functional.interpolate(values[None, None], size, mode=mode)[0, 0].numpy()
+    assert np.abs(fit(values, size) - expected).max() < 1e-5
+
+
+def test_the_hatching_and_the_border_are_the_formula():
+    picture = photo(700, 600)
+    line = 2
+    values = torch.full((600, 700), 0.5)
+    values[:, :100], values[:50] = torch.nan, torch.nan
+    found = pixels(overlay(picture, values, False))
+    rows, cols = np.mgrid[0:600, 0:700]
+    distance = np.abs((rows + cols) % (7.0 * line + 2) - (7.0 * line + 2) / 2)
+    grey = np.asarray(picture.convert("L"), dtype=np.float64)
+    hatched = np.minimum(0.42 * grey + 62 * np.clip(line * 0.6 + 0.5 - distance, 0, 1), 255)
+    border = (rows >= 48) & (cols >= 98) & ((rows < 50) | (cols < 100))
+    outside = (rows < 50) | (cols < 100)
+    assert np.abs(found - hatched[..., None])[outside & ~border].max() <= 1
+    assert (found[border] == 245).all()
+    assert not (found[~border] == 245).all(-1).any()

@@ -8,7 +8,7 @@ from vitscope.methods import FAMILIES
 from vitscope.view import Panel, colour_bar, contact, sheet
 from vitscope.view.sheet import TILE, _lines, _without_many
 from vitscope.view.text import font, number, wrap
-from vitscope.view.tiles import panel_cell, photo_cell
+from vitscope.view.tiles import panel_cell, photo_cell, small_ground
 
 LONG = "sulphur-crested cockatoo, Kakatoe galerita, Cacatua galerita, and all its other names (89) · p = 0.93"
 
@@ -115,10 +115,9 @@ def bands(line):
 
 
 def lines_of(panels, tile=220):
-    return [
-        bands(line)
-        for line in _lines([photo_cell(photo(), tile), *(panel_cell(photo(), p, tile) for p in panels)], tile)
-    ]
+    ground = small_ground(photo(), tile)
+    cells = [photo_cell(photo(), ground), *(panel_cell(photo(), ground, p, tile) for p in panels)]
+    return [bands(line) for line in _lines(cells, tile)]
 
 
 def test_one_line_keeps_its_order_and_has_no_headings():

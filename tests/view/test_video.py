@@ -116,8 +116,11 @@ def test_an_animation_goes_by_its_name(tmp_path):
 def test_kinds_are_said_as_users_do():
     assert video.usable(()) == ()
     assert video.usable("MP4, webm") == ("mp4", "webm")
+    assert video.usable("gif,mp4") == ("gif", "mp4")
     assert video.usable(["webm", "mp4", "webm"]) == ("webm", "mp4")
-    with pytest.raises(VitscopeError, match=r"unknown kind of video 'wbm'; did you mean webm\?; there are mp4 and"):
+    with pytest.raises(
+        VitscopeError, match=r"unknown kind of video 'wbm'; did you mean webm\?; there are gif, mp4 and"
+    ):
         video.usable("mp4,wbm")
 
 

@@ -29,7 +29,7 @@ from vitscope.cli import (
     report,
     serve,
 )
-from vitscope.cli.common import say, tell
+from vitscope.cli.common import say, tell, wait_passively
 from vitscope.errors import VitscopeError
 
 app = typer.Typer(
@@ -89,6 +89,7 @@ class _ToErrorStream(logging.Handler):
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on the error stream, never a traceback."""
+    wait_passively()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the failure itself is ours to tell
     log = logging.getLogger("vitscope")
     if not any(isinstance(handler, _ToErrorStream) for handler in log.handlers):

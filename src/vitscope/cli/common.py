@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,6 +120,15 @@ def tell(text: str) -> None:
 def tell_json(content: Any) -> None:
     """JSON on the output stream."""
     tell(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def wait_passively() -> None:
+    """Let torch's threads sleep while they wait for each other, unless the environment says otherwise.
+
+    They would spin, on a core that the one they wait for may need: beside a busy process a pass then takes several times
+    as long. OpenMP reads this when torch is imported, so it is for commands, which import torch afterwards.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def bounded(memory_limit: str | None) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 import typer
 
@@ -45,7 +46,7 @@ def explain(
     ] = False,
     video: Annotated[
         list[str] | None,
-        typer.Option("--video", help="The evolution also as mp4 or webm, beside the GIF; both with a comma between."),
+        typer.Option("--video", help="The evolution also moving: gif, mp4 or webm; several with commas between."),
     ] = None,
     store: Annotated[
         str | None, typer.Option("--store", help="parquet: only the raw maps, of any number of pictures, in parts.")
@@ -58,7 +59,11 @@ def explain(
     part_size: options.PartSize = PART,
     resume: Annotated[bool, typer.Option("--resume", help="With --store: go on with an interrupted run.")] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="With --store: delete what another run left in --out.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace what another run left of these pictures in --out; with --store, delete all that it left.",
+        ),
     ] = False,
 ) -> None:
     """Explain pictures: for each an overlay a method, DAAM's evolution, a sheet, the raw values and a manifest."""
@@ -71,8 +76,8 @@ def explain(
     if store is None and on is not None:
         raise VitscopeError("--engine ray is for maps in parts; add --store parquet")
     common.check_resume(resume, overwrite)
-    if store is None and (resume or overwrite or part_size != PART or dtype != "float32"):
-        raise VitscopeError("--resume, --overwrite, --part-size and --dtype are for raw maps; add --store parquet")
+    if store is None and (resume or part_size != PART or dtype != "float32"):
+        raise VitscopeError("--resume, --part-size and --dtype are for raw maps; add --store parquet")
     fields = common.preprocessing_fields(size, crop_pct, crop_mode, interpolation, mean, std)
     applied = common.activation_of(activation)
     running = common.running_of(precision)
@@ -82,6 +87,7 @@ def explain(
     from vitscope.report import lens_of
     from vitscope.report.folder import PER_PAGE, write_report
     from vitscope.save import prepare_folder, save_explanation, write_run_manifest
+    from vitscope.saved import Run, check_folders
     from vitscope.view.video import usable
 
     moving = usable(video or ())
@@ -105,15 +111,20 @@ def explain(
     written: dict[str, str] = {}
     grown = False
     found = common.find_pictures(images)
+    earlier = Run.read(out)
+    names = earlier.names_for(found)
+    if not overwrite:
+        check_folders(out, names, _identity(explainer, aim), _options(methods, max_forwards))
     for paths, explanation in run_over(explainer, found, methods, aim, batch_size, failed, max_forwards, workers):
         lens = lens_of(explainer, explanation.subject.batch) if report else None
-        folders = save_explanation(explanation, out, set(written.values()), lens, min(len(found), PER_PAGE), moving)
+        called, shared = [names[path] for path in paths], min(len(found), PER_PAGE)
+        folders = save_explanation(explanation, out, called, lens, shared, moving, overwrite)
         grown = grown or any(one.blocks is not None for one in explanation.attributions.values())
         for index, (path, folder) in enumerate(zip(paths, folders, strict=True)):
             written[path] = folder.name
             common.tell(f"{path}  {explanation.subject.title(index)}  ->  {folder / 'sheet.png'}")
-        write_run_manifest(out, written, failed)
-    write_run_manifest(out, written, failed)
+        write_run_manifest(out, earlier.with_results(written, failed))
+    write_run_manifest(out, earlier.with_results(written, failed))
     if moving and written and not grown:
         common.say(
             "--video: none of these methods has a map a block, so there is no evolution to show; add daam or agcam"
@@ -122,6 +133,22 @@ def explain(
         for page in write_report(out, common.say):
             common.tell(str(page))
     raise typer.Exit(1 if failed else 0)
+
+
+def _identity(explainer: Explainer, aim: Target) -> dict[str, Any]:
+    """What is known before any pass of what the results will have in common."""
+    from vitscope.provenance import provenance_of
+
+    known = provenance_of(explainer.anatomy, explainer.preprocessing, explainer.source, (0, 0))
+    del known["grid"]
+    return {**known, "target": explainer.in_words(aim)}
+
+
+def _options(methods: str, max_forwards: int | None) -> dict[str, dict[str, Any]]:
+    """The options of each method, by label."""
+    from vitscope.methods import choose
+
+    return {label: dataclasses.asdict(one) for label, one in choose(methods).within(max_forwards).methods.items()}  # type: ignore[call-overload]
 
 
 class _Sizes(NamedTuple):

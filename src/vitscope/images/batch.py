@@ -114,7 +114,8 @@ def prepare(images: Any, preprocessing: Preprocessing) -> Batch:
         return _from_tensor(torch.stack(list(images)), preprocessing)
     originals, notes = zip(*map(_read, images), strict=True)
     inputs, geometries = zip(*(preprocessing(original) for original in originals), strict=True)
-    return Batch(torch.stack(inputs), geometries, originals, _names(images), notes)
+    tensor = torch.from_numpy(np.stack([one.numpy() for one in inputs]))
+    return Batch(tensor, geometries, originals, _names(images), notes)
 
 
 def _read(source: Any) -> tuple[Image.Image, tuple[str, ...]]:

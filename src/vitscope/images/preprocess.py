@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from vitscope.arrays import as_array
 from vitscope.errors import ImageError, ModelError
 from vitscope.images.geometry import Geometry
 
@@ -125,7 +127,7 @@ class Preprocessing:
             crop_pct=self.crop_pct,
             crop_mode=self.crop_mode,
         )
-        resize, crop, *rest = transform.transforms
+        resize, crop, *_ = transform.transforms
         self._check_shape(image)
         resized = resize(image)
         down = self.crop_start == "down"
@@ -135,10 +137,14 @@ class Preprocessing:
         )
         height, width = self.size
         picture = resized.crop((left, top, left + width, top + height)) if down else crop(resized)
-        for step in rest:
-            picture = step(picture)
         geometry = Geometry((image.height, image.width), (resized.height, resized.width), (top, left, height, width))
-        return picture, geometry
+        return torch.from_numpy(self._normalise(picture)), geometry
+
+    def _normalise(self, picture: Image.Image) -> NDArray[np.float32]:
+        """(3 h w), as timm's last two steps do it."""
+        pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+        mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in (self.mean, self.std))
+        return np.ascontiguousarray((pixels - mean) / std)
 
     def _check_shape(self, image: Image.Image) -> None:
         """Raise ImageError where resizing so long and narrow a picture would make too many pixels, or none."""
@@ -154,10 +160,9 @@ class Preprocessing:
 
     def denormalise(self, values: Tensor) -> np.ndarray[Any, Any]:
         """A normalised input (3 h w) as a uint8 picture (h w 3), for display."""
-        mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (self.mean, self.std))
-        pixels = (values.detach().cpu().double() * std + mean).clamp(0, 1) * 255
-        picture: np.ndarray[Any, Any] = pixels.round().to(torch.uint8).permute(1, 2, 0).numpy()
-        return picture
+        mean, std = (np.array(v, dtype=np.float64)[:, None, None] for v in (self.mean, self.std))
+        pixels = np.clip(as_array(values).astype(np.float64) * std + mean, 0, 1) * 255
+        return np.rint(pixels).astype(np.uint8).transpose(1, 2, 0).copy()
 
     def describe(self) -> dict[str, Any]:
         """Ready for JSON."""

@@ -13,7 +13,8 @@ from vitscope.errors import VitscopeError
 from vitscope.parse import parse_json
 from vitscope.report.page import report_page
 from vitscope.report.record import SCHEMA_VERSION
-from vitscope.save import MANIFEST, VIEW, save_text
+from vitscope.save import save_text
+from vitscope.saved import MANIFEST, VIEW
 
 PER_PAGE = 24
 """Pictures in one page; more make several pages that name each other."""

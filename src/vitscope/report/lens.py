@@ -12,8 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from vitscope.arrays import as_array
 from vitscope.evidence import Evidence
 from vitscope.report.packing import rounded, size_of
 
@@ -47,14 +50,16 @@ class Lens:
         if self.evidence is None:
             return self._asked_for(image)
         grid, form = list(self.evidence.effects.shape[1:3]), self._form(pictures)
+        effects = as_array(self.evidence.effects[image])
+        effects = effects.reshape(-1, effects.shape[-1])  # n F
         if form == "factors":
-            return {"form": form, "grid": grid, "effects": rounded(self.evidence.effects[image].flatten(0, 1))}
+            return {"form": form, "grid": grid, "effects": rounded(effects)}
+        weight = np.eye(effects.shape[1]) if self.evidence.weight is None else as_array(self.evidence.weight)
         if form == "every map":
-            every = self.evidence.all()[image].flatten(1)
-            return {"form": "maps", "grid": grid, "classes": None, "maps": rounded(every)}
-        count = max(1, MOST // (size_of((1, grid[0] * grid[1])) + 6))
-        chosen, maps = self.evidence.top(count)
-        return _maps(chosen[image], maps[image].flatten(1), grid)
+            return {"form": "maps", "grid": grid, "classes": None, "maps": rounded(weight @ effects.T)}
+        count = max(1, MOST // (size_of((1, len(effects))) + 6))
+        chosen = np.argsort(-as_array(self.evidence.subject.logits[image]), kind="stable")[:count]
+        return _maps(chosen, weight[chosen] @ effects.T, grid)
 
     def weight(self, pictures: int = 1) -> dict[str, Any] | None:
         """The classifier, (c F), for a page whose pictures are in the form "factors"; None where none is."""
@@ -79,9 +84,9 @@ class Lens:
     def _asked_for(self, image: int) -> dict[str, Any]:
         if self.classes is None or self.maps is None:
             return {"form": "none", "reason": self.reason}
-        maps = self.maps[image]
-        return _maps(self.classes[image], maps.flatten(1), list(maps.shape[1:]))
+        maps = as_array(self.maps[image])
+        return _maps(self.classes[image].numpy(), maps.reshape(len(maps), -1), list(maps.shape[1:]))
 
 
-def _maps(classes: Tensor, maps: Tensor, grid: list[int]) -> dict[str, Any]:
+def _maps(classes: NDArray[Any], maps: NDArray[Any], grid: list[int]) -> dict[str, Any]:
     return {"form": "maps", "grid": grid, "classes": classes.tolist(), "maps": rounded(maps)}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from html import escape
 
-import torch
+import numpy as np
 
+from vitscope.arrays import as_array
 from vitscope.attribution import Attribution, Explanation, Subject
 from vitscope.errors import ImageError, ModelError
 from vitscope.evidence import Evidence
@@ -101,17 +102,17 @@ def check_same(subject: Subject, other: Subject) -> None:
                 f"they are {sizes} pixels" if here.original != there.original else "its pixels were prepared otherwise"
             )
             raise ImageError(f"the evidence of image {index} is of another picture ({why}); {advice}")
-    mine, theirs = subject.batch.tensor.detach().cpu().float(), other.batch.tensor.detach().cpu().float()
-    apart = (mine - theirs).flatten(1).abs().amax(dim=1) > _CLOSE if mine.shape == theirs.shape else torch.ones(1)
+    mine, theirs = as_array(subject.batch.tensor), as_array(other.batch.tensor)
+    apart = np.abs(mine - theirs).max(axis=(1, 2, 3)) > _CLOSE if mine.shape == theirs.shape else np.ones(1)
     if apart.any():
-        raise ImageError(f"the evidence of image {int(apart.nonzero()[0])} is of another picture; {advice}")
-    outputs, others = subject.logits.detach().cpu().float(), other.logits.detach().cpu().float()
+        raise ImageError(f"the evidence of image {int(apart.argmax())} is of another picture; {advice}")
+    outputs, others = as_array(subject.logits), as_array(other.logits)
     if outputs.shape != others.shape:
         raise ModelError(
             f"the evidence is of a model with {others.shape[1]} outputs, the explanation of one with "
             f"{outputs.shape[1]}; {advice}"
         )
-    if bool((outputs - others).abs().max() > _CLOSE * outputs.abs().max()):
+    if np.abs(outputs - others).max() > _CLOSE * np.abs(outputs).max():
         raise ModelError(f"the evidence is of another model: its outputs for these images are others; {advice}")
 
 

@@ -6,21 +6,22 @@ import base64
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from vitscope.arrays import as_array
 
 LEVELS = 32767
 """The largest 16-bit number; a value is off by half a level at most, 1.5e-5 of its row's largest magnitude."""
 
 
-def exact(values: Tensor) -> dict[str, Any]:
+def exact(values: Tensor | NDArray[Any]) -> dict[str, Any]:
     """Float32, bit by bit: `dtype`, `shape`, `data`."""
-    array = values.detach().to("cpu", torch.float32).numpy().astype("<f4")
+    array = as_array(values).astype("<f4")
     return {"dtype": "float32", "shape": list(array.shape), "data": _text(array)}
 
 
-def rounded(values: Tensor) -> dict[str, Any]:
+def rounded(values: Tensor | NDArray[Any]) -> dict[str, Any]:
     """16-bit levels with a float32 scale for each entry of the leading axis, its largest magnitude.
 
     Args:
@@ -29,7 +30,7 @@ def rounded(values: Tensor) -> dict[str, Any]:
     Returns:
         `dtype`, `shape`, `data`, and `scale`, base64 of (k) float32: value = level / `LEVELS` * scale.
     """
-    array = values.detach().to("cpu", torch.float32).numpy()
+    array = as_array(values).astype(np.float32, copy=False)
     scale = np.abs(array).reshape(len(array), -1).max(axis=1).astype("<f4")
     safe = np.where(scale > 0, scale, 1).reshape(-1, *[1] * (array.ndim - 1))
     levels = np.rint(array / safe * LEVELS).astype("<i2")

@@ -12,10 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
+from vitscope.arrays import as_array
 from vitscope.attribution import Attribution, Explanation, by_reason, half_of, shares_of
 from vitscope.images import Geometry
 from vitscope.report.lens import Lens
@@ -98,7 +99,7 @@ def _record(explanation: Explanation, image: int, shared: str, lens: dict[str, A
 def _method(attribution: Attribution, image: int) -> dict[str, Any]:
     facts = asdict(attribution.facts)
     kept = ("name", "title", "family", "paper", "year", "signed", "class_specific", "cost", "caution")
-    blocks = None if attribution.blocks is None else attribution.blocks[image]
+    blocks = None if attribution.blocks is None else as_array(attribution.blocks[image])
     return {
         "label": attribution.label,
         **{key: facts[key] for key in kept},
@@ -119,12 +120,12 @@ def _provenance(known: Mapping[str, Any]) -> dict[str, Any]:
     return {**known, "model": model}
 
 
-def _flow(blocks: Tensor) -> dict[str, Any] | None:
+def _flow(blocks: NDArray[Any]) -> dict[str, Any] | None:
     """Each block's share of the accumulated evidence, and the block at which half of it is there."""
-    share = shares_of(blocks[None])
-    if not bool(torch.isfinite(share).all()):
+    share = shares_of(blocks)
+    if not np.isfinite(share).all():
         return None
-    return {"share": share[0].tolist(), "half": float(half_of(share)[0])}
+    return {"share": share.tolist(), "half": float(half_of(share))}
 
 
 def shown(photo: Image.Image) -> Image.Image:

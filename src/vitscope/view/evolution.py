@@ -7,21 +7,23 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from vitscope.errors import ImageError
 from vitscope.view import text
-from vitscope.view.overlay import blend, fit, mismatch, picture_size
+from vitscope.view.overlay import Ground, fit, mismatch, picture_size, resized
+from vitscope.view.scale import Values
 from vitscope.view.tiles import colour_bar
 from vitscope.view.video import KINDS, encode, kind_of, usable
 
 LONGEST = 448
 """The longest side of an animation, in pixels."""
 
+TILE = 224
+"""The longest side of a filmstrip's frame, in pixels, unless another is asked for."""
+
 COLUMNS = 6
 """At most so many frames in a line of a filmstrip."""
 
-_TILE = 224
 _GAP = 12
 _FOOT = 26  # an animation's footer: the label and the progress bar
 _PROGRESS = 4
@@ -32,12 +34,12 @@ _HUES = 160  # with the greys below 256: one entry is left for "unchanged", whic
 
 def filmstrip(
     photo: Image.Image,
-    frames: Tensor,
+    frames: Values,
     labels: Sequence[str],
     signed: bool = False,
     palette: str | None = None,
     columns: int = COLUMNS,
-    tile: int = _TILE,
+    tile: int = TILE,
 ) -> Image.Image:
     """Set frames that share one scale side by side, each under its label.
 
@@ -96,7 +98,7 @@ def under_headings(rows: Sequence[tuple[str, Image.Image]]) -> Image.Image:
 
 def animation(
     photo: Image.Image,
-    frames: Tensor,
+    frames: Values,
     labels: Sequence[str],
     path: Path | str,
     milliseconds: int = 400,
@@ -129,7 +131,7 @@ def animation(
 
 
 def cards(
-    photo: Image.Image, frames: Tensor, labels: Sequence[str], signed: bool = False, palette: str | None = None
+    photo: Image.Image, frames: Values, labels: Sequence[str], signed: bool = False, palette: str | None = None
 ) -> list[Image.Image]:
     """The pictures of an animation, of one size: each frame over its photograph, with its label and a progress bar.
 
@@ -167,7 +169,7 @@ def animate(pictures: Sequence[Image.Image], path: Path | str, milliseconds: int
 
 
 def _pictures(
-    photo: Image.Image, frames: Tensor, labels: Sequence[str], longest: int, signed: bool, palette: str | None
+    photo: Image.Image, frames: Values, labels: Sequence[str], longest: int, signed: bool, palette: str | None
 ) -> list[Image.Image]:
     """Every frame over its photograph, at the size it is shown in, nothing rescaled."""
     if frames.ndim != 3 or frames.shape[0] == 0:
@@ -176,9 +178,9 @@ def _pictures(
         raise ImageError(f"{len(labels)} labels for {frames.shape[0]} frames; pass one label a frame")
     if tuple(frames.shape[1:]) != (photo.height, photo.width):
         raise ImageError(mismatch(frames[0], photo))
-    size = picture_size(photo, longest)
-    small = photo.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    return [blend(small, fit(frame, (size[1], size[0])), signed, palette=palette) for frame in frames]
+    ground = Ground(resized(photo.convert("RGB"), longest))
+    size = ground.photo.height, ground.photo.width
+    return [ground.under(fit(frame, size), signed, palette=palette) for frame in frames]
 
 
 def _card(picture: Image.Image, label: str, share: float) -> Image.Image:
@@ -207,7 +209,8 @@ def _shared_palette(cards: Sequence[Image.Image]) -> Image.Image:
     hues = pixels[np.ptp(pixels, axis=1) > 12] & 0xFC  # 64 levels a channel are enough to choose from
     entries = [step * 255 // (_GREYS - 1) for step in range(_GREYS) for _ in range(3)]
     if len(hues):
-        colours, counts = np.unique(hues, axis=0, return_counts=True)
+        packed, counts = np.unique(hues.astype(np.uint32) @ [1 << 16, 1 << 8, 1], return_counts=True)
+        colours = (packed[:, None] >> [16, 8, 0]).astype(np.uint8)
         spread = np.repeat(colours | 0x02, np.ceil(counts**0.25).astype(np.int64), axis=0)
         cut = Image.fromarray(spread[None]).quantize(_HUES, method=Image.Quantize.MEDIANCUT)
         entries += (cut.getpalette() or [])[: 3 * _HUES]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
+from vitscope.arrays import as_array
 from vitscope.errors import ImageError
 from vitscope.images import Geometry
 from vitscope.view.palette import colour
-from vitscope.view.scale import minmax, symmetric
+from vitscope.view.scale import Values, minmax, symmetric
 
 OPACITY = 0.65
 """How much of the photograph the strongest evidence covers, unless told."""
@@ -25,10 +25,11 @@ _GREYING = 0.55  # how far the photograph goes towards grey, so that the map's h
 _DIM = 0.42  # what is left of the photograph's light where the model did not look
 _HATCH = 62  # how bright the hatching is, added to the dimmed photograph
 _UNIT_PX = 280  # one line width for every so many pixels of the photograph's shorter side
+_LEVELS = 65535  # of a normalised map, when it is painted: odd, so that zero has a level of its own
 
 
 def overlay(
-    photo: Image.Image, values: Tensor, signed: bool, opacity: float = OPACITY, palette: str | None = None
+    photo: Image.Image, values: Values, signed: bool, opacity: float = OPACITY, palette: str | None = None
 ) -> Image.Image:
     """Lay a raw map over its photograph: min-max scaled, or where signed divided by its largest magnitude.
 
@@ -49,12 +50,11 @@ def overlay(
         FlatMapError: a value is infinite.
         VitscopeError: no palette has this name, or the opacity is not in 0..1.
     """
-    plain = values.detach().to("cpu", torch.float32)
-    return blend(photo, symmetric(plain) if signed else minmax(plain), signed, opacity, palette)
+    return Ground(photo).overlay(values, signed, opacity, palette)
 
 
 def blend(
-    photo: Image.Image, shares: Tensor, signed: bool, opacity: float = OPACITY, palette: str | None = None
+    photo: Image.Image, shares: Values, signed: bool, opacity: float = OPACITY, palette: str | None = None
 ) -> Image.Image:
     """Lay a map that is normalised already over its photograph; as `overlay`, but nothing is rescaled.
 
@@ -72,27 +72,78 @@ def blend(
         ImageError: the map is not of the photograph's size.
         VitscopeError: no palette has this name, or the opacity is not in 0..1.
     """
-    if tuple(shares.shape) != (photo.height, photo.width):
-        raise ImageError(mismatch(shares, photo))
-    if not 0 <= opacity <= 1:
-        raise ImageError(f"opacity is {opacity}; choose a number from 0 to 1")
-    base = photo.convert("RGB")
-    quiet = Image.blend(base, base.convert("L").convert("RGB"), _GREYING)
-    plain = shares.detach().to("cpu", torch.float32)
-    outside = plain.isnan().numpy()
-    rise = _RISE_SIGNED if signed else _RISE
-    share = (plain.abs() if signed else plain).nan_to_num(0.0).clamp(0, 1)
-    cover = (share**rise * (255 * opacity)).round().to(torch.uint8).numpy()
-    painted = Image.fromarray(colour(shares, signed, palette))
-    result = Image.composite(painted, quiet, Image.fromarray(cover))
-    if outside.any():
-        result.paste(_unseen(base), mask=_mask(outside))
-        _frame(result, outside)
-    return result
+    return Ground(photo).under(shares, signed, opacity, palette)
 
 
-def fit(shares: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring a normalised map to a display size; a pixel is outside where most of what it covers is.
+class Ground:
+    """A photograph made ready for maps of its size: what all of them share is drawn once.
+
+    Attributes:
+        photo: as RGB.
+    """
+
+    def __init__(self, photo: Image.Image) -> None:
+        self.photo = photo.convert("RGB")
+        self._unseen: tuple[NDArray[np.bool_], Image.Image, Image.Image] | None = None
+
+    def overlay(
+        self, values: Values, signed: bool, opacity: float = OPACITY, palette: str | None = None
+    ) -> Image.Image:
+        """The photograph under a raw map; as `overlay`."""
+        return self.under(symmetric(values) if signed else minmax(values), signed, opacity, palette)
+
+    def under(self, shares: Values, signed: bool, opacity: float = OPACITY, palette: str | None = None) -> Image.Image:
+        """The photograph under a normalised map; as `blend`."""
+        if tuple(shares.shape) != (self.photo.height, self.photo.width):
+            raise ImageError(mismatch(shares, self.photo))
+        if not 0 <= opacity <= 1:
+            raise ImageError(f"opacity is {opacity}; choose a number from 0 to 1")
+        plain = as_array(shares)
+        colours = _paint(signed, opacity, palette)[_level(plain, signed)]
+        painted = Image.fromarray(colours.view(np.uint8).reshape(*colours.shape, 4))
+        result = self._quiet.copy()
+        result.paste(painted, mask=painted)
+        outside = np.isnan(plain)
+        if outside.any():
+            unseen, mask = self._outside(outside)
+            result.paste(unseen, mask=mask)
+        return result
+
+    @cached_property
+    def _quiet(self) -> Image.Image:
+        return Image.blend(self.photo, self.photo.convert("L").convert("RGB"), _GREYING)
+
+    def _outside(self, outside: NDArray[np.bool_]) -> tuple[Image.Image, Image.Image]:
+        """The photograph as it is shown outside of the crop, with the crop's border, and where that is."""
+        if self._unseen is None or not np.array_equal(self._unseen[0], outside):
+            unseen = _hatched(self.photo)
+            unseen.paste((245, 245, 245), mask=_mask(_near(~outside, _line(unseen.size)) & outside))
+            self._unseen = outside, unseen, _mask(outside)
+        return self._unseen[1:]
+
+
+def _level(shares: NDArray[Any], signed: bool) -> NDArray[np.uint16]:
+    """Each value's place in what `_paint` gives; that of NaN is any."""
+    half = (_LEVELS - 1) / 2
+    levels = shares * half + (half + 0.5) if signed else shares * (2 * half) + 0.5
+    np.fmin(np.fmax(levels, 0, out=levels), _LEVELS - 1, out=levels)
+    found: NDArray[np.uint16] = levels.astype(np.uint16)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _paint(signed: bool, opacity: float, palette: str | None) -> NDArray[np.uint32]:
+    """The colour of every level, and how much it covers: RGBA, the four bytes as one number, (levels)."""
+    shares = np.linspace(-1.0 if signed else 0.0, 1.0, _LEVELS)
+    cover = np.rint(np.abs(shares) ** (_RISE_SIGNED if signed else _RISE) * (255 * opacity)).astype(np.uint8)
+    painted = np.concatenate([colour(shares[:, None], signed, palette), cover[:, None, None]], axis=-1)
+    found: NDArray[np.uint32] = np.ascontiguousarray(painted).view(np.uint32).reshape(-1)
+    found.flags.writeable = False
+    return found
+
+
+def fit(shares: Values, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Bring a map to a display size; a pixel is outside where its centre is.
 
     Args:
         shares: (H, W), NaN outside.
@@ -101,18 +152,27 @@ def fit(shares: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (h, w) float32, NaN outside: means over areas when shrinking, bilinear when growing.
     """
-    plain = shares.detach().to("cpu", torch.float32)
-    if tuple(plain.shape) == size:
+    plain = as_array(shares).astype(np.float32, copy=False)
+    if plain.shape == size:
         return plain
-    inside = (~plain.isnan()).float()
-    stacked = torch.stack([plain.nan_to_num(0.0) * inside, inside])[None]
     shrinks = size[0] <= plain.shape[0] and size[1] <= plain.shape[1]
-    small = F.interpolate(stacked, size, mode="area") if shrinks else F.interpolate(stacked, size, mode="bilinear")
-    total, weight = small[0]
-    return torch.where(weight >= 0.5, total / weight.clamp(min=1e-6), torch.full_like(total, torch.nan))
+    mean = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+
+    def resampled(values: NDArray[np.float32], how: Image.Resampling = mean) -> NDArray[np.float32]:
+        return np.asarray(Image.fromarray(values).resize((size[1], size[0]), how))
+
+    outside = np.isnan(plain)
+    if not outside.any():
+        return resampled(plain)
+    inside = (~outside).astype(np.float32)
+    total, weight = resampled(np.where(outside, np.float32(0), plain)), resampled(inside)
+    seen = (resampled(inside, Image.Resampling.NEAREST) > 0) & (weight > 0)
+    return np.divide(total, weight, out=np.full(size, np.nan, np.float32), where=seen)
 
 
-def at_size(photo: Image.Image, geometry: Geometry, maps: Tensor, longest: int) -> tuple[Image.Image, Tensor]:
+def at_size(
+    photo: Image.Image, geometry: Geometry, maps: Values, longest: int
+) -> tuple[Image.Image, NDArray[np.float32]]:
     """Bring a photograph, and maps on the patch grid, to a longest side in pixels.
 
     Args:
@@ -126,8 +186,13 @@ def at_size(photo: Image.Image, geometry: Geometry, maps: Tensor, longest: int) 
     """
     width, height = picture_size(photo, longest)
     scaled = dataclasses.replace(geometry, original=(height, width))
-    view = photo if photo.size == (width, height) else photo.resize((width, height), Image.Resampling.LANCZOS)
-    return view, torch.stack([scaled.to_original(values) for values in maps])
+    return resized(photo, longest), scaled.on_pixels(as_array(maps))
+
+
+def resized(photo: Image.Image, longest: int) -> Image.Image:
+    """A photograph brought to a longest side in pixels; itself where it has it."""
+    size = picture_size(photo, longest)
+    return photo if photo.size == size else photo.resize(size, Image.Resampling.LANCZOS)
 
 
 def picture_size(photo: Image.Image, longest: int) -> tuple[int, int]:
@@ -136,7 +201,7 @@ def picture_size(photo: Image.Image, longest: int) -> tuple[int, int]:
     return max(1, round(photo.width * ratio)), max(1, round(photo.height * ratio))
 
 
-def mismatch(values: Tensor, photo: Image.Image) -> str:
+def mismatch(values: Values, photo: Image.Image) -> str:
     """The words for a map, or frames, of another size than their photograph."""
     return (
         f"the map is {' x '.join(map(str, values.shape))} and the photograph {photo.height} x {photo.width} "
@@ -145,25 +210,24 @@ def mismatch(values: Tensor, photo: Image.Image) -> str:
     )
 
 
-def _unseen(photo: Image.Image) -> Image.Image:
+def _hatched(photo: Image.Image) -> Image.Image:
     """The photograph where the model did not look: grey, dim, with thin diagonal lines."""
     grey = np.asarray(photo.convert("L"), dtype=np.float32) * _DIM
     line = _line(photo.size)
     period = 7.0 * line + 2.0
-    rows, cols = np.ogrid[0 : photo.height, 0 : photo.width]
-    distance = np.abs((rows + cols) % period - period / 2).astype(np.float32)  # smooth edges, not jagged
-    hatch = np.clip(line * 0.6 + 0.5 - distance, 0.0, 1.0)
-    return Image.fromarray(np.clip(grey + _HATCH * hatch, 0, 255).astype(np.uint8)).convert("RGB")
+    diagonal = np.arange(photo.height + photo.width - 1)
+    distance = np.abs(diagonal % period - period / 2)  # smooth edges, not jagged
+    hatch = (_HATCH * np.clip(line * 0.6 + 0.5 - distance, 0.0, 1.0)).astype(np.float32)
+    grey += np.lib.stride_tricks.sliding_window_view(hatch, photo.width)
+    return Image.fromarray(np.minimum(grey, 255).astype(np.uint8)).convert("RGB")
 
 
-def _frame(picture: Image.Image, outside: NDArray[np.bool_]) -> None:
-    """Draw the crop's border into the picture: a bright line on the outside of it."""
-    inside = torch.from_numpy(~outside).float()[None, None]
-    line = _line(picture.size)
-    grown = F.max_pool2d(inside, (2 * line + 1, 1), stride=1, padding=(line, 0))
-    grown = F.max_pool2d(grown, (1, 2 * line + 1), stride=1, padding=(0, line))
-    near: NDArray[np.bool_] = grown[0, 0].numpy() > 0
-    picture.paste((245, 245, 245), mask=_mask(near & outside))
+def _near(inside: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Where there is an inside at most so many rows and columns away."""
+    for _ in range(2):  # along the rows, then along the columns
+        counted = np.cumsum(np.pad(inside, ((0, 0), (reach + 1, reach))), axis=1, dtype=np.int32)
+        inside = (counted[:, 2 * reach + 1 :] > counted[:, : -2 * reach - 1]).T
+    return inside
 
 
 def _line(size: tuple[int, int]) -> int:

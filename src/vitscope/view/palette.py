@@ -6,10 +6,10 @@ from functools import lru_cache
 
 import matplotlib
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitscope.arrays import as_array
 from vitscope.errors import VitscopeError, nearest
 
 SEQUENTIAL = "inferno"
@@ -38,13 +38,17 @@ def colour(values: Tensor | NDArray[np.floating], signed: bool, palette: str | N
     Raises:
         VitscopeError: no palette has this name.
     """
-    plain = torch.as_tensor(values).detach().to("cpu", torch.float32)
+    plain = as_array(values)
     share = (plain + 1) / 2 if signed else plain
-    index = (share.nan_to_num(0.0).clamp(0, 1) * (_STEPS - 1)).round().to(torch.int16)
-    table = table_of(palette or (DIVERGING if signed else SEQUENTIAL))
-    picture: NDArray[np.uint8] = table[index.numpy()]
-    picture[plain.isnan().numpy()] = OUTSIDE
+    index = np.rint(np.clip(np.nan_to_num(share), 0, 1) * (_STEPS - 1)).astype(np.int16)
+    picture: NDArray[np.uint8] = table_of(name_of(signed, palette))[index]
+    picture[np.isnan(plain)] = OUTSIDE
     return picture
+
+
+def name_of(signed: bool, palette: str | None) -> str:
+    """The palette's name; None takes the house's."""
+    return palette or (DIVERGING if signed else SEQUENTIAL)
 
 
 @lru_cache(maxsize=16)

@@ -11,7 +11,7 @@ from vitscope.attribution import line_of
 from vitscope.errors import ImageError
 from vitscope.methods import FAMILIES
 from vitscope.view import text
-from vitscope.view.tiles import Cell, Panel, panel_cell, photo_cell
+from vitscope.view.tiles import Cell, Panel, panel_cell, photo_cell, small_ground
 
 TILE = 300
 """The longest side of a panel's picture, in pixels."""
@@ -94,7 +94,8 @@ def _page(
 ) -> Image.Image:
     """Heading and subheading, then the pictures line by line, then what is left out and the foot."""
     panels, below = _without_many(panels)
-    cells = [photo_cell(photo, tile), *(panel_cell(photo, panel, tile) for panel in panels)]
+    ground = small_ground(photo, tile)
+    cells = [photo_cell(photo, ground), *(panel_cell(photo, ground, panel, tile) for panel in panels)]
     lines = _lines(cells, tile)
     columns = max(2, *(sum(len(block.cells) for block in line) for line in lines))  # two, for the heading's sake
     room = columns * (tile + _GAP) - _GAP

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
-from torch import Tensor
 
+from vitscope.arrays import as_array
 from vitscope.errors import ImageError
 from vitscope.view import text
-from vitscope.view.overlay import blend, fit, mismatch, picture_size
+from vitscope.view.overlay import Ground, fit, mismatch, resized
 from vitscope.view.palette import colour
-from vitscope.view.scale import limits, minmax, symmetric
+from vitscope.view.scale import Values, limits, scaled
 
 _BAR = 11  # height of a colour bar
 
@@ -30,7 +30,7 @@ class Panel:
     """
 
     title: str
-    values: Tensor | None
+    values: Values | None
     signed: bool
     note: str = ""
     family: str = ""
@@ -55,49 +55,58 @@ def colour_bar(size: tuple[int, int], signed: bool, palette: str | None = None) 
     return Image.fromarray(colour(np.broadcast_to(shares, (size[1], size[0])).copy(), signed, palette))
 
 
-def photo_cell(photo: Image.Image, tile: int) -> Cell:
+def photo_cell(photo: Image.Image, small: Ground) -> Cell:
     """The photograph itself, with its size."""
-    picture = photo.convert("RGB").resize(picture_size(photo, tile), Image.Resampling.LANCZOS)
-    return Cell("photograph", (picture,), f"{photo.width} × {photo.height} px")
+    return Cell("photograph", (small.photo,), f"{photo.width} × {photo.height} px")
 
 
-def panel_cell(photo: Image.Image, panel: Panel, tile: int) -> Cell:
+def small_ground(photo: Image.Image, tile: int) -> Ground:
+    """The photograph at the size of a panel's picture, once for all panels."""
+    return Ground(resized(photo.convert("RGB"), tile))
+
+
+def panel_cell(photo: Image.Image, small: Ground, panel: Panel, tile: int) -> Cell:
     """A map over the photograph with its colour bar, or the reason why there is none.
+
+    Args:
+        photo: at its own size, which is the map's.
+        small: `small_ground` of it.
+        panel: the map.
+        tile: the width of the cell.
 
     Raises:
         ImageError: the map is not of the photograph's size.
         FlatMapError: the map holds infinite values.
     """
-    size = picture_size(photo, tile)
+    size = small.photo.size
     if panel.values is None:
         return Cell(panel.title, (_reason(panel.note or "no map", size, tile),), "", panel.family)
     if tuple(panel.values.shape) != (photo.height, photo.width):
         raise ImageError(f"{panel.title}: {mismatch(panel.values, photo)}")
-    values = panel.values.detach().float().cpu()
-    shares = symmetric(values) if panel.signed else minmax(values)
-    small = photo.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    picture = blend(small, fit(shares, (size[1], size[0])), panel.signed)
-    return Cell(panel.title, (picture, _scale_bar(values, panel.signed, tile)), panel.note, panel.family)
+    ends, values = limits(panel.values), fit(panel.values, (size[1], size[0]))
+    picture = small.under(scaled(values, ends, panel.signed), panel.signed)
+    return Cell(panel.title, (picture, _scale_bar(ends, panel, tile)), panel.note, panel.family)
 
 
-def _scale_bar(values: Tensor, signed: bool, tile: int) -> Image.Image:
+def _scale_bar(ends: tuple[float, float], panel: Panel, tile: int) -> Image.Image:
     """The colour bar with the raw values at its ends; a flat map says so instead of showing colours."""
     face = text.font(12)
     bar = Image.new("RGB", (tile, _BAR + 4 + text.pitch(face)), text.PAPER)
     draw = ImageDraw.Draw(bar)
-    low, high = limits(values)
+    (low, high), signed = ends, panel.signed
     peak = max(abs(low), abs(high))
     if (peak == 0) if signed else (low == high):
-        empty = bool(values.isnan().all())
         draw.rectangle([0, 0, tile - 1, _BAR - 1], fill=text.BLANK, outline=text.EDGE)
+        empty = panel.values is not None and np.isnan(as_array(panel.values)).all()
         words = "nothing inside the crop" if empty else f"flat: {text.number(low)} everywhere"
         draw.text((0, _BAR + 2), words, font=face, fill=text.INK)
         return bar
     bar.paste(colour_bar((tile, _BAR), signed), (0, 0))
     draw.rectangle([0, 0, tile - 1, _BAR - 1], outline=text.EDGE)
-    ends = (-peak, peak) if signed else (low, high)
-    draw.text((0, _BAR + 2), text.number(ends[0]), font=face, fill=text.INK)
-    draw.text((tile, _BAR + 2), text.number(ends[1]), font=face, fill=text.INK, anchor="ra")
+    if signed:
+        low, high = -peak, peak
+    draw.text((0, _BAR + 2), text.number(low), font=face, fill=text.INK)
+    draw.text((tile, _BAR + 2), text.number(high), font=face, fill=text.INK, anchor="ra")
     if signed:
         draw.text((tile // 2, _BAR + 2), "0", font=face, fill=text.INK, anchor="ma")
     return bar

@@ -19,6 +19,9 @@ KINDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """Kinds of video: the encoder, and how it is set; what is visually the same as the pictures."""
 
+GIF = "gif"
+"""The kind that Pillow writes; it needs no encoder."""
+
 _SLOWEST = 10  # frames a second; some players stumble over fewer, and a frame that is said again costs nothing
 
 # Said in the file, since otherwise each player guesses; it is also what players guess for pictures as small as these.
@@ -33,7 +36,7 @@ def usable(asked: str | Iterable[str]) -> tuple[str, ...]:
     """The kinds of video that are asked for, after each was tried on a tiny one, so that no work is lost later.
 
     Args:
-        asked: "mp4", "webm", with commas between, or several of these.
+        asked: "gif", "mp4", "webm", with commas between, or several of these.
 
     Raises:
         VitscopeError: there is no such kind, the extra `video` is not installed, or its ffmpeg cannot encode it.
@@ -41,11 +44,12 @@ def usable(asked: str | Iterable[str]) -> tuple[str, ...]:
     words = [asked] if isinstance(asked, str) else list(asked)
     kinds = tuple(dict.fromkeys(part.strip().lower() for word in words for part in word.split(",")))
     for kind in kinds:
-        if kind not in KINDS:
-            known = " and ".join(KINDS)
-            raise VitscopeError(f"unknown kind of video '{kind}'{nearest(kind, KINDS)}; there are {known}")
+        if kind not in (GIF, *KINDS):
+            known = f"{GIF}, {' and '.join(KINDS)}"
+            raise VitscopeError(f"unknown kind of video '{kind}'{nearest(kind, (GIF, *KINDS))}; there are {known}")
     for kind in kinds:
-        _try(kind)
+        if kind in KINDS:
+            _try(kind)
     return kinds
 
 

@@ -25,6 +25,7 @@ from vitscope.bench.summarise import summarise
 from vitscope.datasets import Scenes
 from vitscope.report.folder import write_report
 from vitscope.save import save_explanation, write_run_manifest
+from vitscope.saved import Run
 from vitscope.targets import Predicted
 
 KINDS = ("resume", "resume", "resume", "rows", "maps", "maps", "report")
@@ -109,7 +110,8 @@ def make_runs(folder: Path) -> None:
     store_maps(maps, explainer, Predicted(), folder / "maps", overwrite=True)
     shutil.rmtree(folder / "report", ignore_errors=True)
     saved = save_explanation(explainer(paths[:2], "cdam"), folder / "report")
-    write_run_manifest(folder / "report", {str(p): one.name for p, one in zip(paths, saved, strict=False)}, {})
+    written = {str(p): one.name for p, one in zip(paths, saved, strict=False)}
+    write_run_manifest(folder / "report", Run(written, {}))
     for file in (folder / "report").rglob("*"):
         if file.suffix in (".png", ".npz", ".gif"):
             file.unlink()  # which nothing of this reads
