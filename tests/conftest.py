@@ -15,7 +15,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from tests.browser import browser  # noqa: F401  a fixture
-from tests.modes import pytest_addoption, pytest_configure, pytest_runtest_call  # noqa: F401  hooks
 
 SHARED = Path(os.environ.get("VITSCOPE_SHARED", Path(__file__).parents[1].parent / "shared"))
 
