@@ -106,3 +106,11 @@ def golden(shared: Path):
 def layout(request: pytest.FixtureRequest) -> str:
     """Each token and block layout in turn."""
     return request.param
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that look at pages in a browser are integration tests, whatever their file."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.integration)
