@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.conditioning import precision
 from tests.conftest import LAYOUTS, POOLED, build, pictures
 from tests.elsewhere import pretending
-from tests.methods.test_contract import CUT, LABELS, SHAKY, Joint
+from tests.methods.test_contract import LABELS, Joint
 from tests.zoo import ZOO, Entry, built, module_of
 from vitscope import Explainer, targets
 from vitscope.bench import bench, make_plan, plan_maps, store_maps
@@ -24,9 +25,6 @@ from vitscope.report import lens_of
 
 BOUND = 1e-3
 """Of the norm of the difference over that of the map, in float32."""
-
-DOUBLE = {label.partition(":")[0] for label in (*SHAKY, *CUT)}
-"""Compared in float64: small differences make another map of them, or another cluster."""
 
 METHODS = [
     *("eigencam:sign=peaked" if label == "eigencam" else label for label in LABELS if label != "eigengradcam"),
@@ -138,9 +136,8 @@ def compare(layout: str, device: torch.device, dtype: torch.dtype, labels: list[
 
 
 def compare_all(layout: str, device: torch.device) -> None:
-    double = [label for label in METHODS if label.partition(":")[0] in DOUBLE]
-    compare(layout, device, torch.float32, [label for label in METHODS if label not in double])
-    compare(layout, device, torch.float64, ["daam", "attention", *double])
+    for dtype in (torch.float32, torch.float64):
+        compare(layout, device, dtype, ["daam", *(label for label in METHODS[1:] if precision(label) == dtype)])
 
 
 QUICK_LAYOUTS = ["vit", "mean_no_class_token"]

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 
+from tests.conditioning import divides
 from tests.conftest import LAYOUTS, POOLED, build, perturbed, pictures
 from vitscope import Explainer
 from vitscope.errors import MethodError, TargetError, VitscopeError
@@ -288,9 +289,10 @@ def test_lack_of_memory_halves_the_batch(caplog):
 
 @pytest.mark.parametrize("labels", ["daam,agcam,cdam", "rollout", "chefer,chefer_lrp", "smooth_cdam", "attnlrp"])
 def test_tensors_stay_within_the_limit(labels):
-    model = build(img_size=192, patch_size=8, embed_dim=48, seed=seed())  # 577 tokens
+    dtype = torch.float64 if any(map(divides, labels.split(","))) else torch.float32
+    model = build(img_size=192, patch_size=8, embed_dim=48, seed=seed(), dtype=dtype)  # 577 tokens
     free = Explainer(model)
-    images = prepare(pictures(model, 6, seed=seed()), free.preprocessing)
+    images = prepare(pictures(model, 6, seed=seed(), dtype=dtype), free.preprocessing)
     with LivePeak(CPU) as whole:
         wanted = free(images, labels)
     with LivePeak(CPU) as one:

@@ -98,6 +98,19 @@ def test_products_of_attention_in_float64(model, normed):
         assert relative(found.flatten(1), row[:, 0, prefix:].detach()) < 1e-6
 
 
+@pytest.mark.parametrize("label", ["chefer", "gradient_rollout", "chefer_lrp", "tokentm"])
+@pytest.mark.parametrize("layout", ["mean", "mean_no_class_token", "max"])
+def test_products_of_matrices_that_are_small_beside_the_identity_in_float32(layout, label):
+    """A small gradient: the map must not be the difference of two products that are nearly the same."""
+    maps = []
+    for dtype in (torch.float32, torch.float64):
+        model = build(layout, dtype=dtype)
+        with torch.no_grad():
+            model.head.weight.mul_(1e-5)
+        maps.append(vitscope.Explainer(model)(pictures(model, 3, dtype=dtype), label, CLASSES)[label].values)
+    assert relative(*maps) < 1e-2
+
+
 def test_several_targets_and_chunks_of_rows(monkeypatch):
     model = build("mean")
     explainer, images = vitscope.Explainer(model), pictures(model, 2)

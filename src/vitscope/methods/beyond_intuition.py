@@ -143,9 +143,9 @@ def _explain(trace: Trace, matrix: Matrix, steps: int, first: int) -> Maps:
     feedback = trace.along_scaled(steps)
     found = []
     for rows in _rows_read(trace, feedback.gradients.shape[2]):
-        perceived, _ = product(trace, matrix, _identity(trace, rows), first=first)  # b m s n
+        moved, stayed = product(trace, matrix, _identity(trace, rows), first=first)  # b m s n
         heard = feedback.at_attention(rows).relu().mean(dim=1)
-        found.append((perceived * heard).sum(dim=-2))
+        found.append(((moved + stayed) * heard).sum(dim=-2))
     count = 1 if trace.blocks[-1].class_row else sum(map(len, _parts_read(trace)))
     return Maps(values=trace.to_grid(torch.stack(found).sum(dim=0) / count))
 

@@ -51,8 +51,8 @@ class CheferLRP:
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the product, for every target."""
-        row, stayed = product(trace, _positive, output_row(trace))
-        return Maps(values=trace.to_grid((row - stayed).squeeze(-2)))
+        moved, _ = product(trace, _positive, output_row(trace))
+        return Maps(values=trace.to_grid(moved.squeeze(-2)))
 
 
 @register_method

@@ -55,8 +55,8 @@ class GMAR:
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the product, for every target."""
-        row, stayed = product(trace, self._weighted, output_row(trace), normed=True)
-        return Maps(values=trace.to_grid((row - stayed).squeeze(-2)))
+        moved, _ = product(trace, self._weighted, output_row(trace), normed=True)
+        return Maps(values=trace.to_grid(moved.squeeze(-2)))
 
     def _weighted(self, block: BlockTrace) -> Rows:
         """sum_h w^h A^h."""

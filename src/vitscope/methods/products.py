@@ -45,9 +45,11 @@ def product(
     first: int = 0,
     behind: Callable[[BlockTrace], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """start D_B (M_B + I) ... D_1 (M_1 + I), and the same of the identities alone, start D_B I ... D_1 I.
+    """start D_B (M_B + I) ... D_1 (M_1 + I), in two summands: what moved, and what stayed.
 
-    The latter is what never left its place. A block without a residual stream has no I.
+    What stayed in its place is the product of the identities alone, start D_B I ... D_1 I. What moved is the rest. They
+    are multiplied separately: where the matrices are small beside I, the difference of the two products would be all
+    rounding. A block without a residual stream has no I.
 
     Args:
         trace: with every block's `every_row`.
@@ -58,30 +60,33 @@ def product(
         behind: gives the diagonal of D_b, (b n); the identity where it is None.
 
     Returns:
-        Two tensors (b m s n).
+        What moved and what stayed, two tensors (b m s n).
     """
-    row = stayed = start
+    moved, stayed = torch.zeros_like(start), start
     for block, residual in reversed(list(zip(trace.blocks, trace.residual, strict=True))[first:]):
         if behind is not None:
-            scale = behind(block)[:, None, None].to(row)
-            row, stayed = row * scale, stayed * scale
-        row, stayed = _through(row, stayed, matrix(block), normed, residual)
-    return row, stayed
+            scale = behind(block)[:, None, None].to(start)
+            moved, stayed = moved * scale, stayed * scale
+        moved, stayed = _through(moved, stayed, matrix(block), normed, residual)
+    return moved, stayed
 
 
-def _through(row: Tensor, stayed: Tensor, matrix: Rows, normed: bool, residual: bool) -> tuple[Tensor, Tensor]:
-    """row (M + I) and stayed I; a token that asks nothing of the others in this block, as CaiT's patches, stays."""
-    moved: Tensor | None = None
+def _through(moved: Tensor, stayed: Tensor, matrix: Rows, normed: bool, residual: bool) -> tuple[Tensor, Tensor]:
+    """(moved + stayed) M + moved I, and stayed I.
+
+    A token that asks nothing of the others in this block, as CaiT's patches, stays.
+    """
+    row, mixed = moved + stayed, None
     for rows, chunk in matrix:
-        if moved is None:
-            moved, share = torch.zeros_like(chunk[..., :1, :]), torch.ones_like(chunk[..., 0, :])
+        if mixed is None:
+            mixed, share = torch.zeros_like(chunk[..., :1, :]), torch.ones_like(chunk[..., 0, :])
         if normed:
             share[..., rows] = 1 / (chunk.sum(dim=-1) + residual)
-        moved = moved + (row[..., rows] * share[..., None, rows]) @ chunk
-    assert moved is not None
+        mixed = mixed + (row[..., rows] * share[..., None, rows]) @ chunk
+    assert mixed is not None
     if not residual:
-        return moved, torch.zeros_like(moved)
-    return moved + row * share.unsqueeze(-2), stayed * share.unsqueeze(-2)
+        return mixed, torch.zeros_like(mixed)
+    return mixed + moved * share.unsqueeze(-2), stayed * share.unsqueeze(-2)
 
 
 def attention_rows(every: EveryRow, targets: int = 1) -> Rows:

@@ -135,5 +135,5 @@ class Chefer:
 
 def _moved(trace: Trace, matrix: Matrix, normed: bool, of_targets: bool = True) -> Tensor:
     """The row of (M_B + I) ... (M_1 + I) that leads to the output, less the product of the identities, (b m n)."""
-    row, stayed = product(trace, matrix, output_row(trace, of_targets), normed=normed)
-    return (row - stayed).squeeze(-2)
+    moved, _ = product(trace, matrix, output_row(trace, of_targets), normed=normed)
+    return moved.squeeze(-2)

@@ -69,9 +69,9 @@ class TokenTM:
 
     def __call__(self, trace: Trace) -> Maps:
         """The class token's row of the contributions, for every target."""
-        row, stayed = product(trace, self._transformed, output_row(trace), behind=self._fed)
+        moved, _ = product(trace, self._transformed, output_row(trace), behind=self._fed)
         lengths = trace.blocks[0].value_transform.before[:, None]  # b 1 n
-        return Maps(values=trace.to_grid((row - stayed).squeeze(-2) * lengths))
+        return Maps(values=trace.to_grid(moved.squeeze(-2) * lengths))
 
     def _transformed(self, block: BlockTrace) -> Rows:
         """M_b."""
