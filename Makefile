@@ -3,17 +3,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 # a process a core, each with one thread: torch's own threads would fight for the cores
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
-# what the tests cover; it takes half as long again, so that only CI (make test COVERAGE=1) and make test-all measure it
-MEASURED := --cov --cov-report=term --cov-fail-under=90
+# with COVERAGE=1, as in CI: coverage takes half as long again; make test starts it, make test-integration completes it
+ALL_COVERED := --cov --cov-report=term --cov-fail-under=90
+STARTED := $(if $(COVERAGE),--cov --cov-report=)
+COMPLETED := $(if $(COVERAGE),--cov-append $(ALL_COVERED))
 
-.PHONY: help install demo docs bandit lint lint-web security test test-all test-gpu test-peers cost peers memory gpu clean
+.PHONY: help install demo docs bandit lint lint-web security test test-integration test-all test-gpu test-peers cost peers memory gpu clean
 help:
 	@echo "make install   create $(VENV) and install vitscope with its development tools"
 	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
 	@echo "make docs      the site of the documentation, its notebooks run, into out/docs; a warning is an error"
 	@echo "make lint-web  the format of the pages' scripts and styles (needs npx)"
-	@echo "make test      lint, types, and the test suite; with COVERAGE=1 also what it covers, 90 % at least"
-	@echo "make test-all  the same, measured, with the slow tests and make security"
+	@echo "make test      lint, types, and the unit tests"
+	@echo "make test-integration  Ray, killed processes, browsers, servers, pages of the documentation, demo, wheel, example"
+	@echo "make test-all  both, with coverage, the slow tests and make security"
 	@echo "make security  known faults of the dependencies (needs a network) and of the code (pip-audit, bandit)"
 	@echo "make test-peers against pytorch-grad-cam, Captum and Quantus themselves, which it installs"
 	@echo "make test-gpu  the same maps on CUDA as on the CPU (needs a GPU)"
@@ -49,7 +52,10 @@ lint-web:
 	npx --yes prettier@3 --check --print-width 120 "src/vitscope/**/front/*.{js,css}"
 
 test: lint
-	$(PYTEST) -m "not slow" $(if $(COVERAGE),$(MEASURED))
+	$(PYTEST) -m "not slow and not integration" $(STARTED)
+
+test-integration: install
+	$(PYTEST) -m "integration and not slow" $(COMPLETED)
 
 # pip-audit asks a service that may be out of reach: that is said in the last line and is no pass, nor does it fail what was
 # tested
@@ -57,7 +63,7 @@ security: bandit
 	$(BIN)/python tools/audit.py
 
 test-all: lint security
-	$(PYTEST) $(MEASURED)
+	$(PYTEST) $(ALL_COVERED)
 
 test-peers: install
 	$(BIN)/python -m pip install --quiet --editable ".[dev,peers]"

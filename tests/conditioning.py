@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from vitscope.methods import as_method
+
+K = TypeVar("K")
 
 ROUNDING = 2.0**-24
 """The largest relative error of a number that is stored in float32."""
@@ -46,9 +49,9 @@ def precision(label: str) -> torch.dtype:
 
 
 def conditioning(
-    model: nn.Module, images: Tensor, explain: Callable[[nn.Module, Tensor], Tensor], by: float = ROUNDING
-) -> float:
-    """How far a map moves, in its norm, if the weights and the image change by some relative error: the most of four.
+    model: nn.Module, images: Tensor, explain: Callable[[nn.Module, Tensor], Mapping[K, Tensor]], by: float = ROUNDING
+) -> dict[K, float]:
+    """How far maps move, in their norm, if weights and images change by some relative error: the most of four trials.
 
     Args:
         model: in float64; as it was afterwards.
@@ -62,9 +65,11 @@ def conditioning(
         return exact * (1 + by * (2 * torch.rand(exact.shape, generator=generator, dtype=exact.dtype) - 1))
 
     exact, wanted = {key: value.clone() for key, value in model.state_dict().items()}, explain(model, images)
-    moved = []
+    moved = dict.fromkeys(wanted, 0.0)
     for _ in range(4):
         model.load_state_dict({key: changed(value) for key, value in exact.items()})
-        moved.append(float((explain(model, changed(images)) - wanted).norm() / wanted.norm()))
+        for key, found in explain(model, changed(images)).items():
+            if key in wanted:
+                moved[key] = max(moved[key], float((found - wanted[key]).norm() / wanted[key].norm()))
     model.load_state_dict(exact)
-    return max(moved)
+    return moved

@@ -15,7 +15,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from tests.browser import browser  # noqa: F401  a fixture
-from tests.modes import pytest_addoption, pytest_configure, pytest_runtest_call  # noqa: F401  hooks
 
 SHARED = Path(os.environ.get("VITSCOPE_SHARED", Path(__file__).parents[1].parent / "shared"))
 
@@ -107,3 +106,11 @@ def golden(shared: Path):
 def layout(request: pytest.FixtureRequest) -> str:
     """Each token and block layout in turn."""
     return request.param
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that look at pages in a browser are integration tests, whatever their file."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.integration)

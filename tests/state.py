@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -105,3 +107,13 @@ def _hashable(state: Any) -> Any:
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What is no longer as it was, by name."""
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

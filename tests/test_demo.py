@@ -10,6 +10,8 @@ from vitscope.datasets import CLASSES
 from vitscope.demo import CHEAP, METHODS, MOST, TWO, TWO_SHOWN, Size, chosen, demo_page, localization_table
 from vitscope.methods import Facts, list_methods
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def made():

@@ -8,7 +8,6 @@ from torch import nn
 import vitscope
 from tests import reference
 from tests.conftest import LAYOUTS, build, pictures
-from tests.modes import within
 from vitscope.errors import MethodError, TargetError
 from vitscope.models import anatomy_of
 from vitscope.trace import effects_on_features
@@ -39,8 +38,8 @@ def test_evidence_equals_the_method(layout):
     evidence = explainer.evidence(images)
     for c in range(7):
         wanted = explainer(images, "cdam", c)["cdam"].values
-        assert relative(evidence[c], wanted) <= within(1e-4)
-        assert relative(evidence.all()[:, c], wanted) <= within(1e-4)
+        assert relative(evidence[c], wanted) <= 1e-4
+        assert relative(evidence.all()[:, c], wanted) <= 1e-4
 
 
 def test_on_the_golden_images(shared, golden):
@@ -48,7 +47,7 @@ def test_on_the_golden_images(shared, golden):
     evidence = explainer.evidence(torch.from_numpy(golden["images"]))
     for image, classes in enumerate(golden["classes"]):
         for slot, c in enumerate(classes):
-            assert relative(evidence[int(c)][image], torch.from_numpy(golden["cdam"][image, slot])) <= within(1e-5)
+            assert relative(evidence[int(c)][image], torch.from_numpy(golden["cdam"][image, slot])) <= 1e-5
 
 
 @pytest.fixture
@@ -138,7 +137,7 @@ def _is_every_classs_cdam(model, outputs):
     assert evidence.weight is None
     assert evidence.classes == outputs
     for c in range(outputs):
-        assert relative(evidence[c], explainer(images, "cdam", c)["cdam"].values) <= within(1e-4)
+        assert relative(evidence[c], explainer(images, "cdam", c)["cdam"].values) <= 1e-4
     classes, maps = evidence.top(2)
     torch.testing.assert_close(maps[0, 1], evidence.all()[0, classes[0, 1]])
 
@@ -152,7 +151,7 @@ def test_weights_that_change_change_the_evidence():
         model.head_dist.weight.mul_(3)
     after = explainer.evidence(images)[1]
     assert relative(after, before) > 0.1
-    assert relative(after, explainer(images, "cdam", 1)["cdam"].values) <= within(1e-4)
+    assert relative(after, explainer(images, "cdam", 1)["cdam"].values) <= 1e-4
 
 
 def test_wrong_use_is_one_clear_line(evidence):
@@ -203,7 +202,7 @@ def test_without_a_classifier_there_is_no_probability():
     assert one.subject.target is other.subject.target is None
     assert one.subject.class_of(0) is None
     assert one.subject.asked == other.subject.asked
-    assert relative(one.values, other.values) <= within(1e-4)
+    assert relative(one.values, other.values) <= 1e-4
 
 
 def test_evidence_is_not_iterated(evidence):

@@ -100,16 +100,6 @@ def user_hook(*_: Any) -> None:
 
 
 @contextmanager
-def in_float64() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@contextmanager
 def failing(model: nn.Module, error: type[BaseException], rng: random.Random) -> Iterator[None]:
     """One of the model's modules raises when it is called, which may also be never."""
 
@@ -379,7 +369,7 @@ class Calls(RuleBasedStateMachine):
             "autocast": functools.partial(torch.autocast, "cpu", torch.bfloat16),
         }
         if globals_too and not nested:
-            modes["float64"] = in_float64
+            modes["float64"] = state.in_float64
         mode = rng.choice(["plain", *modes])
         with modes[mode]():
             self._quietly(lambda: call(rng))
@@ -487,29 +477,6 @@ def test_everything_is_left_as_found_after_long_sequences_of_every_call():
     run(EveryCall, int(os.environ.get("VITSCOPE_SEQUENCES", "60")), 40)
     kinds = {"explain", "each", "evidence", "features", "flow", "metrics", "sanity", "describe", "understand"}
     assert kinds <= EveryCall.counts.keys()
-
-
-MODES = {
-    "no grad": torch.no_grad,
-    "inference": torch.inference_mode,
-    "autocast": functools.partial(torch.autocast, "cpu", torch.bfloat16),
-    "float64": in_float64,
-}
-"""What a caller may be in."""
-
-
-@pytest.mark.parametrize("mode", sorted(MODES))
-@pytest.mark.parametrize("label", LABELS)
-def test_the_callers_mode_changes_no_map(label, mode):
-    _, explainer = made("distilled")
-    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-    wanted = explainer(images, label, strict=False)
-    with MODES[mode]():
-        found = explainer(images, label, strict=False)
-    assert found.failures == wanted.failures
-    for name, attribution in wanted.attributions.items():
-        assert found[name].values.dtype == torch.float32
-        torch.testing.assert_close(found[name].values, attribution.values, rtol=1e-4, atol=1e-6)
 
 
 def test_threads_that_ask_for_the_same_do_not_wait_for_each_other():

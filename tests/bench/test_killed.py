@@ -18,6 +18,8 @@ from vitscope import Explainer
 from vitscope.bench import bench, make_plan
 from vitscope.datasets import Scenes
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -26,7 +26,7 @@ from vitscope.datasets import Scenes
 from vitscope.errors import VitscopeError
 from vitscope.targets import Predicted
 
-pytestmark = pytest.mark.xdist_group("ray")  # one Ray for all of them
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("ray")]  # one Ray for all of them
 
 METHODS = "cdam,agcam,random"
 

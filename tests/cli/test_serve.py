@@ -18,6 +18,8 @@ from PIL import Image
 
 from vitscope import cli
 
+pytestmark = pytest.mark.integration
+
 ALONE = """
 import ipaddress, socket, sys
 def watched(name, where):

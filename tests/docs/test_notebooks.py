@@ -8,6 +8,8 @@ import pytest
 
 from tests.test_docs import ROOT
 
+pytestmark = pytest.mark.integration
+
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")

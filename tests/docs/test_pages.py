@@ -15,6 +15,8 @@ from tests.test_docs import ROOT, script_of
 from vitscope.datasets import Scenes
 from vitscope.models import load_model
 
+pytestmark = pytest.mark.integration
+
 DOCS = ROOT / "docs"
 RUN = (
     "own-target",

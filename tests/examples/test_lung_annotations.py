@@ -6,6 +6,8 @@ from examples.lung_nodules.annotations import CHARACTERISTICS, annotations_below
 from tests.examples.phantoms import BALL, written
 from vitscope.errors import DatasetError
 
+pytestmark = pytest.mark.integration
+
 NODULE = """<unblindedReadNodule>
 <noduleID>{name}</noduleID>
 {said}

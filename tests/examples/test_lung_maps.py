@@ -14,6 +14,8 @@ from scipy.stats import mannwhitneyu
 
 from vitscope.errors import DatasetError
 
+pytestmark = pytest.mark.integration
+
 OUTPUTS = ("malignancy", "spiculation", "texture", "calcified", "margin")
 
 

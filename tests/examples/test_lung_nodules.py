@@ -15,6 +15,8 @@ from scipy import ndimage
 from tests.examples.phantoms import BALL, ball_scan, change, written
 from vitscope.errors import DatasetError
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

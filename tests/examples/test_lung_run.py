@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from tests.browser import watched
 from tests.examples.test_lung_maps import several
 
+pytestmark = pytest.mark.integration
+
 TINY = ["--patients", "5", "--epochs", "1"]
 
 

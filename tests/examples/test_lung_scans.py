@@ -12,6 +12,8 @@ from examples.lung_nodules.scans import read_scan, series_folders
 from tests.examples.phantoms import ball_scan, by_position, change, written
 from vitscope.errors import DatasetError
 
+pytestmark = pytest.mark.integration
+
 
 def test_the_volume_is_the_drawn_one_in_the_order_of_space_not_of_names(tmp_path):
     folder = written(tmp_path)

@@ -11,6 +11,8 @@ import pytest
 from tests.faults.valid import passing
 from vitscope.targets import MemoryBank
 
+pytestmark = pytest.mark.integration
+
 LINES = {
     "maps": "again:--resume explain PICTURES --out OUT --methods cdam --part-size 2 --store parquet --batch-size 2",
     "rows": "again:--resume bench -d scenes:count=6 --metrics energy --methods cdam,random --out OUT --part-size 2",

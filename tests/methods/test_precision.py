@@ -1,4 +1,4 @@
-"""Every method from passes in half precision: the same maps as far as these determine them, in float32."""
+"""Passes in half precision: the same maps in every layout, in float32. (All methods: test_contract.)"""
 
 from __future__ import annotations
 
@@ -6,50 +6,9 @@ import pytest
 import torch
 
 import vitscope
-from tests.conditioning import clusters, shaky
 from tests.conftest import LAYOUTS, POOLED, build, pictures
-from tests.methods.test_contract import LABELS, target_of
-from vitscope.methods import as_method
+from tests.methods.test_contract import alike
 from vitscope.trace import Needs, record
-
-EXACT = ("cplrp", "attnlrp", "attnlrp:gamma=0", "reslrp", "reslrp:gamma=0", "libra_fullgrad")
-"""Methods of a backward pass by other rules, which runs as the weights are."""
-
-
-def alike(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Pearson's correlation, the lowest of the pictures'."""
-    pairs = zip(one.flatten(1), other.flatten(1), strict=True)
-    return min(float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in pairs)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("label", LABELS)
-def test_the_same_picture_in_float32(label, precision):
-    model = build()
-    images = pictures(model, 2)
-    explainer = vitscope.Explainer(model)
-    method = as_method(label)
-    if method.facts.divides and not method.needs.backward:
-        refusing = vitscope.Explainer(model, running=precision)
-        with pytest.raises(vitscope.MethodError, match=f"sums that may nearly cancel, and {precision} gives another"):
-            refusing(images, label, 2)
-        return
-    target = target_of(label, explainer, images)
-    target = explainer(images, "attention").target.tolist() if target is None else target
-    wanted, found = (
-        vitscope.Explainer(model, running=one)(images, label, target, strict=False) for one in ("float32", precision)
-    )
-    if label in wanted.failures:  # class-agnostic, and asked for what half precision may not predict
-        pytest.skip(wanted.failures[label])
-    wanted, found = wanted[label], found[label]
-    assert found.values.dtype == torch.float32
-    assert found.values.shape == wanted.values.shape
-    assert found.values.isfinite().all()
-    assert not torch.equal(found.values, wanted.values) or label in EXACT
-    assert shaky(label) or clusters(label) or alike(found.values, wanted.values) > 0.9
-    if wanted.blocks is not None:
-        assert found.blocks.dtype == torch.float32
-        assert found.blocks.shape == wanted.blocks.shape
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

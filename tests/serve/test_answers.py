@@ -19,6 +19,8 @@ from vitscope.serve.job import StoppedError
 from vitscope.serve.limits import Limits
 from vitscope.serve.orders import Order, Question, question_of
 
+pytestmark = pytest.mark.integration
+
 LIMITS = Limits(max_forwards=20)
 
 

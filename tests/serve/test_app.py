@@ -19,7 +19,10 @@ from vitscope.serve import Limits, create_app, schemas
 from vitscope.serve.guard import HEADERS
 from vitscope.serve.worker import FAULT
 
-pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
+]
 
 
 def ask(client, files, path="/api/explain", **data):

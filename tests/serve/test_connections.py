@@ -15,6 +15,8 @@ import uvicorn
 from vitscope.serve import Limits, create_app
 from vitscope.serve.connections import Connection
 
+pytestmark = pytest.mark.integration
+
 
 class Impatient(Connection):
     head_seconds = 0.5

@@ -12,6 +12,8 @@ from vitscope.serve.job import ClosedError, FullError, GoneError, Progress, Stat
 from vitscope.serve.jobs import REMEMBERED, Jobs
 from vitscope.serve.limits import Limits
 
+pytestmark = pytest.mark.integration
+
 
 @dataclass
 class Order:

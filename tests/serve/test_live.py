@@ -20,6 +20,8 @@ from tests.serve.test_app import refused, until
 from vitscope.serve.body import BoundedBody
 from vitscope.serve.errors import RefusedError
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.browser import watched
 
-pytestmark = pytest.mark.xdist_group("browser")
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("browser")]
 
 
 @pytest.fixture

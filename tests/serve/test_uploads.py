@@ -19,6 +19,8 @@ from vitscope.report.record import LONGEST
 from vitscope.serve import Limits
 from vitscope.serve.uploads import FORMATS, LABEL, label_of, read_upload
 
+pytestmark = pytest.mark.integration
+
 PLAIN = Preprocessing((32, 32), "bicubic", 0.9, "center", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
 
