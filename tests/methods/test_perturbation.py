@@ -309,8 +309,10 @@ def test_vit_cx_adds_noise_where_the_mask_is_not():
 def test_vit_cx_takes_the_noise_out_again():
     model = build(dtype=torch.float64)
     images = drawn(model, 1)
-    seen, explainer = [], vitscope.Explainer(model)
+    seen = []
     handle = model.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output.detach())))
+    explainer = vitscope.Explainer(model)
+    seen.clear()
     label = "vit_cx:distance=0.3,noise=0.4"
     found = one(explainer, images, label, 3)[0].double()
     handle.remove()
@@ -352,9 +354,10 @@ def test_a_target_that_is_no_class_takes_part_by_its_value_above_the_lowest(name
 def test_the_budget_is_kept(name, budget):
     model = build()
     images = pictures(model, 3)
-    explainer, counted = vitscope.Explainer(model), []
+    counted, told = [], []
     handle = model.register_forward_pre_hook(lambda _, inputs: counted.append(len(inputs[0])))
-    told = []
+    explainer = vitscope.Explainer(model)
+    counted.clear()
     found = explainer(
         images, [name, "cdam"], 2, strict=False, max_forwards=budget, progress=lambda *of: told.append(of)
     )
@@ -376,9 +379,10 @@ def test_a_budget_of_its_own_goes_before_that_of_the_call():
 @pytest.mark.parametrize("name", PERTURBING)
 def test_without_a_budget_the_number_of_forwards_is_known(name):
     model = build()
-    counted, explainer = [], vitscope.Explainer(model)
-    options = {"rise": "rise:masks=30", "tis": "tis:masks=11"}
+    counted, options = [], {"rise": "rise:masks=30", "tis": "tis:masks=11"}
     handle = model.register_forward_pre_hook(lambda _, inputs: counted.append(len(inputs[0])))
+    explainer = vitscope.Explainer(model)
+    counted.clear()
     explainer(pictures(model, 1), options.get(name, name), 2, strict=False)
     handle.remove()
     expected = {"rise": 30, "tis": 12, "token_ablation": 16, "scorecam": 24}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import weakref
 
 import pytest
@@ -190,3 +191,9 @@ def test_a_state_keeps_no_weights_alive():
     del old
     assert weight() is None
     assert state != ModelState(model)
+
+
+def test_a_pickled_state_is_that_of_no_model():
+    """So an explainer that was sent to another process verifies its model there."""
+    state = ModelState(build("vit"))
+    assert pickle.loads(pickle.dumps(state)) != state
