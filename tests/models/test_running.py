@@ -125,10 +125,11 @@ def test_the_compilers_own_code_changes_no_number():
 
 def test_pictures_come_in_the_memory_layout_that_was_asked_for():
     model, seen = build(), []
-    explainer = vitscope.Explainer(model, running=Running(channels_last=True))
     model.patch_embed.proj.register_forward_pre_hook(
         lambda _, x: seen.append(x[0].is_contiguous(memory_format=torch.channels_last))
     )
+    explainer = vitscope.Explainer(model, running=Running(channels_last=True))
+    seen.clear()  # of the passes that described and verified the model
     images = pictures(model)
     ModelScorer.of(explainer.anatomy)(images, torch.arange(2))
     explainer(images, "cdam")
