@@ -124,7 +124,9 @@ def test_a_nearly_black_image_of_many_bits_is_warned_of_once(content, cure, tmp_
 
 
 @pytest.mark.parametrize(
-    "content", [png(RAMP * 256), png(RAMP * 0), tiff(RAMP * 33), png(np.stack([RAMP * 256] * 3, axis=-1))]
+    "content",
+    [png(RAMP * 256), png(RAMP * 0), tiff(RAMP * 33), png(np.stack([RAMP * 256] * 3, axis=-1))],
+    ids=["grey", "black", "just bright enough", "colour"],
 )
 def test_other_images_are_not_warned_of(content, tmp_path, caplog):
     assert read(content, tmp_path, caplog)[1] == ""
