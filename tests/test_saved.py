@@ -184,6 +184,23 @@ def test_results_that_cannot_be_read_are_refused_in_one_line(explainer, tmp_path
     explainer(picture(), "daam").save(tmp_path, overwrite=True)
 
 
+@pytest.mark.parametrize("entry", [{"files_as": "../../x"}, {"files_as": ""}, {"family": None}, {"files_as": "daam"}])
+def test_a_manifest_of_somebody_else_leads_nowhere(explainer, tmp_path, entry):
+    out = tmp_path / "deep" / "out"
+    explainer(picture(), "cdam").save(out)
+    manifest = manifest_of(out / "image-0")
+    for key, value in entry.items():
+        if value is None:
+            del manifest["methods"][0][key]
+        else:
+            manifest["methods"][0][key] = value
+    (out / "image-0" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(VitscopeError, match="its results cannot be read"):
+        explainer(picture(), "cdam,daam").save(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -248,7 +265,7 @@ def test_images_of_one_name_keep_their_folders_from_run_to_run(run, scenes, tmp_
 def test_what_differs_is_named_before_any_pass(run, scenes, tmp_path, monkeypatch, words, says):
     assert run(scenes[0], "--methods", "rise,cdam", "--max-forwards", "8")[0] == 0
     before = contents(tmp_path / "o")
-    monkeypatch.setattr("vitscope.cli.explain.run_over", lambda *args: pytest.fail("a pass was begun"))
+    monkeypatch.setattr("vitscope.cli.run_over.run_over", lambda *args: pytest.fail("a pass was begun"))
     code, out, err = run(scenes[0], *(words if "--methods" in words else ["--methods", "daam", *words]))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert says in err

@@ -30,6 +30,9 @@ VALUES = "values.npz"
 LONGEST_NAME = 200
 """Bytes of an image's name that its folder keeps; most file systems take 255."""
 
+SHOWN = frozenset({"label", "name", "files_as", "family", "signed", "class_specific", "cost", "options"})
+"""What of a method's entry in the manifest is needed to show its map."""
+
 ENDS = ("", ".blocks", ".heads")
 """What a method's arrays end in: the map, one a block, one a head."""
 
@@ -259,9 +262,13 @@ def _read(folder: Path, manifest: Json) -> tuple[Saved, NDArray[Any]]:
         arrays = {name: values[name] for name in names if name in values}
         logits = values["logits"]
     grid = tuple(manifest["grid"])
-    for entry in methods.values():
+    for label, entry in methods.items():
+        if missing := SHOWN - entry.keys():
+            raise ValueError(f"{label} has no {min(missing)}")
+        if not _plain(entry["files_as"]):
+            raise ValueError(f"{label} names files elsewhere")
         if arrays[entry["files_as"]].shape != grid:
-            raise ValueError(f"the map of {entry['label']} is not on the grid")
+            raise ValueError(f"the map of {label} is not on the grid")
     view = parse_json((folder / VIEW).read_text(encoding="utf-8"))
     if view["schema_version"] != SCHEMA_VERSION or not re.fullmatch("[0-9a-f]+", view["shared"]):
         raise ValueError(f"{VIEW} is of another version")
@@ -287,7 +294,7 @@ def _shown(value: Any) -> str:
 
 def _plain(name: Any) -> bool:
     """Whether this is the name of something that lies in a folder itself."""
-    return isinstance(name, str) and Path(name).name == name and "\0" not in name
+    return isinstance(name, str) and name != "" and Path(name).name == name and "\0" not in name
 
 
 def _line(error: Exception) -> str:

@@ -125,7 +125,7 @@ def tell_json(content: Any) -> None:
 def wait_passively() -> None:
     """Let torch's threads sleep while they wait for each other, unless the environment says otherwise.
 
-    Spinning threads hold a core that the awaited thread may need: beside a busy process a pass then takes several times
+    Spinning threads hold cores that the awaited thread may need: beside a busy process a pass then takes several times
     as long. OpenMP reads this when torch is imported, so it is for commands, which import torch afterwards.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
