@@ -64,7 +64,7 @@ def test_08_hooks_and_memory_are_left_behind():
             with pytest.raises(vitscope.TargetError):
                 explainer(images, "daam", lambda output: output)
         counts.append(alive())
-    assert counts[0] == counts[1]
+    assert counts[1] <= counts[0]  # fewer, where a test before left garbage that went meanwhile
     assert not state.changes(before, state.of_model(model))
     gone = weakref.ref(model)
     del model, explainer, before
