@@ -344,7 +344,11 @@ add_open_clip(
     "CLIP",
     "CLIP with a timm tower",
     lambda: open_clip_pair(
-        timm_model_name="vit_tiny_patch16_224", timm_model_pretrained=False, timm_pool="", timm_proj="linear"
+        timm_model_name="vit_tiny_patch16_224",
+        timm_model_pretrained=False,
+        timm_pool="",
+        timm_proj="linear",
+        image_size=64,
     ),
     output=image_embedding,
 )

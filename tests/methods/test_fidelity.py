@@ -59,9 +59,10 @@ def test_transformer_attribution_as_far_as_its_numbers_are_determined(network, g
     images = torch.from_numpy(golden["images"]).double()
     generator = torch.Generator().manual_seed(0)
     changed = [images + 1e-6 * torch.randn(images.shape, generator=generator) for _ in range(4)]
+    classes = [golden["classes"][:, rank].tolist() for rank in (0, 1)]
+    explained = [exact.each(x, "chefer_lrp", classes) for x in (images, *changed)]
     for rank in (0, 1):
-        classes = golden["classes"][:, rank].tolist()
-        found, *moved = (exact(x, "chefer_lrp", classes)["chefer_lrp"].values for x in (images, *changed))
+        found, *moved = (each[rank]["chefer_lrp"].values for each in explained)
         for index in range(3):
             wanted = golden["lrp_transformer_attribution"][index, rank]
             assert relative(found[index], wanted) <= max(relative(one[index], found[index]) for one in moved)
