@@ -137,7 +137,8 @@ def compare(layout: str, device: torch.device, dtype: torch.dtype, labels: list[
 
 def compare_all(layout: str, device: torch.device) -> None:
     for dtype in (torch.float32, torch.float64):
-        compare(layout, device, dtype, ["daam", *(label for label in METHODS[1:] if precision(label) == dtype)])
+        labels = [label for label in METHODS if precision(label) == dtype]
+        compare(layout, device, dtype, list(dict.fromkeys(["daam", *labels])))
 
 
 QUICK_LAYOUTS = ["vit", "mean_no_class_token"]

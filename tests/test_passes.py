@@ -40,10 +40,13 @@ def pair(model, limit, **options):
     return Explainer(model, **options), Explainer(model, memory_limit=limit, **options)
 
 
-def passes_of(model):
-    """A list that tells how many pictures each call of the model has."""
+def passes_of(model, image, *explainers):
+    """A list of the batch sizes of all later calls; the explainers verify the model with its new hook before."""
     sizes = []
     model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    for explainer in explainers:
+        explainer.features(image)
+    sizes.clear()
     return sizes
 
 
@@ -81,9 +84,9 @@ def test_every_method_gives_the_same_maps_in_several_passes(layout):
         for label, method in as_methods(SMALL.get(name, name)).items()
         if not free.why_not(label, method)
     ]
-    sizes = passes_of(model)
+    sizes = passes_of(model, images[:1], free, limited)
     wanted = free(images, labels, strict=False)
-    assert set(sizes) == {5}
+    assert {5} <= set(sizes) <= {1, 5}  # 1: whether its layers have rules is tried once per description
     sizes.clear()
     same(limited(images, labels, strict=False), wanted)
     assert max(sizes) < 5, "one pass took it all; lower the limit"
@@ -97,7 +100,7 @@ def test_what_runs_on_altered_pictures_gives_the_same_maps_in_several_passes():
     labels = [label for label in labels if not any(free.why_not(*one) for one in as_methods(label).items())]
     assert len(labels) >= 6
     wanted = free(images, labels)
-    sizes = passes_of(model)
+    sizes = passes_of(model, images[:1], free, limited)
     same(limited(images, labels), wanted)
     assert sizes[0] == 1
 
@@ -128,7 +131,7 @@ def test_targets_stay_those_of_their_images(make):
     images = pictures(model, 5, seed=seed(), dtype=torch.float64)
     free, limited = pair(model, 400_000)
     target = make(images, model)
-    sizes = passes_of(model)
+    sizes = passes_of(model, images[:1], free, limited)
     labels = "daam,agcam,cdam,legrad,libra_fullgrad,rise:masks=9,integrated_gradients:steps=3"
     found = limited.each(images, labels, [target, None], strict=False)
     assert max(sizes[:2]) < 5
@@ -156,7 +159,7 @@ def test_evidence_and_features_in_parts():
     model = build(seed=seed())
     images = pictures(model, 5, seed=seed())
     free, limited = pair(model, 300_000)
-    sizes = passes_of(model)
+    sizes = passes_of(model, images[:1], free, limited)
     one, other = limited.evidence(images), free.evidence(images)
     assert sizes[0] == 1
     torch.testing.assert_close(one.all(), other.all())
@@ -167,8 +170,8 @@ def test_evidence_and_features_in_parts():
 def test_a_windowed_model_in_parts():
     model = perturbed(
         timm.create_model("swin_tiny_patch4_window7_224", img_size=64, window_size=2, depths=(1, 1, 2, 1))
-    )
-    images = torch.randn(3, 3, 64, 64)
+    ).double()
+    images = torch.randn(3, 3, 64, 64, dtype=torch.float64)
     free, limited = pair(model, 2**20)
     same(limited(images, "attention"), free(images, "attention"))
 
@@ -267,22 +270,24 @@ def test_too_small_a_limit_is_said_once_and_the_work_is_done(caplog):
 def test_lack_of_memory_halves_the_batch(caplog):
     model = build()
     images = pictures(model, 6)
-    explainer = Explainer(model)
-    wanted = explainer(images)
-    sizes = []
+    sizes, most = [], [100]
 
     def full(_, inputs):
         sizes.append(len(inputs[0]))
-        if len(inputs[0]) > 3:
+        if len(inputs[0]) > most[0]:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
 
     model.register_forward_pre_hook(full)
+    explainer = Explainer(model)
+    wanted = explainer(images)
+    sizes.clear()
+    most[0] = 3
     with caplog.at_level(logging.WARNING, "vitscope.passes"):
         same(explainer(images), wanted)
         same(explainer(images), wanted)
     assert sizes == [6, 3, 3, 3, 3]
     assert told(caplog) == ["out of memory with 6 pictures at once; going on with 3"]
-    model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(MemoryError()))
+    most[0] = 0
     with pytest.raises(MethodError, match="one picture by itself does not fit"):
         explainer(images[:1])
 

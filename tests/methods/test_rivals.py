@@ -204,8 +204,10 @@ def test_all_rows_of_the_last_block_leave_the_backward_pass_of_the_others_as_it_
 
 def test_a_step_is_one_pass_and_the_last_is_the_pass_itself():
     model = build()
-    explainer, calls = vitscope.Explainer(model), []
+    calls = []
     model.register_forward_hook(lambda *_: calls.append(1))
+    explainer = vitscope.Explainer(model)
+    calls.clear()
     explainer(pictures(model), ["btt:steps=4", "bth:steps=4"], 1, strict=False)
     assert len(calls) == 4
     assert explainer(pictures(model), "btt:steps=1", 1, strict=False)

@@ -79,6 +79,8 @@ def arriving(model: nn.Module, call: Callable[[Tensor], Any], site: nn.Module) -
                 call(images)
             except _ArrivedError as arrived:
                 return arrived.given
+            except (torch.OutOfMemoryError, MemoryError):
+                raise
             except Exception as error:  # a module of anyone's own may raise anything
                 size = f"{images.shape[-2]} x {images.shape[-1]}"
                 raise NotPlacedError(f"which does not take an image of {size} pixels ({text_of(error)})") from error
@@ -371,7 +373,7 @@ def _responses(arrive: Arriving, pair: Tensor, first: Tensor) -> tuple[Tensor, T
         mixed = torch.where(some[:, None].to(pair.device), pair[0], pair[1])
         start = number % (len(mixed) + 1)
         batch = torch.cat([mixed[:start], pair, mixed[start:]])
-        came = arrive(batch).detach().cpu().float()
+        came = _in_memory(arrive, batch).detach().cpu().float()
         if len(came) != len(batch):
             raise NotPlacedError(f"which gives it {len(came)} images for {len(batch)}")
         here = came[start : start + 2]
@@ -387,6 +389,16 @@ def _responses(arrive: Arriving, pair: Tensor, first: Tensor) -> tuple[Tensor, T
         others = torch.cat([came[:start], came[start + 2 :]])
         products.append(((others - ends[1]) * slope).nan_to_num(0.0, 0.0, 0.0).sum(dim=1))
     return torch.cat(products), (apart * slope).sum(dim=0)
+
+
+def _in_memory(arrive: Arriving, batch: Tensor) -> Tensor:
+    """What arrives of a batch, in parts where it does not fit into memory as a whole."""
+    try:
+        return arrive(batch)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    return torch.cat([_in_memory(arrive, part) for part in batch.chunk(2)])
 
 
 def _noise(values: Tensor) -> float:
