@@ -9,7 +9,7 @@ import vitscope
 from tests import reference
 from tests.conftest import LAYOUTS, build, pictures
 from vitscope.errors import MethodError, TargetError
-from vitscope.models import anatomy_of
+from vitscope.models import anatomy_of, load_model
 from vitscope.trace import effects_on_features
 
 
@@ -43,11 +43,13 @@ def test_evidence_equals_the_method(layout):
 
 
 def test_on_the_golden_images(shared, golden):
-    explainer = vitscope.Explainer("timm/vit_tiny_patch16_224", shared / "weights" / "vit_tiny_patch16_224.safetensors")
+    """In float64: the golden file, made in float32, is 1.5e-5 from the exact map, whatever kernels are used here."""
+    weights = shared / "weights" / "vit_tiny_patch16_224.safetensors"
+    explainer = vitscope.Explainer(load_model("timm/vit_tiny_patch16_224", weights).double())
     evidence = explainer.evidence(torch.from_numpy(golden["images"]))
     for image, classes in enumerate(golden["classes"]):
         for slot, c in enumerate(classes):
-            assert relative(evidence[int(c)][image], torch.from_numpy(golden["cdam"][image, slot])) <= 1e-5
+            assert relative(evidence[int(c)][image], torch.from_numpy(golden["cdam"][image, slot])) <= 2e-5
 
 
 @pytest.fixture
