@@ -124,23 +124,24 @@ class Explainer:
         self._verify(anatomy)
 
     def _verify(self, anatomy: Anatomy) -> None:
-        """Verify a description of the model as it is now, and use it from now on."""
+        """Verify a description of the model as it is now, and use it from now on; if it fails, nothing changes."""
         state = ModelState(self._model)
         verified = verify(anatomy.exact, random_picture(self.preprocessing.size))
         self._running.check(anatomy.model)
-        self.names = names_of(self._labels, self._model_names, verified.outputs)
-        self.description_error = verified.error
+        names = names_of(self._labels, self._model_names, verified.outputs)
         declared = self._declared or anatomy.activation or declared_activation(anatomy.model)
-        self.activation = resolved_activation(self._asked_activation, declared, verified.outputs)
+        activation = resolved_activation(self._asked_activation, declared, verified.outputs)
+        placement = once_for_each_size(anatomy.placement)
+        placement(self.preprocessing.size)  # raises where maps could not be placed
+        self.names, self.activation, self.description_error = names, activation, verified.error
         self.anatomy: Anatomy = dataclasses.replace(
             anatomy,
             outputs=verified.outputs,
             running=self._running,
             differentiable=verified.differentiable,
-            activation=self.activation,
-            placement=once_for_each_size(anatomy.placement),
+            activation=activation,
+            placement=placement,
         )
-        self.anatomy.placement(self.preprocessing.size)  # raises where maps could not be placed
         self.passes = Passes(self.anatomy, self._limit)
         self._verified_state = state
 

@@ -197,3 +197,17 @@ def test_a_pickled_state_is_that_of_no_model():
     """So an explainer that was sent to another process verifies its model there."""
     state = ModelState(build("vit"))
     assert pickle.loads(pickle.dumps(state)) != state
+
+
+def test_a_change_whose_maps_cannot_be_placed_is_refused_until_it_is_undone():
+    """The description of the changed model must not stay."""
+    model = build("vit")
+    layout = vitscope.Layout(blocks=model.blocks, final_norm=model.norm, head=model.head, patch=8, image_size=32)
+    explainer, x = vitscope.Explainer(vitscope.adapt(model, layout)), pictures(model)
+    before, anatomy = explainer(x, "cdam", target=1)["cdam"].values, explainer.anatomy
+    hook = model.register_forward_pre_hook(lambda _, inputs: (inputs[0][..., torch.randperm(32)],))
+    with pytest.raises(ModelError, match="changed after this Explainer was built"):
+        explainer(x, "cdam", target=1)
+    assert explainer.anatomy is anatomy
+    hook.remove()
+    assert torch.equal(explainer(x, "cdam", target=1)["cdam"].values, before)

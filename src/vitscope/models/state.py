@@ -32,7 +32,7 @@ class ModelState:
         self._versions = [(id(tensor), None if tensor.is_inference() else tensor._version) for tensor in weights]
         self._values = _sample(weights)
 
-    __hash__ = None  # type: ignore[assignment]  # a record of mutable things
+    __hash__ = None  # type: ignore[assignment]  # compared, never a key
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The state of no model, so that a copy of a model is verified where it arrives."""

@@ -48,7 +48,7 @@ def read_upload(file: BinaryIO, label: str, preprocessing: Preprocessing, limits
         FormatError: none of `FORMATS`.
         ImageError: damaged.
     """
-    with collected() as lines:  # for whoever sent it
+    with collected() as lines:  # for the sender
         picture = read_image(file, label, FORMATS, limits.picture_pixels)
     if max(picture.size) > limits.picture_aspect * min(picture.size):
         raise PixelsError(
