@@ -44,8 +44,8 @@ QUICK = (
 )
 
 
-@pytest.fixture(params=["pretended", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+@pytest.fixture(scope="module", params=["pretended", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """Where the model goes; the reference is computed on the CPU."""
     if request.param == "pretended":
         with pretending() as far:
@@ -53,8 +53,9 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         return
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU: torch.cuda.is_available() is False here")
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # torch's default for convolutions: 10 bits
-    yield torch.device("cuda")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.cudnn, "allow_tf32", False)  # torch's default for convolutions: 10 bits
+        yield torch.device("cuda")
 
 
 def apart(here: torch.Tensor, there: torch.Tensor) -> float:
@@ -185,12 +186,12 @@ def test_maps_of_every_family(entry, device):
 # -- what else is computed from a model --------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def scenes() -> list[np.ndarray]:
     return [scene.image for scene in Scenes(3, seed=int(torch.randint(1000, ())))]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def both(device):
     """The bundled model here and there."""
     return Explainer("scenes"), Explainer("scenes", device=device)
@@ -209,25 +210,25 @@ def test_evidence_of_every_class(both, scenes, device):
     assert other.patch(2, 1)
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        1,
-        [1, 2, 0],
-        torch.tensor([1, 2, 0]),
-        targets.Contrast(1, 2),
-        targets.Output(1),
-        targets.Probability(1),
-        targets.Custom(lambda output: output[:, 0] - output[:, 1]),
-    ],
-    ids=lambda target: type(target).__name__,
-)
-def test_targets(both, scenes, target):
+TARGETS = [
+    1,
+    [1, 2, 0],
+    torch.tensor([1, 2, 0]),
+    targets.Contrast(1, 2),
+    targets.Output(1),
+    targets.Probability(1),
+    targets.Custom(lambda output: output[:, 0] - output[:, 1]),
+]
+
+
+def test_targets(both, scenes, subtests):
     methods = ["daam", "agcam", "cdam", "integrated_gradients:steps=3", "token_ablation:max_forwards=5"]
-    one, other = (explainer(scenes, methods, target) for explainer in both)
-    for label in methods:
-        assert apart(one[label].values, other[label].values) < BOUND
-    assert one.subject.title(0) == other.subject.title(0)
+    here, there = (explainer.each(scenes, methods, TARGETS) for explainer in both)
+    for one, other in zip(here, there, strict=True):
+        with subtests.test(target=one.subject.title(0)):
+            assert one.subject.title(0) == other.subject.title(0)
+            for label in methods:
+                assert apart(one[label].values, other[label].values) < BOUND
 
 
 def test_concepts_neighbours_and_features(device, scenes):
@@ -270,7 +271,14 @@ def test_maps_in_parts(both, scenes, tmp_path):
         assert np.allclose(one["values"], other["values"], atol=1e-4)
 
 
-@pytest.mark.parametrize("metrics", ["agcam,daam,energy,compactness", "abpc,srg,mif_lif@blur", "rise,drop,infidelity"])
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        "agcam,daam,energy,compactness",
+        "abpc:steps=3,srg:steps=4,mif_lif:steps=3,fill=blur",
+        "rise:steps=5,drop,infidelity:squares=8",
+    ],
+)
 def test_rows_of_a_benchmark(metrics, device, tmp_path, monkeypatch):
     rows_agree(metrics, device, tmp_path, monkeypatch)
 

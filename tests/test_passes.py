@@ -72,7 +72,7 @@ def seed():
     return int(torch.randint(2**31, ()))
 
 
-@pytest.mark.parametrize("layout", ["vit", "distilled", "dinov2_registers", "qk_norm", "mean", "attention_pool"])
+@pytest.mark.parametrize("layout", ["vit", "dinov2_registers", "mean", "attention_pool"])
 def test_every_method_gives_the_same_maps_in_several_passes(layout):
     model = build(layout, dtype=torch.float64, seed=seed())
     images = pictures(model, 5, seed=seed(), dtype=torch.float64)
@@ -295,7 +295,7 @@ def test_lack_of_memory_halves_the_batch(caplog):
 @pytest.mark.parametrize("labels", ["daam,agcam,cdam", "rollout", "chefer,chefer_lrp", "smooth_cdam", "attnlrp"])
 def test_tensors_stay_within_the_limit(labels):
     dtype = torch.float64 if any(map(divides, labels.split(","))) else torch.float32
-    model = build(img_size=192, patch_size=8, embed_dim=48, seed=seed(), dtype=dtype)  # 577 tokens
+    model = build(img_size=112, patch_size=8, embed_dim=48, seed=seed(), dtype=dtype)  # 197 tokens
     free = Explainer(model)
     images = prepare(pictures(model, 6, seed=seed(), dtype=dtype), free.preprocessing)
     with LivePeak(CPU) as whole:

@@ -41,6 +41,7 @@ class Entry:
         seed: of its random numbers, after which each model has its own.
         extra: the package that it needs beyond the base install, or "".
         listed: whether it has a row of its own in the table.
+        size: of its images, of a model that takes any; by default what its source says.
     """
 
     family: str
@@ -51,6 +52,7 @@ class Entry:
     seed: int = 0
     extra: str = ""
     listed: bool = True
+    size: tuple[int, int] | None = None
 
 
 ZOO: list[Entry] = []
@@ -112,16 +114,23 @@ add_timm("CaiT", "cait_xxs24_224", **SMALL)
 add_timm("XCiT", "xcit_nano_12_p16_224", **SMALL)
 add_timm("XCiT", "xcit_nano_12_p8_224", 32, **SMALL)
 add_timm("ConViT", "convit_tiny", depth=4, local_up_to_layer=2, embed_dim=12)
-add_timm("CrossViT", "crossvit_9_240", None, by=0.05)
-add_timm("LeViT", "levit_128s", 224, by=0.12)
-add_timm("LeViT", "levit_conv_128s", 224, by=0.12)
-add_timm("PVT v2", "pvt_v2_b0", None, by=0.05, pretrained_cfg_overlay={"input_size": (3, 96, 96)})
-add_timm("PVT v2", "pvt_v2_b2_li", None, by=0.05, pretrained_cfg_overlay={"input_size": (3, 96, 96)})
-add_timm("Swin", "swin_tiny_patch4_window7_224", 56, by=0.05)
-add_timm("Swin v2", "swinv2_tiny_window8_256", by=0.05, window_size=4)
-add_timm("MaxViT", "maxvit_nano_rw_256", 64, by=0.05)
-add_timm("MaxViT", "maxvit_tiny_tf_224", 64, by=0.05)
-add_timm("Hiera", "hiera_tiny_224", 128, by=0.05)
+TWO_BRANCHES = {"embed_dim": [24, 48], "num_heads": [2, 2], "depth": [[1, 2, 0], [1, 2, 0]]}
+add_timm("CrossViT", "crossvit_9_240", 120, by=0.05, **TWO_BRANCHES)
+DOWN = {"embed_dim": (32, 48, 64), "num_heads": (2, 3, 4), "key_dim": 16, "depth": (2, 1, 1)}
+add_timm("LeViT", "levit_128s", 224, by=0.18, **DOWN)
+add_timm("LeViT", "levit_conv_128s", 224, by=0.18, **DOWN)
+PYRAMID = {"depths": (1, 1, 2, 1), "embed_dims": (8, 16, 24, 32), "num_heads": (1, 2, 3, 4)}
+OF_96 = {"pretrained_cfg_overlay": {"input_size": (3, 96, 96)}}
+add_timm("PVT v2", "pvt_v2_b0", None, by=0.05, **PYRAMID, **OF_96)
+add_timm("PVT v2", "pvt_v2_b2_li", None, by=0.05, **PYRAMID, **OF_96)
+NARROW = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
+add_timm("Swin", "swin_tiny_patch4_window7_224", 56, by=0.05, **NARROW)
+add_timm("Swin v2", "swinv2_tiny_window8_256", by=0.05, window_size=4, **NARROW)
+HYBRID = {"embed_dim": (32, 32, 64, 64), "depths": (1, 1, 1, 1), "stem_width": 16}
+add_timm("MaxViT", "maxvit_nano_rw_256", 64, by=0.05, **HYBRID)
+add_timm("MaxViT", "maxvit_tiny_tf_224", 64, by=0.05, **HYBRID)
+MASKED = {"embed_dim": 24, "stages": (1, 2, 2, 1)}
+add_timm("Hiera", "hiera_tiny_224", 128, by=0.05, **MASKED)
 
 
 # -- torchvision, T2T-ViT, DINO's own class ----------------------------------------------------------------------------
@@ -133,16 +142,17 @@ add(
         image_size=64, patch_size=16, num_layers=3, num_heads=3, hidden_dim=48, mlp_dim=96, num_classes=CLASSES
     ),
 )
-NARROW = {
+TORCHVISION = {
     "patch_size": [4, 4],
     "embed_dim": 24,
-    "depths": [2, 2, 6, 2],
+    "depths": [2, 2, 2, 2],
     "num_heads": [1, 2, 4, 8],
     "num_classes": CLASSES,
 }
-add("Swin", "torchvision/swin_t", lambda: swin.SwinTransformer(**NARROW, window_size=[7, 7]), by=0.05)
+V1 = {"window_size": [7, 7]}
 V2 = {"window_size": [8, 8], "block": swin.SwinTransformerBlockV2, "downsample_layer": swin.PatchMergingV2}
-add("Swin v2", "torchvision/swin_v2_t", lambda: swin.SwinTransformer(**NARROW, **V2), by=0.05)
+add("Swin", "torchvision/swin_t", lambda: swin.SwinTransformer(**TORCHVISION, **V1), by=0.05, size=(64, 64))
+add("Swin v2", "torchvision/swin_v2_t", lambda: swin.SwinTransformer(**TORCHVISION, **V2), by=0.05, size=(64, 64))
 add("T2T-ViT", "t2t/t2t_vit_14", lambda: t2t_vit("t2t_vit_14", num_classes=CLASSES, img_size=64, depth=3), by=0.05)
 add("T2T-ViT", "t2t/t2t_vit_t_14", lambda: t2t_vit("t2t_vit_t_14", num_classes=CLASSES, img_size=64, depth=3), by=0.05)
 
@@ -340,18 +350,16 @@ add_open_clip(
     lambda: open_clip_pair(layers=3, width=24, head_width=8, patch_size=8, image_size=32),
     output=image_embedding,
 )
-add_open_clip(
-    "CLIP",
-    "CLIP with a timm tower",
-    lambda: open_clip_pair(
-        timm_model_name="vit_tiny_patch16_224",
-        timm_model_pretrained=False,
-        timm_pool="",
-        timm_proj="linear",
-        image_size=64,
-    ),
-    output=image_embedding,
-)
+
+
+def open_clip_pair_with_timm() -> nn.Module:
+    tower = {"timm_model_name": "vit_tiny_patch16_224", "timm_model_pretrained": False, "image_size": 64}
+    model: Any = open_clip_pair(**tower, timm_pool="", timm_proj="linear")
+    model.visual.trunk.blocks = model.visual.trunk.blocks[:3]
+    return model
+
+
+add_open_clip("CLIP", "CLIP with a timm tower", open_clip_pair_with_timm, output=image_embedding)
 
 
 # -- wrapped, and of anyone's own --------------------------------------------------------------------------------------

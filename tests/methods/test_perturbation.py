@@ -53,21 +53,21 @@ def softmax_of(output, target):
 
 
 def bilinear(grid, height, width, corners=False):
-    """(rows cols) -> (height width), each pixel by itself."""
-    rows, cols = grid.shape
-    found = torch.zeros(height, width, dtype=torch.float64)
-    for y, x in itertools.product(range(height), range(width)):
-        if corners:
-            v, u = y * (rows - 1) / (height - 1), x * (cols - 1) / (width - 1)
-        else:
-            v, u = max((y + 0.5) * rows / height - 0.5, 0), max((x + 0.5) * cols / width - 0.5, 0)
-        top, left = min(int(v), rows - 1), min(int(u), cols - 1)
-        low, right = min(top + 1, rows - 1), min(left + 1, cols - 1)
-        dy, dx = v - top, u - left
-        upper = grid[top, left] * (1 - dx) + grid[top, right] * dx
-        lower = grid[low, left] * (1 - dx) + grid[low, right] * dx
-        found[y, x] = upper * (1 - dy) + lower * dy
-    return found
+    """(rows cols) -> (height width), along one axis after the other."""
+    grid = grid.double()
+    return along_an_axis(grid.shape[0], height, corners) @ grid @ along_an_axis(grid.shape[1], width, corners).T
+
+
+def along_an_axis(cells, pixels, corners):
+    """(pixels cells), each pixel's share of the two cells next to it."""
+    shares = torch.zeros(pixels, cells, dtype=torch.float64)
+    for pixel in range(pixels):
+        at = pixel * (cells - 1) / (pixels - 1) if corners else max((pixel + 0.5) * cells / pixels - 0.5, 0)
+        first = min(int(at), cells - 1)
+        second = min(first + 1, cells - 1)
+        shares[pixel, first] += 1 - (at - first)
+        shares[pixel, second] += at - first
+    return shares
 
 
 def from_0_to_1(values):

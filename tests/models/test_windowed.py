@@ -7,26 +7,27 @@ import re
 import pytest
 import timm
 import torch
-import torchvision
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torchvision.models import swin_transformer as swin
 
 import vitscope
 from tests.conftest import perturbed
+from tests.zoo import DOWN, HYBRID, MASKED, NARROW, PYRAMID, TORCHVISION, TWO_BRANCHES, V1, V2
 from vitscope.models import anatomy_of
 
 MODELS = {
-    "swin": lambda: timm.create_model("swin_tiny_patch4_window7_224", img_size=56, num_classes=7),
-    "swin_padded": lambda: timm.create_model("swin_tiny_patch4_window7_224", img_size=(112, 80), num_classes=7),
-    "swin_v2": lambda: timm.create_model("swinv2_tiny_window8_256", img_size=64, window_size=4, num_classes=7),
-    "maxvit": lambda: timm.create_model("maxvit_nano_rw_256", img_size=64, num_classes=7),
-    "hiera": lambda: timm.create_model("hiera_tiny_224", num_classes=7),
-    "pvt_v2": lambda: timm.create_model("pvt_v2_b0", num_classes=7),
-    "pvt_v2_linear": lambda: timm.create_model("pvt_v2_b2_li", num_classes=7),
-    "levit": lambda: timm.create_model("levit_128s", num_classes=7),
-    "crossvit": lambda: timm.create_model("crossvit_9_240", num_classes=7),
-    "torchvision_swin": lambda: torchvision.models.swin_t(num_classes=7),
-    "torchvision_swin_v2": lambda: torchvision.models.swin_v2_t(num_classes=7),
+    "swin": lambda: of_timm("swin_tiny_patch4_window7_224", img_size=56, **NARROW),
+    "swin_padded": lambda: of_timm("swin_tiny_patch4_window7_224", img_size=(112, 80), **NARROW),
+    "swin_v2": lambda: of_timm("swinv2_tiny_window8_256", img_size=64, window_size=4, **NARROW),
+    "maxvit": lambda: of_timm("maxvit_nano_rw_256", img_size=64, **HYBRID),
+    "hiera": lambda: of_timm("hiera_tiny_224", img_size=128, **MASKED),
+    "pvt_v2": lambda: of_timm("pvt_v2_b0", **PYRAMID),
+    "pvt_v2_linear": lambda: of_timm("pvt_v2_b2_li", **PYRAMID),
+    "levit": lambda: of_timm("levit_128s", **DOWN),
+    "crossvit": lambda: of_timm("crossvit_9_240", **TWO_BRANCHES),
+    "torchvision_swin": lambda: swin.SwinTransformer(**TORCHVISION, **V1),
+    "torchvision_swin_v2": lambda: swin.SwinTransformer(**TORCHVISION, **V2),
 }
 TRANSFORMERS = {
     "image_size": 64,
@@ -35,6 +36,10 @@ TRANSFORMERS = {
     "depths": [2, 2],
     "num_heads": [2, 3],
 }
+
+
+def of_timm(name: str, **options) -> nn.Module:
+    return timm.create_model(name, num_classes=7, **options)
 
 
 def of_transformers(kind: str, **options) -> nn.Module:

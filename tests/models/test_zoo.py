@@ -23,22 +23,33 @@ SAMPLING = {"scorecam", "rise", "tis", "vit_cx"}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+Maps = dict[str, vitscope.Attribution]
+
+
 @dataclass(frozen=True)
 class Explained:
-    """A model of the zoo, two pictures, and what is found of them."""
+    """A model of the zoo, two images, and their maps, refusals and logits."""
 
     entry: Entry
     explainer: vitscope.Explainer
     model: nn.Module
     images: Tensor
-    maps: dict[str, vitscope.Attribution]
+    maps: Maps
     refusals: dict[str, str]
     alike: set[str]
     logits: Tensor
 
+    @property
+    def index(self) -> int:
+        """Of the image to explain alone."""
+        return len(self.entry.name) % 2
+
     def untouched(self, images: Tensor) -> Tensor:
         with torch.no_grad():
             return self.entry.output(self.model, images)
+
+    def alone(self, index: int, labels: list[str] | None = None) -> Maps:
+        return together(explain(self.explainer, self.images[index : index + 1], labels or LABELS))
 
 
 def name_of(label: str) -> str:
@@ -100,7 +111,7 @@ def explained(request):
     logging.disable(logging.WARNING)  # that the preprocessing of a module of one's own is unknown
     explainer = vitscope.Explainer(made)
     logging.disable(logging.NOTSET)
-    images = pictures(explainer.preprocessing.size)
+    images = pictures(entry.size or explainer.preprocessing.size)
     explanations = explain(explainer, images)
     refusals = {label: reason for label in LABELS if (reason := explainer.why_not(label, as_method(label)))}
     failures = {label: reason for each in explanations for label, reason in each.failures.items()}
@@ -141,17 +152,71 @@ def test_every_method_that_applies_gives_a_map_on_the_grid(explained):
             assert relative(attribution.flow[:, -1], values) < 1e-4
 
 
-@pytest.mark.parametrize("other", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_batch_is_its_pictures_one_by_one(explained, other):
-    index = (len(explained.entry.name) + other) % 2  # as it takes long, one of the two is slow
-    alone = together(explain(explained.explainer, explained.images[index : index + 1]))
-    assert {*explained.maps} <= {*alone} <= {*explained.maps, *explained.alike}
+def state_of(model):
+    """What an explanation may not change: values, gradients, flags and hooks."""
+    modules, parameters = list(model.modules()), list(model.parameters())
+    return {
+        "training": [module.training for module in modules],
+        "requires_grad": [parameter.requires_grad for parameter in parameters],
+        "grad": [None if parameter.grad is None else parameter.grad.sum().item() for parameter in parameters],
+        "hooks": [[list(getattr(module, kind)) for kind in HOOKS] for module in modules],
+        "tensors": {key: value.clone() for key, value in model.state_dict().items()},
+        "random": torch.get_rng_state(),
+    }
+
+
+@pytest.fixture(scope="module")
+def in_training(explained):
+    """The maps of one image, the model partly in training and partly frozen, and its state before and afterwards."""
+    parameters = list(explained.model.parameters())
+    wants = [parameter.requires_grad for parameter in parameters]
+    first = next(parameter for parameter in parameters if parameter.requires_grad)
+    for place, module in enumerate(explained.model.modules()):
+        module.training = place % 3 != 1
+    for parameter in parameters[::2]:
+        parameter.requires_grad_(False)
+    first.grad = torch.ones_like(first)
+    before = state_of(explained.model)
+    try:
+        maps = explained.alone(explained.index)
+        after = state_of(explained.model)
+    finally:
+        first.grad = None
+        for parameter, wanted in zip(parameters, wants, strict=True):
+            parameter.requires_grad_(wanted)
+        explained.model.eval()
+    return maps, before, after
+
+
+def test_the_model_is_left_as_it_was_found(in_training):
+    _, before, after = in_training
+    assert sum(grad is not None for grad in before["grad"]) == 1
+    assert not all(before["training"])
+    assert after["tensors"].keys() == before["tensors"].keys()
+    assert all(torch.equal(value, before["tensors"][key]) for key, value in after.pop("tensors").items())
+    assert torch.equal(after.pop("random"), before["random"])
+    assert after == {key: before[key] for key in after}
+
+
+def alike_alone(explained, index, maps):
+    assert {*explained.maps} <= {*maps} <= {*explained.maps, *explained.alike}
     for label, attribution in explained.maps.items():
         if precision(label) == torch.float32:
-            assert relative(alone[label].values[0], attribution.values[index]) < bound(explained, label), label
+            assert relative(maps[label].values[0], attribution.values[index]) < bound(explained, label), label
 
 
-def test_a_batch_is_its_pictures_one_by_one_in_float64(explained):
+def test_a_batch_is_its_images_one_by_one(explained, in_training):
+    """In evaluation mode and in training alike: a map is always made in evaluation mode."""
+    alike_alone(explained, explained.index, in_training[0])
+
+
+@pytest.mark.slow
+def test_a_batch_is_its_other_image_too(explained):
+    index = 1 - explained.index
+    alike_alone(explained, index, explained.alone(index))
+
+
+def test_a_batch_is_its_images_one_by_one_in_float64(explained):
     """The methods whose maps rounding alone may change; maps are given in float32."""
     made = built(explained.entry)
     module_of(made).double()
@@ -159,10 +224,10 @@ def test_a_batch_is_its_pictures_one_by_one_in_float64(explained):
     labels = [label for label in explained.maps if precision(label) == torch.float64]
     batch = together(explain(explainer, images, labels))
     assert {name_of(label) for label in {*labels} - {*batch}} <= SAMPLING
-    for index in range(2):
-        alone = together(explain(explainer, images[index : index + 1], labels))
-        for label in {*labels} & {*batch}:
-            assert relative(alone[label].values[0], batch[label].values[index]) < 1e-6, label
+    index = explained.index
+    alone = together(explain(explainer, images[index : index + 1], labels))
+    for label in {*labels} & {*batch}:
+        assert relative(alone[label].values[0], batch[label].values[index]) < 1e-6, label
 
 
 def test_pictures_of_another_shape(explained):
@@ -184,46 +249,6 @@ def test_pictures_of_another_shape(explained):
         rows, cols = attribution.values.shape[1:]
         assert (rows, cols) == (3, 5)
         assert attribution.to_pixels()[0].shape == size
-
-
-def test_the_model_is_left_as_it_was_found(explained):
-    """Some modules training, some parameters frozen, one with a gradient of its own."""
-    model, images = explained.model, explained.images
-    modules, parameters = list(model.modules()), list(model.parameters())
-    wants = [parameter.requires_grad for parameter in parameters]
-    first = next(parameter for parameter in parameters if parameter.requires_grad)
-    for index, module in enumerate(modules):
-        module.training = index % 3 != 1
-    for parameter in parameters[::2]:
-        parameter.requires_grad_(False)
-    first.grad = torch.ones_like(first)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    state = [
-        [module.training for module in modules],
-        [parameter.requires_grad for parameter in parameters],
-        [[list(getattr(module, kind)) for kind in HOOKS] for module in modules],
-    ]
-    random = torch.get_rng_state()
-    try:
-        maps = together(explain(explained.explainer, images))
-        assert torch.equal(torch.get_rng_state(), random)
-        assert state == [
-            [module.training for module in modules],
-            [parameter.requires_grad for parameter in parameters],
-            [[list(getattr(module, kind)) for kind in HOOKS] for module in modules],
-        ]
-        after = model.state_dict()
-        assert after.keys() == before.keys()
-        assert all(torch.equal(value, before[key]) for key, value in after.items())
-        assert [parameter.grad is not None for parameter in parameters] == [one is first for one in parameters]
-        assert torch.equal(first.grad, torch.ones_like(first))
-    finally:
-        first.grad = None
-        for parameter, wanted in zip(parameters, wants, strict=True):
-            parameter.requires_grad_(wanted)
-        model.eval()
-    for label, attribution in maps.items():  # training or not, a map is made in evaluation mode
-        assert relative(attribution.values, explained.maps[label].values) < bound(explained, label), label
 
 
 def test_a_method_that_does_not_apply_is_refused_with_its_reason_and_a_way_out(explained):
