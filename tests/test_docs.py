@@ -23,6 +23,8 @@ from vitscope.bench import make_plan
 from vitscope.methods import Facts, as_method, as_methods, list_methods
 from vitscope.metrics import PRESETS, as_metrics, computations
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[1]
 
 

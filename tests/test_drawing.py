@@ -108,6 +108,7 @@ print(len(set(os.listdir("/proc/self/task")) - before))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux shows them")
+@pytest.mark.integration
 def test_saving_starts_no_thread_of_torchs_pool(tmp_path):
     said = subprocess.run([sys.executable, "-c", STARTED, tmp_path], capture_output=True, text=True, check=True).stdout
     after_saving, after_torch = map(int, said.split())
@@ -116,6 +117,7 @@ def test_saving_starts_no_thread_of_torchs_pool(tmp_path):
 
 
 @pytest.mark.parametrize(("asked", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+@pytest.mark.integration
 def test_the_threads_of_a_commands_passes_sleep_while_they_wait(asked, found):
     environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     environment |= {"OMP_DISPLAY_ENV": "true", **({"OMP_WAIT_POLICY": asked} if asked else {})}

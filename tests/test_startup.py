@@ -29,16 +29,18 @@ LATER = {
 }
 """What `vitscope.Explainer` needs only when it is called, or not at all."""
 
-COMMAND = """
-import json, sys
-sys.argv = ["vitscope", *sys.argv[1:]]
+COMMANDS = """
+import contextlib, io, json, sys
 from vitscope.cli import main
-code = 0
-try:
-    main()
-except SystemExit as ended:
-    code = ended.code or 0
-sys.stdout.write("\\n" + json.dumps([code, sorted(sys.modules)]))
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["vitscope", *words.split()]
+    output, said, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    print(json.dumps([code, output.getvalue().strip(), said.getvalue(), sorted(sys.modules)]))
 """
 EACH_COMMAND = [
     "demo", "explain", "compare", "report", "describe", "flow", "bank build", "bank info", "models", "methods", "bench",
@@ -54,12 +56,11 @@ def fresh(script: str, *words: str, **variables: str) -> subprocess.CompletedPro
     )
 
 
-def command(*words: str) -> tuple[int, str, str, set[str]]:
-    """`vitscope WORDS`: exit code, output, error stream, and the modules that were imported."""
-    done = fresh(COMMAND, *words)
-    *output, last = done.stdout.splitlines()
-    code, modules = json.loads(last)
-    return code, "\n".join(output).strip(), done.stderr, set(modules)
+def commands(*lines: str) -> list[tuple[int, str, str, set[str]]]:
+    """Of each `vitscope LINE`, one after another in one process: exit code, output, errors, and all modules by then."""
+    found = [json.loads(line) for line in fresh(COMMANDS, json.dumps(lines)).stdout.splitlines()]
+    assert len(found) == len(lines)
+    return [(code, output, said, set(modules)) for code, output, said, modules in found]
 
 
 def imported_by(script: str) -> set[str]:
@@ -69,67 +70,64 @@ def imported_by(script: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("words", ["--help", *(f"{name} --help" for name in EACH_COMMAND)])
-def test_help_imports_no_heavy_library(words):
-    code, output, said, modules = command(*words.split())
-    assert (code, said) == (0, "")
-    assert "Usage: vitscope" in output
-    assert not modules & HEAVY
-    assert len(modules) < 600  # 350 to 450; it was 3,500
+def test_help_imports_no_heavy_library(subtests):
+    lines = ["--help", *(f"{name} --help" for name in EACH_COMMAND)]
+    for line, (code, output, said, modules) in zip(lines, commands(*lines), strict=True):
+        with subtests.test(line):
+            assert (code, said) == (0, "")
+            assert "Usage: vitscope" in output
+            assert not modules & HEAVY
+            assert len(modules) < 600  # 350 to 450; it was 3,500
 
 
 def test_the_version():
-    code, output, said, modules = command("--version")
+    ((code, output, said, modules),) = commands("--version")
     assert (code, output, said) == (0, f"vitscope {vitscope.__version__}", "")
     assert not modules & {*HEAVY, "rich"}
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ("explian", "Did you mean 'explain'"),
-        ("--verison", "--version"),
-        ("explain", "Missing argument"),
-        ("explain a.png --model scenes", "Missing option"),
-        ("explain a.png --metod daam", "--methods"),
-        ("bench --limit x", "--limit"),
-        ("explain a.png -m scenes -o o --store csv", "give parquet"),
-        ("explain a.png -m scenes -o o --resume", "add --store parquet"),
-        ("explain a.png -m scenes -o o --size big", "--size big"),
-        ("explain a.png -m scenes -o o --precision bf17", "give float32 or bf16 or fp16"),
-        ("explain a.png -m scenes -o o --activation relu", "give softmax or sigmoid or none"),
-        ("bench -d scenes -m scenes -o o --resume --overwrite", "give one of them"),
-        ("compare a.png -m scenes -o o.jpg", "give a name that ends so"),
-        ("flow a.png -m scenes -o o.jpg", "give a name that ends so"),
-        ("describe", "no model is named"),
-        ("serve -m scenes --precision bf17", "give float32 or bf16 or fp16"),
-    ],
-)
-def test_usage_errors_import_no_heavy_library(words, says):
-    code, output, said, modules = command(*words.split())
-    assert (code, output) == (2, "")
-    (line,) = said.splitlines()
-    assert says in line
-    assert not modules & HEAVY
+WRONG = {
+    "explian": "Did you mean 'explain'",
+    "--verison": "--version",
+    "explain": "Missing argument",
+    "explain a.png --model scenes": "Missing option",
+    "explain a.png --metod daam": "--methods",
+    "bench --limit x": "--limit",
+    "explain a.png -m scenes -o o --store csv": "give parquet",
+    "explain a.png -m scenes -o o --resume": "add --store parquet",
+    "explain a.png -m scenes -o o --size big": "--size big",
+    "explain a.png -m scenes -o o --precision bf17": "give float32 or bf16 or fp16",
+    "explain a.png -m scenes -o o --activation relu": "give softmax or sigmoid or none",
+    "bench -d scenes -m scenes -o o --resume --overwrite": "give one of them",
+    "compare a.png -m scenes -o o.jpg": "give a name that ends so",
+    "flow a.png -m scenes -o o.jpg": "give a name that ends so",
+    "describe": "no model is named",
+    "serve -m scenes --precision bf17": "give float32 or bf16 or fp16",
+}
+"""Command lines, and what is said of them."""
 
 
-@pytest.mark.parametrize("words", ["methods", "metrics", "datasets"])
-def test_listings_need_torch_and_no_more(words):
-    code, output, _, modules = command(words)
-    assert code == 0
-    assert output
-    assert not modules & LATER
+def test_usage_errors_import_no_heavy_library(subtests):
+    for (line, says), (code, output, said, modules) in zip(WRONG.items(), commands(*WRONG), strict=True):
+        with subtests.test(line):
+            assert (code, output) == (2, "")
+            (only,) = said.splitlines()
+            assert says in only
+            assert not modules & HEAVY
+
+
+def test_listings_need_torch_and_no_more():
+    for code, output, _, modules in commands("methods", "metrics", "datasets"):
+        assert code == 0
+        assert output
+        assert not modules & LATER
 
 
 def test_ctrl_c_amid_the_imports_of_a_command(tmp_path):
     (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n")
-    done = fresh(
-        COMMAND.replace("sorted(sys.modules)", "[]"),
-        "methods",
-        PYTHONPATH=os.pathsep.join([str(tmp_path), str(SOURCE)]),
-    )
-    assert json.loads(done.stdout)[0] == 130
-    assert done.stderr == "vitscope: interrupted; what was written is complete\n"
+    done = fresh(COMMANDS, '["methods"]', PYTHONPATH=os.pathsep.join([str(tmp_path), str(SOURCE)]))
+    code, _, said, _ = json.loads(done.stdout)
+    assert (code, said) == (130, "vitscope: interrupted; what was written is complete\n")
 
 
 def test_the_package_imports_nothing_heavy_until_it_is_used():
@@ -157,6 +155,7 @@ def test_every_public_name_is_found_where_the_table_says():
     assert set(vitscope.__all__) <= set(everything)
 
 
+@pytest.mark.integration
 def test_modules_are_attributes_and_other_names_are_none():
     assert fresh("import vitscope; vitscope.models.load; vitscope.targets.Text; vitscope.bench.Plan").returncode == 0
     assert fresh("from vitscope import methods, errors, trace; methods.CDAM").returncode == 0
@@ -185,6 +184,7 @@ assert not failed, failed
 """
 
 
+@pytest.mark.integration
 def test_threads_may_import_at_once():
     done = fresh(THREADS)
     assert done.returncode == 0, done.stderr
@@ -199,6 +199,7 @@ def test_every_module_with_adapters_is_imported_for_them():
     }
 
 
+@pytest.mark.integration
 def test_adapters_of_others_come_behind_those_of_vitscope():
     script = """
 from vitscope.models import Anatomy, families, register_adapter

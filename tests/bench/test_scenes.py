@@ -41,7 +41,7 @@ class Blind:
 
 
 def test_localization_agrees_with_one_scene_at_a_time(explainer):
-    scenes, tuning = Scenes(7, seed=71), Scenes(5, seed=72)
+    scenes, tuning = Scenes(4, seed=71), Scenes(3, seed=72)
     rows = {row.method: row for row in localization(explainer, "cdam,attention", scenes, tuning)}
     assert list(rows) == ["cdam", "attention", "random", "center", "frame"]
 

@@ -14,6 +14,8 @@ from vitscope.errors import MethodError
 from vitscope.methods import as_methods, list_methods
 from vitscope.models import anatomy_of
 
+pytestmark = pytest.mark.integration
+
 
 def test_every_method_is_measured_but_those_of_the_slow_families():
     fast = {facts.name for facts in list_methods() if facts.family not in cost.SLOW}

@@ -11,6 +11,8 @@ import torch
 
 from benchmarks import gpu
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def call(monkeypatch, capsys, tmp_path):

@@ -9,6 +9,8 @@ import vitscope
 from benchmarks import literal
 from tests.conftest import build, pictures
 
+pytestmark = pytest.mark.integration
+
 CLASSES = [[4, 0], [1, 6]]
 
 

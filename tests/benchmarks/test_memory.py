@@ -12,6 +12,8 @@ import pytest
 from benchmarks import data_path, memory
 from vitscope.methods import list_methods
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads the process's high-water mark from /proc")
 

@@ -17,6 +17,8 @@ from benchmarks import peer_environments, peer_table, peer_worker, peers
 from tests.conftest import TINY
 from vitscope.methods import as_methods, list_methods
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def tiny(monkeypatch):

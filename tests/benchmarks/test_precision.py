@@ -9,6 +9,8 @@ import torch
 
 from benchmarks import precision
 
+pytestmark = pytest.mark.integration
+
 
 def told(monkeypatch, capsys, *words):
     threads = str(torch.get_num_threads())

@@ -11,7 +11,10 @@ import pytest
 
 from benchmarks import scale
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc"),
+]
 
 
 @pytest.fixture

@@ -411,6 +411,7 @@ def test_the_papers_photographs(run, shared, tmp_path):
             assert overlay.size == original.size
 
 
+@pytest.mark.integration
 def test_demo_writes_one_page_and_prints_where(run, tmp_path):
     code, out, _ = run("demo", "--out", tmp_path / "new" / "demo", "--scenes", "10", model=False)
     assert (code, out.strip()) == (0, str(tmp_path / "new" / "demo" / "index.html"))

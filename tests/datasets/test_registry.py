@@ -59,6 +59,7 @@ def test_a_subset_is_a_nested_random_choice(count, seed, limits):
     assert whole.subset(min(limits)).ids == whole.ids[: min(limits)]
 
 
+@pytest.mark.integration
 def test_the_same_seed_gives_the_same_subset_in_another_process():
     code = "from vitscope.datasets import open_dataset; print(open_dataset('scenes', limit=20, seed=4).ids)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()

@@ -11,6 +11,8 @@ from tests.faults.test_interrupted import COMMANDS
 from tests.faults.valid import check, passing
 from vitscope.targets import MemoryBank
 
+pytestmark = pytest.mark.integration
+
 WAYS = [
     ("maps", ("--resume",)),
     ("bank", ()),

@@ -53,20 +53,20 @@ def test_transformer_attribution_as_far_as_its_numbers_are_determined(network, g
     """LRP divides by sums that nearly cancel, so that rounding alone moves the map: no figure can be held to 1e-4.
 
     The exact map (float64) is the published equations' (tests/trace/test_backward.py). The official one, made in
-    float32, is as near to it as a change of the images by 1e-6 leaves it.
+    float32, is as near to it as a change of the image by 1e-6 leaves it, which two changes find to within a factor.
     """
     exact = vitscope.Explainer(network.double())
     index = 1
     image = torch.from_numpy(golden["images"][index : index + 1]).double()
     generator = torch.Generator().manual_seed(0)
-    changed = [image + 1e-6 * torch.randn(image.shape, generator=generator) for _ in range(4)]
+    changed = [image + 1e-6 * torch.randn(image.shape, generator=generator) for _ in range(2)]
     explained = [exact.each(x, "chefer_lrp", golden["classes"][index].tolist()) for x in (image, *changed)]
     for rank in (0, 1):
         found, *moved = (each[rank]["chefer_lrp"].values[0] for each in explained)
         wanted, other = (
             torch.from_numpy(golden[name][index, rank]) for name in ("lrp_transformer_attribution", "chefer_generic")
         )
-        assert relative(found, wanted) <= max(relative(one, found) for one in moved)
+        assert relative(found, wanted) <= 2 * max(relative(one, found) for one in moved)
         near, far = (torch.corrcoef(torch.stack([found.flatten(), one.flatten()]))[0, 1] for one in (wanted, other))
         assert near > 0.6
         assert near > far

@@ -167,6 +167,7 @@ for model in ("hf/google/vit-base-patch16-224", "open_clip/ViT-B-32:openai"):
 """
 
 
+@pytest.mark.integration
 def test_21_installation_fails(tmp_path):
     """The base install explains pictures without any extra; an extra that is missing is named; no version is capped."""
     code = BARE.format(extras=EXTRAS, out=str(tmp_path))
