@@ -96,7 +96,8 @@ def test_files_and_titles_say_what_transformers_own_pipeline_says(folders, head,
         else:
             assert found["probability"] == pytest.approx(theirs, rel=0.02)  # it resizes by torchvision's kernels
     assert manifest["activation"] == view["provenance"]["activation"] == activation
-    said = f"= {manifest['prediction']['logit']:.3g}" if activation == "none" else f"p = {manifest['prediction']['probability']:.2f}"
+    predicted = manifest["prediction"]
+    said = f"= {predicted['logit']:.3g}" if activation == "none" else f"p = {predicted['probability']:.2f}"
     assert said in line
     assert said in view["title"]
     assert ("p = " in line) == (activation != "none")
