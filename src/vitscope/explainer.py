@@ -143,7 +143,7 @@ class Explainer:
             placement=placement,
         )
         self.passes = Passes(self.anatomy, self._limit)
-        self._verified_state = state
+        self._verified_state = state.after_passes(ModelState(self._model))
 
     def _follow_changes(self) -> None:
         """Describe and verify the model again if its modules or weights changed since they were verified.

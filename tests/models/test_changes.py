@@ -138,6 +138,59 @@ def test_a_change_is_noticed_and_the_model_described_again(change):
     assert explainer.features(x).shape == (2, 24)
 
 
+class Switched(nn.Module):
+    """Flips its images where it is told so, and counts its calls."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.flip, self.change, self.calls = model, False, lambda x: x, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.model(self.change(x.flip(-1) if self.flip else x))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("flip", True), ("change", lambda x: x.flip(-2)), ("change", lambda x: x.mT)]
+)
+def test_a_setting_that_changes_the_geometry_is_noticed(name, value):
+    model = Switched(build("vit")).eval()
+    explainer, x = vitscope.Explainer(model), pictures(model.model)
+    before = explainer(x, METHODS, target=1)
+    setattr(model, name, value)
+    found, wanted = explainer(x, METHODS, target=1), vitscope.Explainer(model)(x, METHODS, target=1)
+    for label in METHODS.split(","):
+        torch.testing.assert_close(found[label].values, wanted[label].values)
+        assert not torch.allclose(found[label].values, before[label].values)
+
+
+def _pool_by_mean(model):
+    model.global_pool = "avg"
+
+
+def _larger_epsilon(model):
+    for block in model.blocks:
+        block.norm1.eps = 1.0
+
+
+@pytest.mark.parametrize("change", [_pool_by_mean, _larger_epsilon])
+def test_a_setting_of_a_layer_is_noticed(change):
+    model = build("vit")
+    explainer, x = vitscope.Explainer(model), pictures(model)
+    explainer(x, METHODS, target=1)
+    change(model)
+    assert_explains(explainer, model, x)
+    assert explainer.anatomy.rows_read == (None if model.global_pool == "avg" else 1)
+
+
+def test_a_scale_that_no_longer_fits_is_refused():
+    model = build("vit")
+    explainer, x = vitscope.Explainer(model), pictures(model)
+    model.blocks[0].attn.scale *= 3  # which the fused kernel does not read
+    with pytest.raises(ModelError, match=r"changed after this Explainer was built.*queries differs"):
+        explainer(x, "cdam", target=1)
+
+
 def test_a_change_that_cannot_be_described_is_refused_until_it_is_undone():
     model = build("vit")
     explainer, x = vitscope.Explainer(model), pictures(model)
@@ -171,7 +224,10 @@ def test_an_unchanged_model_is_verified_once(monkeypatch):
     def again(*_):
         raise AssertionError("verified again")
 
+    counting = vitscope.Explainer(Switched(build("vit")).eval())
     monkeypatch.setattr("vitscope.explainer.verify", again)
+    for _ in range(2):
+        counting(x, METHODS, target=1)
     model.train()
     x.requires_grad_()
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections import defaultdict
 from itertools import chain
@@ -14,10 +15,14 @@ SAMPLES = 32
 """Values of each tensor that are compared."""
 
 Values = dict[tuple[torch.dtype, torch.device], Tensor]
+Settings = dict[tuple[int, str], Any]
+"""Number of the module, name of its attribute -> value."""
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 class ModelState:
-    """The modules and weights of a model at one time; `==` tells whether two states are the same.
+    """The modules, their settings and the weights of a model at one time; `==` tells whether two states are the same.
 
     Recording takes a few operations per tensor, whatever its size. Weights are compared by identity and by torch's
     version counter, which every in-place operation increments. Changes through `.data` do not increment it; they are
@@ -28,9 +33,24 @@ class ModelState:
     def __init__(self, model: nn.Module) -> None:
         """Record `model` as it is now."""
         weights = list(chain(model.parameters(), model.buffers()))
-        self._modules = [_identity(module) for module in model.modules()]
+        modules = list(model.modules())
+        self._modules = [_identity(module) for module in modules]
+        self._settings = {
+            (number, name): value for number, module in enumerate(modules) for name, value in _settings(module).items()
+        }
+        self._passing: frozenset[tuple[int, str]] = frozenset()
         self._versions = [(id(tensor), None if tensor.is_inference() else tensor._version) for tensor in weights]
         self._values = _sample(weights)
+
+    def after_passes(self, later: ModelState) -> ModelState:
+        """This state, without the settings that passes up to `later` changed, such as a module's count of its calls."""
+        changed = {place for place, value in self._settings.items() if later._settings.get(place, value) != value}
+        self._passing = frozenset(changed | (later._settings.keys() - self._settings.keys()))
+        return self
+
+    def _settings_but(self, passing: frozenset[tuple[int, str]]) -> Settings:
+        passing |= self._passing
+        return {place: value for place, value in self._settings.items() if place not in passing}
 
     __hash__ = None  # type: ignore[assignment]  # compared, never a key
 
@@ -42,6 +62,7 @@ class ModelState:
         return (
             isinstance(other, ModelState)
             and self._modules == other._modules
+            and self._settings_but(other._passing) == other._settings_but(self._passing)
             and self._versions == other._versions
             and self._values.keys() == other._values.keys()
             and all(torch.equal(self._values[kind], other._values[kind]) for kind in self._values)
@@ -53,6 +74,26 @@ def _identity(module: nn.Module) -> tuple[Any, ...]:
     forward = vars(module).get("forward", getattr(type(module), "forward", None))
     hooks = tuple(module._forward_pre_hooks), tuple(module._forward_hooks)
     return weakref.ref(module), type(module), forward, hooks
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Attributes that may change what a module does: numbers, texts, collections of these, and functions by identity.
+
+    Other objects, such as a tensor that the module keeps of its last pass, are left out.
+    """
+    settings = {}
+    for name, value in vars(module).items():
+        if name not in _OF_EVERY_MODULE and (callable(value) or _is_plain(value)):
+            settings[name] = id(value) if callable(value) else copy.deepcopy(value)
+    return settings
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, tuple | list | set | frozenset):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _sample(weights: list[Tensor]) -> Values:
