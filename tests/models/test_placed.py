@@ -373,6 +373,78 @@ def test_a_hook_that_comes_later_is_noticed(described, images):
     assert relative(explainer(images, "daam")["daam"].values, wanted.flip(-1)) < 1e-5
 
 
+def _rows_backwards(tokens):
+    """Patch tokens behind a class token, (b 1 + 16 D), the last row of the grid first."""
+    return torch.cat([tokens[:, :1], tokens[:, 1:].unflatten(1, (4, 4)).flip(1).flatten(1, 2)], dim=1)
+
+
+class RowsBackwards(VisionTransformer):
+    def _pos_embed(self, x):
+        return _rows_backwards(super()._pos_embed(x))
+
+
+def _of_class(vit):
+    own = perturbed(RowsBackwards(**TINY, init_values=0.1))
+    own.load_state_dict(vit.state_dict())
+    return own
+
+
+def _of_instance(vit):
+    there = vit._pos_embed
+    vit._pos_embed = lambda x: _rows_backwards(there(x))
+    return vit
+
+
+def _behind(vit):
+    vit.norm_pre.register_forward_hook(lambda _, __, tokens: _rows_backwards(tokens))
+    return vit
+
+
+def _at_block(vit):
+    vit.blocks[0].register_forward_pre_hook(lambda _, inputs: (_rows_backwards(inputs[0]),))
+    return vit
+
+
+def _at_convolution(vit):
+    vit.patch_embed.proj.register_forward_hook(lambda _, __, features: features.flip(-2))
+    return vit
+
+
+@pytest.mark.parametrize("change", [_of_class, _of_instance, _behind, _at_block, _at_convolution])
+def test_tokens_that_are_reordered_behind_the_patches(change, vit, images):
+    """The upper row of patches becomes the last row of tokens, whatever the image that is cut into patches."""
+    model = change(vit)
+    found = vitscope.Explainer(nn.Sequential(model) if change is _of_class else model, preprocessing=PREPARED)
+    seen = []
+    handle = found.anatomy.blocks[0].norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, 1:]))
+    upper = torch.zeros(1, 3, 32, 32)
+    upper[..., :8, :] = 3
+    with torch.no_grad():
+        model(torch.cat([torch.zeros(1, 3, 32, 32), upper]))
+    handle.remove()
+    assert (seen[0][1] - seen[0][0]).norm(dim=-1).unflatten(0, (4, 4))[3].min() > 0
+    assert found.anatomy.placement((32, 32)).describe() == "flipped top to bottom"
+    assert found(images, "daam")["daam"].subject.geometries[0].crop == (0, 0, 32, 32)
+
+
+def test_tokens_that_are_shuffled_behind_the_patches_are_refused(vit):
+    order = torch.cat(
+        [torch.zeros(1, dtype=torch.long), 1 + torch.randperm(16, generator=torch.Generator().manual_seed(1))]
+    )
+    vit.norm_pre.register_forward_hook(lambda _, __, tokens: tokens[:, order])
+    with pytest.raises(vitscope.ModelError, match=r"geometry|does not run"):
+        vitscope.Explainer(vit, preprocessing=PREPARED)
+
+
+def test_a_hook_that_changes_nothing_moves_no_map():
+    """T2T's tokens attend to each other and overlap before the blocks, and are centred above their cells."""
+    from vitscope.models import t2t_vit
+
+    found = t2t_vit("t2t_vit_14", img_size=64, depth=2, num_classes=3).eval()
+    found.register_forward_pre_hook(lambda *_: None)
+    assert anatomy_of(found).placement((64, 64)) == Placement.identity((64, 64))
+
+
 def test_a_layout_of_a_model_that_flips_or_orders_its_tokens_otherwise(vit, images):
     for change, back in (TURNS["left to right"], TURNS["quarter turn"]):
         wanted = explained(vit, change(images), METHODS[:-1])

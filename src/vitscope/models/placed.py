@@ -105,9 +105,9 @@ def arriving_images(model: nn.Module, call: Callable[[Tensor], Any], inner: nn.M
     return images_of
 
 
-def arriving_tokens(anatomy: Anatomy, grid: Grid) -> Arriving:
-    """Images -> the patch tokens that enter the first block, on their grid."""
-    see = arriving(anatomy.model, anatomy.forward, anatomy.blocks[0].module)
+def arriving_tokens(model: nn.Module, call: Callable[[Tensor], Any], block: nn.Module, grid: Grid) -> Arriving:
+    """Images -> the patch tokens that enter the first block of `model`, which `call` runs, on their grid."""
+    see = arriving(model, call, block)
     cells = grid[0] * grid[1]
 
     def tokens_of(images: Tensor) -> Tensor:
@@ -127,10 +127,10 @@ def is_foreign(anatomy: Anatomy) -> bool:
     around = [module for module in anatomy.model.modules() if module not in inside]
     return any(
         type(module).__module__.partition(".")[0] not in _LIBRARIES
-        or bool(module._forward_pre_hooks)
-        or "forward" in vars(module)
+        or bool(module._forward_pre_hooks or module._forward_hooks)
+        or any(callable(value) and hasattr(type(module), name) for name, value in vars(module).items())
         for module in around
-    )
+    ) or any(block.module._forward_pre_hooks for block in anatomy.blocks[:1])
 
 
 def seen_through(model: nn.Module, inner: Anatomy, where: str) -> Anatomy:
@@ -141,14 +141,15 @@ def seen_through(model: nn.Module, inner: Anatomy, where: str) -> Anatomy:
     Args:
         model: the outer module.
         inner: the description of a known model. Where code of others' takes part in it, what arrives is measured at its
-            first convolution.
+            first convolution, and its patch tokens must lie likewise, or are placed by themselves.
         where: for messages, where the inner model is.
 
     Raises:
         ModelError: how images reach the inner model cannot be expressed.
     """
-    entrance = (_first_convolution(inner.model) if is_foreign(inner) else None) or inner.model
-    arrive = arriving_images(model, inner.call or model if model is inner.model else model, entrance)
+    foreign = is_foreign(inner)
+    call = inner.call or model if model is inner.model else model
+    arrive = arriving_images(model, call, (_first_convolution(inner.model) if foreign else None) or inner.model)
     parameter = next(model.parameters())
 
     def size_within(size: Grid) -> Grid:
@@ -158,7 +159,11 @@ def seen_through(model: nn.Module, inner: Anatomy, where: str) -> Anatomy:
     @once_for_each_size
     def placement(size: Grid) -> Placement:
         try:
-            return measured(arrive, size, model)
+            found = measured(arrive, size, model)
+            if foreign and inner.blocks and inner.whole:
+                tokens = arriving_tokens(model, call, inner.blocks[0].module, inner.grid(found.inner))
+                found = measured(tokens, size, model, inner.patch, found)
+            return found
         except NotPlacedError as error:
             raise ModelError(
                 f"{where}, {error}; explain the inner model on images that are changed already, or do it in "
@@ -179,7 +184,7 @@ def with_token_placement(anatomy: Anatomy) -> Anatomy:
     """
 
     def placement(size: Grid) -> Placement:
-        tokens = arriving_tokens(anatomy, anatomy.grid(size))
+        tokens = arriving_tokens(anatomy.model, anatomy.forward, anatomy.blocks[0].module, anatomy.grid(size))
         try:
             return measured(tokens, size, anatomy.model, anatomy.patch)
         except NotPlacedError as error:
@@ -232,7 +237,9 @@ def once_for_each_size(placement: Callable[[Grid], Placement]) -> Callable[[Grid
     return found
 
 
-def measured(arrive: Arriving, size: Grid, model: nn.Module, cell: Grid = (1, 1)) -> Placement:
+def measured(
+    arrive: Arriving, size: Grid, model: nn.Module, cell: Grid = (1, 1), expected: Placement | None = None
+) -> Placement:
     """How what arrives lies on images of `size` (height, width).
 
     Args:
@@ -241,6 +248,7 @@ def measured(arrive: Arriving, size: Grid, model: nn.Module, cell: Grid = (1, 1)
         model: whose device and dtype the images have.
         cell: height and width, in pixels of the inner image, of each place that arrives: (1, 1) of pixels, a patch of
             tokens.
+        expected: given back where what arrives lies as it says, to three quarters of a cell.
 
     Raises:
         NotPlacedError: the relation is not axis-aligned, depends on the image, or is drawn at random.
@@ -249,10 +257,12 @@ def measured(arrive: Arriving, size: Grid, model: nn.Module, cell: Grid = (1, 1)
     ranges = _RANGES if cell == (1, 1) else _RANGES[-2:]
     products, norms = _products(arrive, size, cuts, ranges, next(model.parameters()))
     each = products.split([len(places) for places in cuts])
+    if expected is not None:
+        near = max(_bound(expected), 0.75 * _side(expected, cell))  # overlapping patches may be centred elsewhere
+        if _error(expected, each, norms, cuts, cell) <= near:
+            return expected
     placement = _fitted(each, norms, cuts, size, cell)
-    off = _error(placement, each, norms, cuts, cell)
-    finest = max(abs(placement.scale[axis]) * max(1.0, cell[axis] / 4) for axis in (0, 1))
-    bound = max(1.0, max(size) / 48, finest)
+    off, bound = _error(placement, each, norms, cuts, cell), max(_bound(placement), _side(placement, cell) / 4)
     # A patch that a cut divides tells its place less well than a pixel, so that of patches only this much is asked.
     simple = _in_whole_pixels(placement, cell)
     if _error(simple, each, norms, cuts, cell) <= (min(bound, 1.25 * off + 0.01) if cell == (1, 1) else bound):
@@ -263,6 +273,16 @@ def measured(arrive: Arriving, size: Grid, model: nn.Module, cell: Grid = (1, 1)
             f"each image in its own way: the best such map is {off:.1f} pixels off on average"
         )
     return placement
+
+
+def _bound(placement: Placement) -> float:
+    """By how many pixels of the outer image what arrives may lie off its place (root mean square)."""
+    return max(1.0, max(placement.outer) / 48, *map(abs, placement.scale))
+
+
+def _side(placement: Placement, cell: Grid) -> float:
+    """The longer side of a cell in pixels of the outer image."""
+    return max(abs(placement.scale[axis]) * cell[axis] for axis in (0, 1))
 
 
 def _fitted(each: Sequence[Tensor], norms: Tensor, cuts: Sequence[Tensor], size: Grid, cell: Grid) -> Placement:
