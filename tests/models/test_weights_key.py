@@ -103,6 +103,25 @@ def test_a_nested_set_and_torchs_own_averages(tmp_path):
     assert found.tensors.keys() == {"weight", "bias"}
 
 
+def test_torchs_own_averages_of_a_wrapped_model(tmp_path):
+    averaged = {f"module.{name}": value for name, value in torch.nn.Linear(2, 2).state_dict().items()}
+    content = {"state_dict": {"module.n_averaged": torch.tensor(3), **averaged}}
+    assert read_weights(saved(tmp_path, content)).tensors.keys() == {"weight", "bias"}
+
+
+@pytest.mark.parametrize(
+    "averaged", [{"ema": {"decay": 0.99, "shadow_params": [*RAW.values()]}}, {"ema": [*RAW.values()]}]
+)
+def test_averages_without_names_are_told(averaged, tmp_path, caplog):
+    """As torch_ema saves them: a list in the order of the parameters."""
+    found = read_weights(saved(tmp_path, {"model": RAW, **averaged}))
+    assert found.key == "model"
+    assert "averaged weights without their names (ema" in caplog.text
+    caplog.clear()
+    read_weights(saved(tmp_path, {"model": RAW, **averaged}), "model")
+    assert not caplog.messages
+
+
 def test_a_file_that_holds_itself_is_read(tmp_path):
     content = {"state_dict": RAW}
     content["again"] = content

@@ -123,6 +123,14 @@ def _chosen(content: Any, file: Path, key: str | None) -> Weights:
     several = f"{file}: holds several sets of weights ({_listed(usable)})"
     if others and _rank(first) == _rank(others[0]):
         raise ModelError(f"{several}; choose one by weights_key= (--weights-key)")
+    for name in () if key else _nameless(content):
+        _LOG.warning(
+            "%s: holds averaged weights without their names (%s), which cannot be used; %s is used, which may be the "
+            "raw ones; save the averaged model's state_dict",
+            file,
+            name,
+            used or "the set with names",
+        )
     if others:
         _LOG.warning("%s; %s is used, choose another by weights_key= (--weights-key)", several, used)
     return Weights(_without_prefix(found[first]), used or None, f"{file} ({used})" if used else str(file))
@@ -158,6 +166,16 @@ def _sets(content: Any, path: Keys, entered: set[int]) -> Iterator[tuple[Keys, d
             yield from _sets(value, (*path, name), entered)
 
 
+def _nameless(content: Any) -> Iterator[str]:
+    """Averaged weights in a list, without their names, as torch_ema saves them ("shadow_params")."""
+    for name in (*_AVERAGED, "shadow_params"):
+        value = content.get(name) if isinstance(content, Mapping) else None
+        lists = {f"{name}.{part}": of for part, of in value.items()} if isinstance(value, Mapping) else {name: value}
+        for path, listed in lists.items():
+            if isinstance(listed, list | tuple) and listed and all(isinstance(one, Tensor) for one in listed):
+                yield path
+
+
 def _rank(path: Keys) -> tuple[int, ...]:
     """The place of a set of weights in the order of preference; the last for keys that are not known."""
     return tuple(_KEYS.index(name) if name in _KEYS else len(_KEYS) + 1 for name in path) or (len(_KEYS),)
@@ -165,7 +183,7 @@ def _rank(path: Keys) -> tuple[int, ...]:
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without the prefixes that all names share, and without the counter of torch's `AveragedModel`."""
-    tensors = {name: tensor for name, tensor in tensors.items() if name != "n_averaged"} or tensors
+    tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[-1] != "n_averaged"} or tensors
     while prefix := next((each for each in _PREFIXES if all(name.startswith(each) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
