@@ -51,6 +51,13 @@ def tiff(values: np.ndarray, **tags: int) -> bytes:
     return out.getvalue()
 
 
+def white_is_zero(content: bytes) -> bytes:
+    """The same grey TIFF with PhotometricInterpretation 0, which Pillow does not write for such values."""
+    entry = pack("<HHI", 262, 3, 1)
+    assert content.count(entry + pack("<I", 1)) == 1
+    return content.replace(entry + pack("<I", 1), entry + pack("<I", 0))
+
+
 def packed_tiff(values: np.ndarray) -> bytes:
     """A grey TIFF of 12 bits a value, two in three bytes."""
     first, second = values[:, ::2].astype(np.uint32), values[:, 1::2].astype(np.uint32)
@@ -60,6 +67,11 @@ def packed_tiff(values: np.ndarray) -> bytes:
     start = 8 + 2 + 12 * len(entries) + 4
     fields = b"".join(pack("<HHII", tag, 4, 1, start if tag == 273 else value) for tag, value in entries)
     return b"II*\0" + pack("<IH", 8, len(entries)) + fields + pack("<I", 0) + three
+
+
+def ppm(values) -> bytes:
+    """Colour values of 16 bits."""
+    return f"P6 {values.shape[1]} {values.shape[0]} 65535\n".encode() + values.astype(">u2").tobytes()
 
 
 def read(content: bytes, folder, caplog, name="deep"):
@@ -91,6 +103,25 @@ def test_the_depth_of_the_header_is_used(content, brightest, tmp_path, caplog):
     assert (DARK in said) == (brightest == 16)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        white_is_zero(tiff(4095 - RAMP * 16, MaxSampleValue=4095)),
+        white_is_zero(tiff(65535 - RAMP * 256)),
+        white_is_zero(tiff(1 - RAMP.astype(np.float32) / 255)),
+    ],
+    ids=["12 bits", "16 bits", "floats"],
+)
+def test_a_tiff_whose_zero_is_white(content, tmp_path, caplog):
+    """As X-rays are often stored; Pillow turns such values over in files of 8 bits alone."""
+    (tmp_path / "zero.tif").write_bytes(content)
+    values = np.asarray(load_image(tmp_path / "zero.tif"))[..., 0].astype(int)
+    assert np.abs(values - RAMP).max() <= 1
+    assert not caplog.messages
+    said = read(white_is_zero(tiff(4095 - RAMP * 16)), tmp_path, caplog, "dim")[1]
+    assert "comes out nearly white: no value is above 4095" in said
+
+
 def test_values_that_were_scaled_to_sixteen_bits_as_png_demands_are_left(tmp_path, caplog):
     twelve = RAMP * 16 + 15
     for values, brightest in ((twelve << 4 | twelve >> 8, 255), ((RAMP * 8) << 4, 127)):
@@ -114,8 +145,10 @@ def test_what_may_be_scaled_and_black_or_not_scaled_is_said(tmp_path, caplog):
             "15 of 255 in the upper 8 of 16 bits, .*12 bits by",
         ),
         (png(np.stack([RAMP * 16, RAMP * 0 + 65535], axis=-1)), "multiply 12 bits by 16"),
+        (png(np.stack([RAMP * 16] * 3, axis=-1), b"\x0c\x0c\x0c"), "the 12 bits of its header are for grey images"),
+        (ppm(np.stack([RAMP * 15] * 3, axis=-1)), "15 of 255 in the upper 8 of 16 bits, .*multiply 12 bits by 16"),
     ],
-    ids=["grey", "tiff", "float", "colour", "alpha"],
+    ids=["grey", "tiff", "float", "colour", "alpha", "colour with sBIT", "PPM"],
 )
 def test_a_nearly_black_image_of_many_bits_is_warned_of_once(content, cure, tmp_path, caplog):
     _, said = read(content, tmp_path, caplog)

@@ -13,7 +13,8 @@ from vitscope.images.notes import note
 STORED = 16
 """Bits of a value of more than 8 bits, as Pillow gives it."""
 WHITE = 2**STORED - 1
-_BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 258, 281, 341  # of TIFF
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 258, 262, 281, 341  # of TIFF
+_WHITE_IS_ZERO = 0
 _PRIMARY_FIRST = ("MPO", "PSD")
 """Formats whose first frame is the image, and the others its previews or layers."""
 
@@ -27,24 +28,27 @@ class Depth:
         exact: whether values of more bits are impossible. Otherwise `bits` is a hint: PNG's sBIT, for which values
             should have been scaled to 16 bits and often are not, or the highest value that a TIFF declares.
         truncated: whether it has 16 bits a channel of which Pillow gives the upper 8.
+        inverted: whether 0 is white, as a TIFF may say, and Pillow leaves the values so.
     """
 
     bits: int | None = None
     exact: bool = False
     truncated: bool = False
+    inverted: bool = False
 
     @classmethod
     def of(cls, image: Image.Image) -> Depth:
         """Read it from an image that was opened and not yet decoded."""
         deep = image.mode.startswith("I")
-        truncated = not deep and any(";16" in mode for mode in _raw_modes(image))
+        truncated = not deep and _has_sixteen_bits(image)
         bits, exact = None, False
         tags = getattr(image, "tag_v2", None)
-        if deep and image.format == "PNG":
+        if (deep or truncated) and image.format == "PNG":
             bits = _significant_bits(getattr(image, "fp", None))
-        elif deep and tags is not None:
+        elif (deep or truncated) and tags is not None:
             bits, exact = _bits_of_tiff(tags)
-        return cls(bits if bits is not None and bits < STORED else None, exact, truncated)
+        inverted = (deep or image.mode == "F") and tags is not None and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        return cls(bits if bits is not None and bits < STORED else None, exact, truncated, inverted)
 
     def white(self, highest: int, used: int) -> int:
         """The value that is white: 2^16 - 1, or less where the image has fewer bits.
@@ -88,15 +92,15 @@ def note_frames(image: Image.Image, name: str, *, counted: bool, once: bool) -> 
     note(f"{name}: frame 1 of {frames} is read; save another one as a file of its own to explain it", once=once)
 
 
-def _raw_modes(image: Image.Image) -> list[str]:
-    """How its pixels are stored, in Pillow's words."""
+def _has_sixteen_bits(image: Image.Image) -> bool:
+    """Whether its channels are stored in 16 bits, in Pillow's words: "RGB;16B", or of a PPM the value that is white."""
     tiles = getattr(image, "tile", None) or [(None, None, None, ())]
-    arguments = tiles[0][3]
-    return [one for one in (arguments if isinstance(arguments, tuple) else (arguments,)) if isinstance(one, str)]
+    arguments = tiles[0][3] if isinstance(tiles[0][3], tuple) else (tiles[0][3],)
+    return any(argument == WHITE or (isinstance(argument, str) and ";16" in argument) for argument in arguments)
 
 
 def _significant_bits(file: IO[bytes] | None) -> int | None:
-    """Of the grey values of a PNG, by its chunk sBIT, which Pillow does not read."""
+    """Of the values of a PNG, by its chunk sBIT, which Pillow does not read; of several channels the first."""
     if file is None:
         return None
     place = file.tell()

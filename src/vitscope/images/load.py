@@ -25,9 +25,10 @@ _AT_A_TIME = 2**20
 """Pixels of more than 8 bits that are scaled at once."""
 
 _DARK = (
-    "{name}: comes out nearly black: no value is above {highest}, and the header says nothing of fewer bits; if its "
-    "values do not use the whole range, scale them first ({cure}), or pass an 8-bit image"
+    "{name}: comes out nearly {tone}: no value is above {highest}, and {header}; if its values do not use the whole "
+    "range, scale them first ({cure}), or pass an 8-bit image"
 )
+_NO_HEADER = "the header says nothing of fewer bits"
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
@@ -221,7 +222,9 @@ def _converted(image: Image.Image, name: str, depth: Depth, *, once: bool) -> Im
         highest = max(int(high) for _, high in extrema)
         if dark(highest, 255):
             upper = f"{highest} of 255 in the upper 8 of 16 bits"
-            note(_DARK.format(name=name, highest=upper, cure=_scaling(8 + highest.bit_length())), once=once)
+            header = _NO_HEADER if depth.bits is None else f"the {depth.bits} bits of its header are for grey images"
+            cure = _scaling(8 + highest.bit_length())
+            note(_DARK.format(name=name, tone="black", highest=upper, header=header, cure=cure), once=once)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         picture = image.convert("RGBA")
         ground = Image.new("RGBA", picture.size, "white")
@@ -243,10 +246,12 @@ def _from_deep(image: Image.Image, name: str, depth: Depth, *, once: bool) -> Im
         note(f"{name}: read as {depth.bits} bits by its header, since no value is above {highest:g}", once=once)
     elif white == whole and dark(highest, whole):
         cure = "floats to 0 to 1" if image.mode == "F" else _scaling(int(highest).bit_length())
-        note(_DARK.format(name=name, highest=f"{highest:.4g} of {whole:g}", cure=cure), once=once)
+        tone, most = "white" if depth.inverted else "black", f"{highest:.4g} of {whole:g}"
+        note(_DARK.format(name=name, tone=tone, highest=most, header=_NO_HEADER, cure=cure), once=once)
     grey = np.empty((image.height, image.width), dtype=np.uint8)
     for rows, values in _rows(image):
-        grey[rows] = np.rint(values.astype(np.float64) * (255.0 / white))
+        share = values.astype(np.float64) / white
+        grey[rows] = np.rint(255.0 * (1.0 - share if depth.inverted else share))
     return Image.fromarray(grey).convert("RGB")
 
 
