@@ -181,6 +181,11 @@ def test_a_constant_target_is_flat_and_says_so():
         vitscope.Explainer(model)(pictures(model), "cdam", lambda output: 0 * output[:, 0])
 
 
+def test_a_target_of_complex_values_is_refused(explainer, photos):
+    with pytest.raises(TargetError, match=r"real values, got torch\.complex64"):
+        explainer(photos, "cdam", lambda output: output[:, 0].to(torch.complex64))
+
+
 def test_no_name_leads_out_of_the_folder_or_onto_the_manifest(explainer, photos, tmp_path):
     source = photos[0].read_bytes()
     odd = [tmp_path / name for name in ("...png", "..png", ".png", "manifest.json.png")]

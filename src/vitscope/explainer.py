@@ -27,7 +27,7 @@ from vitscope.passes import Passes
 from vitscope.provenance import covered_by, provenance_of
 from vitscope.targets import ClassNames, Concept, EachConcept, Predicted, Probability, Target, Text, as_target
 from vitscope.targets.target import TargetLike
-from vitscope.targets.text import check_text
+from vitscope.targets.text import check_text, tokens_on
 from vitscope.trace import Effects, Needs, as_bytes, effects_on_features, left_as_found, record, verify
 from vitscope.trace.guard import fitted
 
@@ -359,7 +359,8 @@ class Explainer:
         """The embeddings of texts, of length 1, (t F): as targets, or for `Evidence.of`.
 
         Raises:
-            TargetError: the model has no text tower, no tokenizer is at hand, or a text is empty.
+            TargetError: the model has no text tower, no tokenizer is at hand or one that gives no tensors, or a text
+                is empty.
             ModelError: its tokenizer cannot be read.
         """
         self._follow_changes()
@@ -370,10 +371,9 @@ class Explainer:
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         for text in texts:
             check_text(text)
-        tokens = self._tokenizer(texts)
-        device = next(self.anatomy.model.parameters()).device
+        tokens = tokens_on(next(self.anatomy.model.parameters()).device, self._tokenizer(texts))
         with left_as_found(self.anatomy.model), left_as_found(self._model), torch.no_grad():
-            embedded = self.anatomy.texts(tokens.to(device))
+            embedded = self.anatomy.texts(tokens)
         return F.normalize(embedded.float(), dim=-1)
 
     def why_not(self, label: str, method: Method) -> str:

@@ -215,3 +215,14 @@ def test_what_is_no_index_is_refused_at_once(wrong):
     for make in (Class, Probability, Output, lambda index: Contrast(0, index)):
         with pytest.raises(TargetError, match="is no class index; give an integer"):
             make(wrong)
+
+
+def test_a_number_that_is_another_class_by_name_is_told(caplog):
+    grades = ClassNames(("1", "2", "3", "4", "5"))
+    assert as_target("1", grades) == Class(1)
+    assert caplog.messages == ["'1' is read as an index, that of 2; the class of this name has index 0"]
+    caplog.clear()
+    assert as_target("1", ClassNames(("0", "1", "2"))) == Class(1)
+    assert as_target("1", ClassNames(("tench", "cat"))) == Class(1)
+    assert as_target(1, grades) == Class(1)
+    assert not caplog.messages

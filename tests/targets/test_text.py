@@ -116,6 +116,25 @@ def words_of(directory):
     return lambda texts: tokenizer(texts, padding=True, return_tensors="pt")
 
 
+@pytest.mark.parametrize("give", [dict, lambda tokens: tokens["input_ids"]], ids=["dict", "tensor"])
+def test_a_tokenizer_of_ones_own_gives_tensors_by_name_or_one(give, directory):
+    model, own = transformers.CLIPModel.from_pretrained(directory).eval(), words_of(directory)
+    prepared = {"size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    found, wanted = (
+        vitscope.Explainer(model, preprocessing=prepared, tokenizer=tokenizer).texts("a cat")
+        for tokenizer in (lambda texts: give(own(texts)), own)
+    )
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_tokenizer_that_gives_lists_is_refused_with_the_way_out(directory):
+    model = transformers.CLIPModel.from_pretrained(directory).eval()
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(directory)
+    explainer = vitscope.Explainer(model, tokenizer=tokenizer, preprocessing={"size": 32})
+    with pytest.raises(vitscope.TargetError, match=r"gives no tensors \(BatchEncoding\).*return_tensors=\"pt\""):
+        explainer(IMAGES, "cdam", "a cat")
+
+
 LONG = "a long text " * 20
 
 

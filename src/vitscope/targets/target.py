@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from vitscope.errors import TargetError
 from vitscope.targets.names import UNNAMED, ClassNames
 from vitscope.targets.text import Text
 
+_LOG = logging.getLogger(__name__)
 _NUMBER = re.compile(r"-?\d{1,18}")
 """An index in words; "²" is a digit to Python and no number."""
 
@@ -269,13 +271,23 @@ def _class_index(entry: int | str | Text, names: ClassNames) -> int:
     if isinstance(entry, Text):
         raise TargetError(f"'{entry}': the model has no text tower; give a class, or use a CLIP-like model")
     if isinstance(entry, str):
-        return int(entry) if _NUMBER.fullmatch(entry.strip()) else names.index(entry)
+        return _index_in_words(entry.strip(), names) if _NUMBER.fullmatch(entry.strip()) else names.index(entry)
     try:
         return _whole(entry)
     except TargetError:
         raise TargetError(
             f"{entry!r} is no target; give a class index, a class name, one an image, or a function"
         ) from None
+
+
+def _index_in_words(number: str, names: ClassNames) -> int:
+    """A number as an index; where it is also the name of another class, a warning says which one is taken."""
+    index = int(number)
+    if number in names.names and (called := names.names.index(number)) != index:
+        _LOG.warning(
+            "'%s' is read as an index, that of %s; the class of this name has index %d", number, names[index], called
+        )
+    return index
 
 
 def _whole(index: Any) -> int:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from vitscope.errors import TargetError
 
@@ -54,3 +59,19 @@ def check_text(text: str) -> None:
     """Raise TargetError where a text has no words."""
     if not text.strip():
         raise TargetError(f"{text!r} is an empty text; say what to look for, such as 'a photo of a cat'")
+
+
+def tokens_on(device: torch.device, tokens: Any) -> Any:
+    """What a tokenizer gives, on the device of the model.
+
+    Raises:
+        TargetError: it is neither a tensor nor tensors by name, such as the lists of a tokenizer of transformers.
+    """
+    if isinstance(tokens, Tensor):
+        return tokens.to(device)
+    if isinstance(tokens, Mapping) and tokens and all(isinstance(value, Tensor) for value in tokens.values()):
+        return {name: value.to(device) for name, value in tokens.items()}
+    raise TargetError(
+        f"the tokenizer gives no tensors ({type(tokens).__name__}); of one of transformers give "
+        'tokenizer=lambda texts: tokenizer(texts, padding=True, truncation=True, return_tensors="pt")'
+    )

@@ -120,6 +120,8 @@ def _slope(aim: Aim, where: Tensor) -> Slope:
             raise TargetError(
                 f"a target must give one value an image, ({len(leaf)},), got {found}; return output[:, i]"
             )
+        if value.is_complex():
+            raise TargetError(f"a target must give real values, got {value.dtype}; return their .real or .abs()")
         (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True) if value.requires_grad else (None,)
         if gradient is None:
             raise TargetError("the target does not depend on the output by differentiable steps; avoid argmax, detach")
