@@ -8,12 +8,13 @@ ALL_COVERED := --cov --cov-report=term --cov-fail-under=90
 STARTED := $(if $(COVERAGE),--cov --cov-report=)
 COMPLETED := $(if $(COVERAGE),--cov-append $(ALL_COVERED))
 
-.PHONY: help install demo docs bandit lint lint-web security test test-integration test-all test-gpu test-peers cost peers memory gpu clean
+.PHONY: help install demo docs bandit lint lint-web security check test test-integration test-all test-gpu test-peers cost peers memory gpu clean
 help:
 	@echo "make install   create $(VENV) and install vitscope with its development tools"
 	@echo "make demo      explain bundled scenes with the bundled models, and print where the page is"
 	@echo "make docs      the site of the documentation, its notebooks run, into out/docs; a warning is an error"
 	@echo "make lint-web  the format of the pages' scripts and styles (needs npx)"
+	@echo "make check     the tests of what changed, or of FILES=\"src/vitscope/... ...\" (tools/check.py)"
 	@echo "make test      lint, types, and the unit tests"
 	@echo "make test-integration  Ray, killed processes, browsers, servers, pages of the documentation, demo, wheel, example"
 	@echo "make test-all  both, with coverage, the slow tests and make security"
@@ -50,6 +51,9 @@ lint: bandit
 # the pages' scripts and styles; needs Node's npx
 lint-web:
 	npx --yes prettier@3 --check --print-width 120 "src/vitscope/**/front/*.{js,css}"
+
+check: install
+	$(BIN)/python tools/check.py $(FILES)
 
 test: lint
 	$(PYTEST) -m "not slow and not integration" $(STARTED)

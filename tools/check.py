@@ -86,7 +86,7 @@ AREAS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("warned.py", ("tests/images/test_notes.py",)),
     ("parse.py", ("tests/test_saved.py", "tests/fuzz/test_banks.py")),
     ("errors.py", ("tests/test_messages.py",)),
-    ("__main__.py", ("tests/cli/test_cli.py: version",)),
+    ("__main__.py", ("tests/cli/test_cli.py: test_from_a_shell",)),
     ("__init__.py", ("tests/test_startup.py: vitscope",)),
     ("trace/*", _TRACE),
     ("methods/*", (_LAYOUTS, "tests/methods/test_pooled.py", "tests/methods/test_trivial.py")),
@@ -110,15 +110,12 @@ AREAS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("models/timm_class_attention.py", (f"{_ZOO}cait_xxs24_224 xcit_nano_12_p16_224 convit_tiny",)),
     (
         "models/windowed.py",
-        (
-            f"{_ZOO}swin_tiny_patch4_window7_224 maxvit_nano_rw_256 hiera_tiny_224",
-            "tests/models/test_windowed.py: swin maxvit hiera pvt levit crossvit",
-        ),
+        (f"{_ZOO}swin_tiny_patch4_window7_224 maxvit_nano_rw_256",),
     ),
     ("models/torchvision_vit.py", (f"{_ZOO}vit_b_16", "tests/models/test_torchvision.py")),
     ("models/t2t.py", (f"{_ZOO}t2t_vit_14",)),
     ("models/dino_hub.py", (f"{_ZOO}dino_vits8", "tests/models/test_models.py")),
-    ("models/open_clip_vit.py", (f"{_ZOO}ViT-B-32", "tests/targets/test_text.py")),
+    ("models/open_clip_vit.py", (f"{_ZOO}CLIP-open_clip", "tests/targets/test_text.py")),
     ("models/hf/*", ("tests/models/test_hf.py",)),
     ("models/sources/*", ("tests/models/test_loading.py",)),
     ("models/weights/*", ("tests/models/test_bundled.py",)),
@@ -127,6 +124,8 @@ AREAS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("bench/scenes.py", ("tests/bench/test_scenes.py",)),
     ("bridges/*", ("tests/bridges/*.py",)),
     ("cli/*", ("tests/cli/test_cli.py", "tests/fuzz/test_commands.py")),
+    ("cli/common.py", ("tests/cli/test_cli.py: test_explain test_wrong_use_is_one_line_that_says_what_to_do",)),
+    ("cli/run_over.py", ("tests/cli/test_cli.py: test_explain test_bad_pictures_are_named_and_the_others_done",)),
     ("datasets/*", ("tests/datasets/*.py",)),
     ("report/*", ("tests/report/*.py", "tests/test_saved.py")),
     ("serve/*", ("tests/serve/*.py", "tests/cli/test_serve.py")),
@@ -270,17 +269,18 @@ def _of_source(tree: Tree, file: str) -> dict[str, Words]:
     inside = file.removeprefix(f"src/{PACKAGE}/")
     module = file.endswith(".py") and (tree.root / file).is_file()
     words = tree.words(file) if module else frozenset()
-    found: list[tuple[str, Words]] = [(test, frozenset()) for test in _named_after(tree, inside)]
-    own = {test for test, _ in found}
-    found += [(test, frozenset()) for test in _importers(tree, file) if test not in WIDE]
-    found += _of_area(tree, inside)
-    if module and inside.startswith("methods/"):
-        found += [(test, words) for test in _naming(tree, methods_in(tree.tree(file)))]
-    selection = Selection()
-    for test, narrowed in found:
-        if test not in LONG or test in own or narrowed or words:
-            selection.add(test, frozenset() if test in own else narrowed or (words if test in LONG else frozenset()))
-    return selection.files
+    own = _named_after(tree, inside)
+    area = _of_area(tree, inside)
+    naming = _naming(tree, methods_in(tree.tree(file))) if module and inside.startswith("methods/") else []
+    found = {}
+    for test in dict.fromkeys([*own, *_importers(tree, file), *area, *naming]):
+        if narrowed := area.get(test):
+            found[test] = narrowed
+        elif test in own or (test not in LONG and (test in area or test not in naming)):
+            found[test] = frozenset()
+        elif words:
+            found[test] = words
+    return found
 
 
 def _named_after(tree: Tree, inside: str) -> list[str]:
@@ -294,20 +294,23 @@ def _named_after(tree: Tree, inside: str) -> list[str]:
 
 
 def _importers(tree: Tree, file: str) -> list[str]:
-    """Those that import the module, where they are few; else those of them that import little else."""
+    """Those that import the module, first those that import little else; no long ones of other folders."""
     (module,) = [name for name, path in tree.modules.items() if path == file] or [""]
-    found = [test for test, modules in tree.imported.items() if module in modules]
+    folder = Path(file).parent.name.replace(PACKAGE, "tests")
+    near = {test for test in tree.tests if test not in LONG or Path(test).parent.name == folder}
+    found = [test for test, modules in tree.imported.items() if module in modules and test in near - WIDE]
     return sorted(found, key=lambda test: (len(tree.imported[test]), test))[:MOST]
 
 
-def _of_area(tree: Tree, inside: str) -> list[tuple[str, Words]]:
-    found = []
+def _of_area(tree: Tree, inside: str) -> dict[str, Words]:
+    found: dict[str, Words] = {}
     for files, patterns in AREAS:
         if not fnmatch.fnmatchcase(inside, files) or ("/" not in files and "/" in inside):
             continue
         for pattern in patterns:
             tests, _, words = pattern.partition(": ")
-            found += [(test, frozenset(words.split())) for test in tree.tests if fnmatch.fnmatchcase(test, tests)]
+            for test in fnmatch.filter(tree.tests, tests):
+                found[test] = found.get(test, frozenset()) | set(words.split())
     return found
 
 
@@ -326,9 +329,9 @@ def holds(text: str, word: str) -> bool:
 
 
 def arguments_of(selection: Selection) -> list[str]:
-    """Of pytest."""
+    """Of pytest: the most specific files first."""
     narrowed = [f"--only={file}:{','.join(sorted(words))}" for file, words in selection.files.items() if words]
-    return ["-m", UNMARKED, *sorted(selection.files), *narrowed]
+    return ["-m", UNMARKED, *selection.files, *narrowed]
 
 
 def processes_of(selection: Selection) -> list[str]:
