@@ -89,10 +89,12 @@ AREAS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("__main__.py", ("tests/cli/test_cli.py: test_from_a_shell",)),
     ("__init__.py", ("tests/test_startup.py: vitscope",)),
     ("trace/*", _TRACE),
+    ("trace/classpath.py", ("tests/methods/test_reads.py",)),
+    ("trace/record.py", ("tests/methods/test_reads.py",)),
     ("methods/*", (_LAYOUTS, "tests/methods/test_pooled.py", "tests/methods/test_trivial.py")),
     ("methods/registry.py", ("tests/methods/test_groups.py", "tests/methods/test_documentation.py")),
     ("methods/base.py", ("tests/test_explainer.py",)),
-    ("methods/products.py", ("tests/trace/test_closed_forms.py", "tests/methods/test_fidelity.py: rollout chefer")),
+    ("methods/products.py", ("tests/methods/test_reads.py", "tests/methods/test_fidelity.py: rollout chefer")),
     ("methods/survival.*", ("tests/methods/test_survival.py",)),
     ("metrics/*", ("tests/metrics/*.py",)),
     ("images/*", ("tests/images/*.py",)),
@@ -218,14 +220,14 @@ class Tree:
 
 
 def methods_in(tree: ast.Module) -> set[str]:
-    """The names of the methods that a module registers."""
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _name(node.func) == "Facts"]
-    values = [word.value for call in calls for word in call.keywords if word.arg == "name"]
-    return {value.value for value in values if isinstance(value, ast.Constant)}
+    """The names of the methods that a module registers: of its `Facts`, or of a function that makes them."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    named = [one for call in calls if call.func.id in ("Facts", "_facts") for one in (*call.args[:1], *_named(call))]
+    return {one.value for one in named if isinstance(one, ast.Constant) and isinstance(one.value, str)}
 
 
-def _name(node: ast.expr) -> str:
-    return node.id if isinstance(node, ast.Name) else ""
+def _named(call: ast.Call) -> list[ast.expr]:
+    return [word.value for word in call.keywords if word.arg == "name"]
 
 
 def select(tree: Tree, changed: Iterable[str]) -> Selection:
@@ -254,7 +256,8 @@ def tests_of(tree: Tree, file: str) -> dict[str, Words]:
             if page.search(text)
         }
     if file.endswith(".py"):  # of tests, benchmarks, tools, examples
-        return {test: frozenset() for test, text in tree.tests.items() if test not in LONG and _imports(text, file)}
+        found = [test for test, text in tree.tests.items() if test not in LONG and _imports(text, file)]
+        return dict.fromkeys(_specific(tree, found), frozenset())
     return {}
 
 
@@ -273,7 +276,7 @@ def _of_source(tree: Tree, file: str) -> dict[str, Words]:
     area = _of_area(tree, inside)
     naming = _naming(tree, methods_in(tree.tree(file))) if module and inside.startswith("methods/") else []
     found = {}
-    for test in dict.fromkeys([*own, *_importers(tree, file), *area, *naming]):
+    for test in sorted(dict.fromkeys([*own, *_importers(tree, file), *area, *naming]), key=WIDE.__contains__):
         if narrowed := area.get(test):
             found[test] = narrowed
         elif test in own or (test not in LONG and (test in area or test not in naming)):
@@ -286,20 +289,22 @@ def _of_source(tree: Tree, file: str) -> dict[str, Words]:
 def _named_after(tree: Tree, inside: str) -> list[str]:
     path = Path(inside)
     stem = path.parent.name if path.stem == "__init__" else path.stem
-    likely = (
-        f"tests/{path.parent.as_posix()}/test_{stem}.py",
-        *([f"tests/test_{stem}.py"] if path.parent.name == "" else []),
-    )
-    return [test for test in likely if test in tree.tests]
+    likely = (Path("tests") / path.parent / f"test_{stem}.py").as_posix()
+    return [likely] if likely in tree.tests else []
 
 
 def _importers(tree: Tree, file: str) -> list[str]:
-    """Those that import the module, first those that import little else; no long ones of other folders."""
+    """Those that import the module; no long ones of other folders."""
     (module,) = [name for name, path in tree.modules.items() if path == file] or [""]
     folder = Path(file).parent.name.replace(PACKAGE, "tests")
     near = {test for test in tree.tests if test not in LONG or Path(test).parent.name == folder}
     found = [test for test, modules in tree.imported.items() if module in modules and test in near - WIDE]
-    return sorted(found, key=lambda test: (len(tree.imported[test]), test))[:MOST]
+    return _specific(tree, found)
+
+
+def _specific(tree: Tree, tests: Iterable[str]) -> list[str]:
+    """Some of these tests, those first that import little of the package."""
+    return sorted(tests, key=lambda test: (len(tree.imported[test]), test))[:MOST]
 
 
 def _of_area(tree: Tree, inside: str) -> dict[str, Words]:

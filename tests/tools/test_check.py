@@ -65,6 +65,7 @@ def test_a_method_selects_the_contract_and_the_tests_that_name_it(tree):
     assert {"vit", "distilled"} <= found["tests/methods/test_contract.py"]
     assert "cdam" in found["tests/methods/test_fidelity.py"]
     assert "tests/bench/test_store.py" not in found
+    assert {"gradcam", "layercam"} <= files(tree, "src/vitscope/methods/cams.py")["tests/methods/test_fidelity.py"]
 
 
 def test_an_adapter_selects_its_models_of_the_zoo(tree):
