@@ -57,3 +57,13 @@ def test_what_a_kill_left_goes_and_what_is_being_written_stays(tmp_path, options
     begun(tmp_path, **options)
     assert not any(file.exists() for file in dead)
     assert all(file.exists() for file in (*living, *strange))
+
+
+def test_a_part_of_another_run_is_missing(tmp_path):
+    part = Part(0, 0, 1)
+    store = begun(tmp_path)
+    store.write(part, TABLE, {"images": 1})
+    assert store.facts(part) == {"images": 1}
+    other = Store(tmp_path, "1" * 64)
+    assert other.facts(part) is None
+    assert other.missing([part]) == [part]

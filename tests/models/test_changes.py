@@ -267,3 +267,14 @@ def test_a_change_whose_maps_cannot_be_placed_is_refused_until_it_is_undone():
     assert explainer.anatomy is anatomy
     hook.remove()
     assert torch.equal(explainer(x, "cdam", target=1)["cdam"].values, before)
+
+
+@pytest.mark.parametrize("name", ["head.bias", "blocks.0.norm1.weight", "pos_embed"])
+def test_a_change_through_data_is_another_state(name):
+    """It leaves torch's version counter as it is."""
+    model = build("vit")
+    state, parameter = ModelState(model), model.get_parameter(name)
+    version = parameter._version
+    parameter.data.mul_(1.01)
+    assert parameter._version == version
+    assert state != ModelState(model)
