@@ -416,6 +416,11 @@ def pytest_addoption(parser: Any) -> None:
     )
 
 
+def pytest_configure(config: Any) -> None:
+    """Know the mark also where a revision has none."""
+    config.addinivalue_line("markers", "integration: left out of what is selected")
+
+
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     """Leave out, of each narrowed file, the tests that hold none of its words."""
     only = {file: frozenset(words.split(",")) for file, _, words in (one.partition(":") for one in config.option.only)}

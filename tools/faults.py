@@ -38,6 +38,7 @@ import check
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = {"check": None, "suite": check.UNMARKED, "all": "integration and not slow"}
 """How far a survivor is taken, in this order; and the tests of each step, by their marks."""
+COMMANDS = {"check": "check", "suite": "test", "all": "test-integration"}
 
 SURVIVED, NOT_THERE, NO_END = "survived", "not there", "no end"
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S.*?)(?: - |$)", re.MULTILINE)
@@ -299,11 +300,13 @@ def table(files: Sequence[Path]) -> str:
 def _cell(row: Mapping[str, object] | None) -> str:
     if row is None:
         return ""
-    caught = str(row["caught_by"])
-    if caught in (SURVIVED, NOT_THERE):
-        return f"**survives** {row['level']}" if caught == SURVIVED else "no such code"
+    caught, level = str(row["caught_by"]), f"make {COMMANDS[str(row['level'])]}"
+    if caught == NOT_THERE:
+        return "no such code"
+    if caught == SURVIVED:
+        return f"**survives** {level}"
     test = caught.removeprefix("tests/").replace("|", "\\|")
-    return f"`{test}`, {row['seconds']} s" if caught != NO_END else f"does not end in {row['seconds']} s"
+    return f"{level}: {'no end' if caught == NO_END else f'`{test}`'}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

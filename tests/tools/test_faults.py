@@ -70,12 +70,14 @@ def test_a_copy_whose_package_is_not_imported_is_refused(tmp_path):
         ("x = 1", ""),
     ],
 )
-def test_the_first_failure(tmp_path, text, caught):
+def test_the_first_failure(tmp_path, monkeypatch, text, caught):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take long to load
     (tmp_path / "test_it.py").write_text(text)
-    assert faults.first_failure(tmp_path, ["test_it.py", "-p", "no:randomly"], 60) == caught
+    assert faults.first_failure(tmp_path, ["test_it.py"], 60) == caught
 
 
-def test_another_end_of_pytest_is_an_error(tmp_path):
+def test_another_end_of_pytest_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     with pytest.raises(FaultError, match="pytest ended with 4 and no failure"):
         faults.first_failure(tmp_path, ["no_such_file.py"], 60)
 
@@ -115,8 +117,8 @@ def test_the_table(tmp_path):
     assert faults.read(now)[one.name] == caught
     lines = faults.table([then, now]).splitlines()
     assert lines[0] == "| fault | 5cab33f | working tree |"
-    assert lines[2].endswith(r"| no such code | `test_x.py::test_y[a\|b]`, 7 s |")
-    assert lines[3].endswith("|  | **survives** suite |")
+    assert lines[2].endswith(r"| no such code | make check: `test_x.py::test_y[a\|b]` |")
+    assert lines[3].endswith("|  | **survives** make test |")
     assert lines[-1] == "working tree: 1 of 2 caught."
 
 
