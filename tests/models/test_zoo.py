@@ -20,6 +20,25 @@ BLUNT = ["gradcam", "gradcam_pp", "xgradcam", "layercam", "grad_eclip"]
 LABELS = [cheaper(facts.name) for facts in vitscope.list_methods() if not facts.trivial and facts.name not in BLUNT]
 SAMPLING = {"scorecam", "rise", "tis", "vit_cx"}
 """Methods that have nothing to tell apart where a random model gives every altered picture the same probability."""
+ALTERING = [label for label in LABELS if as_method(label).needs.pictures]
+"""Methods that run the model many times; they know nothing of its parts."""
+THOROUGH = (
+    "timm/vit_tiny",
+    "timm/vit_base_patch32",
+    "timm/vit_small_patch14_reg4",
+    "timm/vit_base_patch16_siglip_224",
+    "timm/cait",
+    "timm/xcit_nano_12_p16",
+    "timm/levit_128s",
+    "timm/swin_tiny",
+    "torchvision/vit_b_16",
+    "t2t/t2t_vit_14",
+    "transformers ViTForImageClassification",
+    "transformers CLIPModel",
+    "open_clip CLIP",
+    "any other, by vitscope.adapt",
+)
+"""Models for which these methods are tested too, one of each kind; for all others they are slow."""
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -31,6 +50,7 @@ class Explained:
     """A model of the zoo, two images, and their maps, refusals and logits."""
 
     entry: Entry
+    labels: list[str]
     explainer: vitscope.Explainer
     model: nn.Module
     images: Tensor
@@ -49,7 +69,7 @@ class Explained:
             return self.entry.output(self.model, images)
 
     def alone(self, index: int, labels: list[str] | None = None) -> Maps:
-        return together(explain(self.explainer, self.images[index : index + 1], labels or LABELS))
+        return together(explain(self.explainer, self.images[index : index + 1], labels or self.labels))
 
 
 def name_of(label: str) -> str:
@@ -97,27 +117,33 @@ def row_of(entry):
     return f"{entry.family}-{entry.name}"
 
 
-@pytest.fixture(
-    scope="module",
-    # all that concerns a model by one process, which explains with it once
-    params=[pytest.param(entry, marks=pytest.mark.xdist_group(row_of(entry))) for entry in ZOO],
-    ids=row_of,
-)
+def cases():
+    """Every model, by all methods or by those that know its parts; all that concerns a model by one process."""
+    for entry in ZOO:
+        group = pytest.mark.xdist_group(row_of(entry))
+        thorough = entry.name.startswith(THOROUGH)
+        yield pytest.param((entry, thorough), marks=group, id=row_of(entry))
+        if not thorough:
+            yield pytest.param((entry, True), marks=[group, pytest.mark.slow], id=f"{row_of(entry)}, all methods")
+
+
+@pytest.fixture(scope="module", params=list(cases()))
 def explained(request):
-    entry = request.param
+    entry, thorough = request.param
     if entry.extra:
         pytest.importorskip(entry.extra)
+    labels = LABELS if thorough else [label for label in LABELS if label not in ALTERING]
     made = built(entry)
     logging.disable(logging.WARNING)  # that the preprocessing of a module of one's own is unknown
     explainer = vitscope.Explainer(made)
     logging.disable(logging.NOTSET)
     images = pictures(entry.size or explainer.preprocessing.size)
-    explanations = explain(explainer, images)
-    refusals = {label: reason for label in LABELS if (reason := explainer.why_not(label, as_method(label)))}
+    explanations = explain(explainer, images, labels)
+    refusals = {label: reason for label in labels if (reason := explainer.why_not(label, as_method(label)))}
     failures = {label: reason for each in explanations for label, reason in each.failures.items()}
     alike = {label for label, reason in failures.items() if "altered pictures score alike" in reason}
     maps, logits = together(explanations), explanations[0].logits
-    return Explained(entry, explainer, module_of(made), images, maps, refusals, alike, logits)
+    return Explained(entry, labels, explainer, module_of(made), images, maps, refusals, alike, logits)
 
 
 def test_there_are_at_least_45_models():
@@ -133,7 +159,7 @@ def test_logits_are_the_untouched_models(explained):
 
 def test_every_method_that_applies_gives_a_map_on_the_grid(explained):
     anatomy = explained.explainer.anatomy
-    assert {*explained.maps, *explained.refusals, *explained.alike} == set(LABELS)  # none failed
+    assert {*explained.maps, *explained.refusals, *explained.alike} == {*explained.labels}  # none failed
     assert {name_of(label) for label in explained.alike} <= SAMPLING
     assert explained.maps
     for label, attribution in explained.maps.items():
@@ -239,7 +265,7 @@ def test_pictures_of_another_shape(explained):
         return
     size = (96, 160) if anatomy.windows else (3 * anatomy.patch[0], 5 * anatomy.patch[1])
     images = pictures(size)
-    found = explain(explainer, images)
+    found = explain(explainer, images, explained.labels)
     assert relative(found[0].logits, explained.untouched(images)) < 1e-5
     maps = together(found)
     assert {name_of(label) for label in maps.keys() ^ explained.maps.keys()} <= SAMPLING
@@ -284,7 +310,8 @@ def test_describe_says_what_was_found(explained):
     assert set(found.methods) == {facts.name for facts in vitscope.list_methods()}
     beside = {facts.name for facts in vitscope.list_methods() if facts.trivial}
     beside |= set() if explained.explainer.anatomy.windows else set(BLUNT)
-    assert {name for name, reason in found.methods.items() if not reason} == beside | {
+    tried = beside | {name_of(label) for label in explained.labels}
+    assert {name for name, reason in found.methods.items() if name in tried and not reason} == beside | {
         name_of(label) for label in {*explained.maps, *explained.alike}
     }
     text = str(found)

@@ -8,8 +8,6 @@ from starlette.testclient import TestClient
 from tests.serve.test_app import refused
 from vitscope.serve.guard import HEADERS, Guard, Hosts
 
-pytestmark = pytest.mark.integration
-
 
 def answer(hosts, host, method="GET", origin=None):
     async def app(scope, receive, send):
