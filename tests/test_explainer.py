@@ -102,8 +102,12 @@ def test_a_model_that_gives_nan_is_named():
 def test_an_output_that_is_no_table_is_named():
     model = build()
     model.head.forward = lambda x: x.unsqueeze(1)
-    with pytest.raises(vitscope.ModelError, match=r"must be a tensor \(images, outputs\), got"):
-        vitscope.Explainer(model)
+    explainer = vitscope.Explainer(model)
+    with pytest.raises(
+        vitscope.TargetError, match=r"the output is output \(\d, 1, 24\); give a function of the output"
+    ):
+        explainer(pictures(model))
+    assert explainer(pictures(model), target=lambda output: output[:, 0, 3])["daam"].values.std() > 0
 
 
 def test_saving(explainer, photos, tmp_path):

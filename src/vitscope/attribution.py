@@ -212,12 +212,14 @@ class Explanation:
         attributions: label -> Attribution, in the order asked for.
         failures: label -> why there is none; with `strict`, of methods that a group brought in alone.
         left_out: those of `failures` that a group brought in and that are not defined for the model or the target.
+        output: the model's raw output, where it was explained without a description; otherwise None.
     """
 
     subject: Subject
     attributions: Mapping[str, Attribution]
     failures: Mapping[str, str]
     left_out: frozenset[str] = frozenset()
+    output: Any = None
 
     @property
     def logits(self) -> Tensor:
@@ -248,6 +250,17 @@ class Explanation:
     def __repr__(self) -> str:
         failed = f", without {_some(self.failures)}" if self.failures else ""
         return f"Explanation({_some(self.attributions) or 'no map'}{failed}: {self.subject.line()})"
+
+    def joined(self, other: Explanation, order: Iterable[str]) -> Explanation:
+        """This and another of the same images and target by other methods, in this order."""
+        attributions = {**self.attributions, **other.attributions}
+        return Explanation(
+            self.subject,
+            {label: attributions[label] for label in order if label in attributions},
+            {**self.failures, **other.failures},
+            self.left_out | other.left_out,
+            other.output if self.output is None else self.output,
+        )
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the report, in a frame."""

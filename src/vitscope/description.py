@@ -65,7 +65,7 @@ def describe(
         "input": f"{anatomy.input_size[0]} x {anatomy.input_size[1]} pixels"
         + (", other sizes too" if anatomy.flexible_size else ""),
         **_of_placement(anatomy, explainer.preprocessing.size),
-        **({} if anatomy.windows else _of_blocks(anatomy)),
+        **(_of_blocks(anatomy) if anatomy.blocks else {}),
         "methods_read": what_is_read(anatomy),
         "outputs": anatomy.outputs,
         "activation": explainer.activation,

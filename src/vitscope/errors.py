@@ -36,6 +36,10 @@ class ModelError(VitscopeError):
     """A model or its weights cannot be loaded, understood or traced."""
 
 
+class RefusedError(ModelError):
+    """A model that cannot be explained as it is, with or without a description; the text says what to change."""
+
+
 class MethodError(VitscopeError):
     """A method is unknown, wrongly configured, or not defined for this model."""
 

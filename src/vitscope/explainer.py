@@ -13,23 +13,26 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitscope.activation import Activation, declared_activation, resolved_activation
+from vitscope.any_network import Inputs, Networks, as_batch, explanation_of, record_any
 from vitscope.attribution import Attribution, Explanation, Subject
-from vitscope.errors import MethodError, ModelError, TargetError, VitscopeError
+from vitscope.errors import MethodError, ModelError, RefusedError, TargetError, VitscopeError
 from vitscope.evidence import Evidence
 from vitscope.images import Batch, Preprocessing, prepare
-from vitscope.methods import CDAM, Method, Wanted, as_method, choose
+from vitscope.methods import CDAM, Chosen, Method, Wanted, as_method, choose
 from vitscope.models import Anatomy, Precision, Running, anatomy_of
+from vitscope.models.anatomy import undescribed
 from vitscope.models.placed import once_for_each_size
 from vitscope.models.state import ModelState
 from vitscope.opening import fields_of, names_of, opened, random_picture
-from vitscope.outcome import Progress, Seen, attribute, deaf, refuse, undefined
+from vitscope.outcome import Progress, Seen, attribute, deaf, refusals, refuse, undefined
 from vitscope.passes import Passes
 from vitscope.provenance import covered_by, provenance_of
-from vitscope.targets import ClassNames, Concept, EachConcept, Predicted, Probability, Target, Text, as_target
+from vitscope.targets import ClassNames, Concept, Custom, EachConcept, Predicted, Probability, Target, Text, as_target
 from vitscope.targets.target import TargetLike
 from vitscope.targets.text import check_text, tokens_on
 from vitscope.trace import Effects, Needs, as_bytes, effects_on_features, left_as_found, record, verify
 from vitscope.trace.guard import fitted
+from vitscope.trace.verify import Verified
 
 
 class Explainer:
@@ -115,7 +118,8 @@ class Explainer:
         self._running, self._limit = Running.of(running), limit
         self._labels, self._model_names = labels, loaded.names
         self._asked_activation, self._declared = activation, loaded.activation
-        anatomy = self._own_description or anatomy_of(self._model)
+        self._networks = Networks(self._model)
+        anatomy, self._undescribed = self._describe()
         self.preprocessing = (
             preprocessing
             if isinstance(preprocessing, Preprocessing)
@@ -123,10 +127,35 @@ class Explainer:
         )
         self._verify(anatomy)
 
+    def _describe(self) -> tuple[Anatomy, str]:
+        """A description of the model; or one that says nothing, and why there is no other."""
+        if self._own_description is not None:
+            return self._own_description, ""
+        try:
+            return anatomy_of(self._model), ""
+        except RefusedError:
+            raise
+        except ModelError as error:
+            return undescribed(self._model), str(error)
+
+    def _verified(self, anatomy: Anatomy) -> tuple[Anatomy, Verified]:
+        """A description and what was found of it; where it does not fit the model, one that says nothing."""
+        try:
+            if anatomy.described:
+                return anatomy, verify(anatomy.exact, random_picture(self.preprocessing.size))
+        except RefusedError:
+            raise
+        except ModelError as error:
+            if self._own_description is not None:
+                raise
+            anatomy, self._undescribed = undescribed(self._model), str(error)
+        return anatomy, Verified(0.0, 0)
+
     def _verify(self, anatomy: Anatomy) -> None:
         """Verify a description of the model as it is now, and use it from now on; if it fails, nothing changes."""
         state = ModelState(self._model)
-        verified = verify(anatomy.exact, random_picture(self.preprocessing.size))
+        self._networks.forget()
+        anatomy, verified = self._verified(anatomy)
         self._running.check(anatomy.model)
         names = names_of(self._labels, self._model_names, verified.outputs)
         declared = self._declared or anatomy.activation or declared_activation(anatomy.model)
@@ -154,15 +183,23 @@ class Explainer:
         with left_as_found(self._model):
             if ModelState(self._model) == self._verified_state:
                 return
+            before = self.anatomy
             try:
-                self._verify(self._own_description or anatomy_of(self._model))
+                anatomy, self._undescribed = self._describe()
+                self._verify(anatomy)
+                if before.described and not self.anatomy.described:
+                    self._run_as(before)
             except ModelError as error:
-                with torch.no_grad():  # an error of the model itself reaches the caller as it is
-                    self.anatomy.forward(fitted(random_picture(self.preprocessing.size), self.anatomy.model))
-                raise ModelError(
-                    f"{self.anatomy.name} changed after this Explainer was built, and cannot be explained as it is "
+                self._run_as(before)
+                raise type(error)(
+                    f"{before.name} changed after this Explainer was built, and cannot be explained as it is "
                     f"now: {error}"
                 ) from error
+
+    def _run_as(self, anatomy: Anatomy) -> None:
+        """One forward, so that an error of the model itself reaches the caller as it is."""
+        with torch.no_grad():
+            anatomy.forward(fitted(random_picture(self.preprocessing.size), anatomy.model))
 
     def __call__(
         self,
@@ -173,6 +210,7 @@ class Explainer:
         strict: bool = True,
         max_forwards: int | None = None,
         progress: Progress | None = None,
+        inputs: Inputs | None = None,
     ) -> Explanation:
         """Explain `images` by all `methods` in one pass, or in as many as a memory limit asks for.
 
@@ -191,6 +229,7 @@ class Explainer:
             max_forwards: of a picture, for each method that samples altered ones and is not given its own.
             progress: is told, by a method that runs the model on altered pictures: its label, forwards done, and of
                 how many.
+            inputs: further arguments of the model's forward, by name, such as {"input_ids": ids}.
 
         Raises:
             ImageError: an image cannot be read.
@@ -200,7 +239,7 @@ class Explainer:
             ModelError: the model changed and can no longer be described.
         """
         (explanation,) = self.each(
-            images, methods, [target], strict=strict, max_forwards=max_forwards, progress=progress
+            images, methods, [target], strict=strict, max_forwards=max_forwards, progress=progress, inputs=inputs
         )
         return explanation
 
@@ -213,6 +252,7 @@ class Explainer:
         strict: bool = True,
         max_forwards: int | None = None,
         progress: Progress | None = None,
+        inputs: Inputs | None = None,
     ) -> list[Explanation]:
         """Explain `images` for several targets: one forward pass, and a backward pass for several where one is needed.
 
@@ -220,7 +260,7 @@ class Explainer:
             images: as for a call.
             methods: as for a call.
             targets: each as for a call; one explanation is given for each.
-            strict, max_forwards, progress: as for a call.
+            strict, max_forwards, progress, inputs: as for a call.
 
         Raises:
             as a call.
@@ -234,6 +274,50 @@ class Explainer:
         aims = [self.target(target) for target in targets]
         if not aims:
             raise TargetError("no target is given; name one, or None for the predicted class")
+        if inputs or not self.anatomy.described or self._reads_raw_output(aims):
+            return self._of_any_network(images, chosen, aims, strict, inputs or {})
+        general = [label for label, method in chosen.methods.items() if self._needs_sites(method)]
+        if not general:
+            return self._of_description(images, chosen, aims, strict, progress)
+        return self._of_both(images, chosen, general, aims, strict, progress)
+
+    def _of_both(
+        self,
+        images: Any,
+        chosen: Chosen,
+        general: Sequence[str],
+        aims: Sequence[Target],
+        strict: bool,
+        progress: Progress | None,
+    ) -> list[Explanation]:
+        """The methods `general` by attention calls, the others by the model's description."""
+        rest = chosen.only(chosen.methods.keys() - {*general})
+        refused = refusals(self.anatomy, rest.methods, aims)
+        for label, error in refused.items():
+            if strict and label not in chosen.grouped:
+                raise error
+        found = self._of_any_network(images, chosen.only(general), aims, strict, {})
+        able = rest.only(rest.methods.keys() - refused.keys())
+        if able.methods:
+            described = self._of_description(images, able, aims, strict, progress)
+            found = [one.joined(other, chosen.methods) for one, other in zip(described, found, strict=True)]
+        reasons = {label: str(error) for label, error in refused.items()}
+        return [
+            dataclasses.replace(
+                one, failures={**one.failures, **reasons}, left_out=one.left_out | (chosen.grouped & reasons.keys())
+            )
+            for one in found
+        ]
+
+    def _needs_sites(self, method: Method) -> bool:
+        """Whether the method reads attention calls and located tokens, since the model has no rows to follow."""
+        facts = method.facts
+        return bool(self.anatomy.windows) and facts.of_rows and facts.any_network and not facts.chained
+
+    def _of_description(
+        self, images: Any, chosen: Chosen, aims: Sequence[Target], strict: bool, progress: Progress | None
+    ) -> list[Explanation]:
+        """By the closed forms of the model's description."""
         refused = refuse(self.anatomy, chosen, aims, strict)
         batch = prepare(images, self.preprocessing)
         running = {label: method for label, method in chosen.methods.items() if label not in refused}
@@ -263,6 +347,40 @@ class Explainer:
             explanations.append(Explanation(subject, attributions, failures, left_out))
         return explanations
 
+    def _reads_raw_output(self, aims: Sequence[Target]) -> bool:
+        """Whether a target is a function of the model's raw output, where that is another than its logits."""
+        functions = [aim for aim in aims if isinstance(aim, Custom) and not aim.of_features]
+        if not functions or self.anatomy.call is None:
+            return False
+        outputs = torch.zeros(1, max(1, self.anatomy.outputs))
+        for aim in functions:
+            try:
+                aim.function(outputs)
+            except (AttributeError, KeyError, TypeError):  # it asks for a part of an output that is no tensor
+                return True
+            except Exception:  # whatever else it does is its own
+                continue
+        return False
+
+    def _of_any_network(
+        self, images: Any, chosen: Chosen, aims: Sequence[Target], strict: bool, inputs: Inputs
+    ) -> list[Explanation]:
+        """By attention calls and located tokens alone, without a description of the model."""
+        batch = as_batch(images, self.preprocessing)
+        recorded = record_any(self._networks, batch, inputs, chosen, aims, self._undescribed)
+        provenance = provenance_of(self.anatomy, self.preprocessing, self.source, recorded.recording.grid)
+        return [
+            explanation_of(recorded, batch, self.names, provenance, chosen, aim, slot, strict)
+            for slot, aim in enumerate(aims)
+        ]
+
+    def _need_description(self, what: str) -> None:
+        """Raise ModelError where there is none."""
+        if not self.anatomy.described:
+            raise ModelError(
+                f"{what} needs a description of {self.anatomy.name}, which was not understood: {self._undescribed}"
+            )
+
     def features(self, images: Any) -> Tensor:
         """The features of `images`, (b F): what the classifier reads; without a classifier, the model's output.
 
@@ -270,6 +388,7 @@ class Explainer:
             ImageError: an image cannot be read.
         """
         self._follow_changes()
+        self._need_description("features")
         tensor = prepare(images, self.preprocessing).tensor
         found = self.passes.over(
             tensor,
@@ -289,6 +408,7 @@ class Explainer:
             MethodError: no one row of the last block leads to the output, which the closed form needs.
         """
         self._follow_changes()
+        self._need_description("evidence of every class")
         if reason := self.why_not("evidence", CDAM()):
             raise MethodError(reason)
         if self.anatomy.rows_read is None:
@@ -399,11 +519,12 @@ class Explainer:
         return self.names[0] if self.anatomy.outputs == 1 else "the highest output"
 
     def _subject(
-        self, batch: Batch, logits: Tensor, grid: tuple[int, int], target: Tensor | None, asked: str
+        self, batch: Batch, logits: Tensor, grid: tuple[int, ...], target: Tensor | None, asked: str
     ) -> Subject:
-        covered = covered_by(self.anatomy, batch, grid)
+        rows, cols = grid
+        covered = covered_by(self.anatomy, batch, (rows, cols))
         placement = self.anatomy.placement(batch.size)
-        provenance = provenance_of(self.anatomy, self.preprocessing, self.source, placement.turned(grid))
+        provenance = provenance_of(self.anatomy, self.preprocessing, self.source, placement.turned((rows, cols)))
         return Subject(batch, covered, logits, self.anatomy.outputs > 0, target, asked, self.names, provenance)
 
 

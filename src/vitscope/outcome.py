@@ -24,13 +24,13 @@ class Seen:
 
     Attributes:
         logits: the model's output, (b c).
-        grid: patch grid (rows, cols).
+        grid: such as (rows, cols).
         reached, carried: as of the trace, (b m) bool.
         arrived: whether any gradient reaches the last block's class row, where that was recorded, (b m) bool.
     """
 
     logits: Tensor
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     reached: Tensor
     carried: Tensor
     arrived: Tensor
@@ -43,6 +43,12 @@ class Seen:
         if last is not None and last.has("skip_gradient"):
             arrived = last.skip_gradient.flatten(3).any(dim=-1).any(dim=1)  # b h m d
         return cls(trace.logits, trace.grid, trace.reached, trace.carried, arrived)
+
+    @classmethod
+    def of_any(cls, logits: Tensor, grid: tuple[int, ...], targets: int) -> Seen:
+        """Of a pass over a network without a description."""
+        reached = torch.ones(len(logits), targets, dtype=torch.bool)
+        return cls(logits, grid, reached, reached, reached)
 
     @classmethod
     def join(cls, parts: Sequence[Seen]) -> Seen:
@@ -137,8 +143,8 @@ def attribute(
     """
     if isinstance(maps, VitscopeError):
         raise maps
-    axes = "(b m rows cols)" if method.facts.class_specific else "(b rows cols)"
-    if maps.values.ndim != len(axes.split()):
+    axes = "(b m, grid)" if method.facts.class_specific else "(b, grid)"
+    if maps.values.ndim != len(seen.grid) + 1 + method.facts.class_specific:
         raise MethodError(f"{label} gave values of shape {tuple(maps.values.shape)}; its maps must be {axes}")
     values, blocks, heads = (
         None if part is None else (part[:, slot] if method.facts.class_specific else part).float()

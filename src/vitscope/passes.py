@@ -65,7 +65,7 @@ class Passes:
 
         def job(start: int, stop: int) -> tuple[Seen, Found]:
             whole = stop - start == count
-            some = aims if whole else [_part_of(aim, start, stop, count) for aim in aims]
+            some = aims if whole else [part_of(aim, start, stop, count) for aim in aims]
             tell = None if told is None else told.part(stop)
             try:
                 trace = record(self._anatomy, images[start:stop], needs, some)
@@ -81,7 +81,7 @@ class Passes:
         parts = self.over(images, ("explain", needs, tuple(methods), len(aims)), job)
         if len(parts) == 1:
             return parts[0]
-        maps = {label: _joined([found[label] for _, found in parts]) for label in methods}
+        maps = {label: joined_maps([found[label] for _, found in parts]) for label in methods}
         return Seen.join([seen for seen, _ in parts]), maps
 
     def over(self, images: Tensor, kind: Hashable, job: Callable[[int, int], Part]) -> list[Part]:
@@ -173,7 +173,7 @@ class _PartOf:
         return torch.cat([other.expand(self.start, -1), rows, other.expand(self.count - self.stop, -1)])
 
 
-def _part_of(aim: Target, start: int, stop: int, count: int) -> Target:
+def part_of(aim: Target, start: int, stop: int, count: int) -> Target:
     """The target of some images of a batch: itself, where it asks the same of an image wherever that stands."""
     if type(aim) is Neighbours:
         return dataclasses.replace(aim, first=aim.first + start)
@@ -183,7 +183,7 @@ def _part_of(aim: Target, start: int, stop: int, count: int) -> Target:
     return _PartOf(aim, start, stop, count)
 
 
-def _joined(parts: Sequence[Maps | VitscopeError]) -> Maps | VitscopeError:
+def joined_maps(parts: Sequence[Maps | VitscopeError]) -> Maps | VitscopeError:
     """A method's maps of the whole batch; a failure where it failed at some of the images."""
     found: list[Maps] = []
     for part in parts:

@@ -18,7 +18,7 @@ from vitscope.models import Anatomy
 
 
 def provenance_of(
-    anatomy: Anatomy, preprocessing: Preprocessing, source: Mapping[str, Any], grid: tuple[int, int]
+    anatomy: Anatomy, preprocessing: Preprocessing, source: Mapping[str, Any], grid: tuple[int, ...]
 ) -> dict[str, Any]:
     """All that is needed to repeat an explanation, ready for JSON.
 

@@ -107,7 +107,7 @@ def test_a_flat_map_is_counted_and_the_others_are_kept(explainer):
 def test_a_method_that_the_model_has_not_is_refused():
     windowed = timm.create_model("swin_tiny_patch4_window7_224", img_size=96, window_size=3, num_classes=12)
     with pytest.raises(MethodError, match="not defined"):
-        localization(Explainer(windowed), "daam", Scenes(1), Scenes(1))
+        localization(Explainer(windowed), "legrad", Scenes(1), Scenes(1))
 
 
 def test_trivial_maps_know_nothing_and_repeat():

@@ -398,23 +398,45 @@ def test_bfloat16():
             lambda: build("mae", mask_ratio=0.75),
             r"hides 75% of the patches at random; set model\.config\.mask_ratio = 0",
         ),
-        (lambda: transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**TINY)), r"its encoder, model\.vit"),
-        (lambda: transformers.ViTForMaskedImageModeling(transformers.ViTConfig(**TINY)), r"its encoder, model\.vit"),
-        (lambda: transformers.Dinov2Backbone(transformers.Dinov2Config(**TINY)), "use a Dinov2ForImageClass"),
-        (lambda: transformers.DINOv3ViTBackbone(transformers.DINOv3ViTConfig(**TINY)), "use a DINOv3ViTModel"),
-        (lambda: transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT)), "use a CLIPModel or CLIPVision"),
-        (lambda: build("siglip_tower", vision_use_head=False), "no pooling head"),
-        (
-            lambda: transformers.Siglip2VisionModel(
-                transformers.Siglip2VisionConfig(hidden_size=24, num_attention_heads=3, num_hidden_layers=1)
-            ),
-            "takes patches with their places, not pictures; use a checkpoint of one size",
-        ),
     ],
 )
 def test_refusals_say_what_to_do(make, says):
     with pytest.raises(vitscope.ModelError, match=says):
         vitscope.Explainer(make())
+
+
+SIGLIP_2 = {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 48}
+
+
+@pytest.mark.parametrize(
+    ("make", "target"),
+    [
+        (
+            lambda: transformers.ViTForMaskedImageModeling(transformers.ViTConfig(**TINY)),
+            lambda output: output.reconstruction.mean((1, 2, 3)),
+        ),
+        (
+            lambda: transformers.Dinov2Backbone(transformers.Dinov2Config(**TINY)),
+            lambda output: output.feature_maps[0].mean((1, 2, 3)),
+        ),
+        (
+            lambda: transformers.DINOv3ViTBackbone(transformers.DINOv3ViTConfig(**TINY, num_register_tokens=2)),
+            lambda output: output.feature_maps[0][:, 1].mean((1, 2)),
+        ),
+        (
+            lambda: build("siglip_tower", vision_use_head=False),
+            lambda output: output.last_hidden_state[:, :, 3].mean(1),
+        ),
+    ],
+)
+def test_classes_without_an_adapter_are_explained_by_a_function_of_their_output(make, target):
+    explainer = vitscope.Explainer(moved(make().eval()), preprocessing={"size": 32})
+    found = explainer(pictures(), "daam,agcam,cdam,input_x_gradient", target)
+    for label in found:
+        assert found[label].values.isfinite().all()
+        assert found[label].values.flatten(1).std(dim=1).min() > 0
+    with pytest.raises(vitscope.TargetError, match="give a function of the output"):
+        explainer(pictures())
 
 
 @pytest.mark.parametrize("kernel", ["flash_attention_2", "flex_attention"])

@@ -46,9 +46,15 @@ def test_what_the_head_reads_is_told(options, says):
     assert vitscope.describe(build(**options)).facts["methods_read"] == says
 
 
-def test_a_model_that_gives_every_tokens_output_is_refused():
-    with pytest.raises(vitscope.ModelError, match="an output for every token"):
-        vitscope.Explainer(build(global_pool="", fc_norm=False))
+def test_a_model_that_gives_every_tokens_output_needs_a_target_that_reads_it():
+    model = build(global_pool="", fc_norm=False)
+    explainer, images = vitscope.Explainer(model), pictures(model)
+    with pytest.raises(vitscope.TargetError, match=r"the output is output \(\d, 17, 7\); give a function"):
+        explainer(images)
+    found = explainer(images, target=lambda tokens: tokens[:, 0, 2])
+    wanted = vitscope.Explainer(build())(images, target=2)
+    for label in ("daam", "agcam", "cdam"):
+        torch.testing.assert_close(found[label].values, wanted[label].values, rtol=1e-3, atol=1e-5)
 
 
 def test_other_blocks_and_models_are_refused_by_name():
@@ -68,7 +74,7 @@ def test_other_blocks_and_models_are_refused_by_name():
 
 
 def test_a_wrong_description_is_found_out():
-    """A block that does more than its adapter says must not give maps."""
+    """A block that does more than its adapter says is explained without a description."""
 
     class Louder(torch.nn.Module):
         def __init__(self, inner):
@@ -82,8 +88,10 @@ def test_a_wrong_description_is_found_out():
     block = model.blocks[1]
     inner = block.forward
     block.forward = lambda x, **options: 1.1 * inner(x, **options)
-    with pytest.raises(ModelError, match=r"does not fit it: blocks\.2: residual stream differs"):
-        vitscope.Explainer(model)
+    explainer = vitscope.Explainer(model)
+    assert not explainer.anatomy.described
+    with pytest.raises(vitscope.MethodError, match=r"not understood: .*blocks\.2: residual stream differs"):
+        explainer(pictures(model), "legrad", 1)
     del block.forward
     model.blocks[1].mlp = Louder(model.blocks[1].mlp)  # inside the described part, it is simply followed
     vitscope.Explainer(model)

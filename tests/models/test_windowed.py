@@ -63,11 +63,11 @@ def explainer(request):
         return vitscope.Explainer(perturbed(MODELS[request.param](), by=0.05), preprocessing=PREPARED)
 
 
-def test_every_stage_has_a_map_and_the_rest_is_refused_by_name(explainer):
+def test_every_stage_has_a_map_and_the_papers_methods_too(explainer):
     images = torch.randn(2, 3, *explainer.preprocessing.size, generator=torch.Generator().manual_seed(1))
     stages = sorted({window.stage for window in explainer.anatomy.windows})
     labels = ["attention", *(f"attention:stage={stage}" for stage in stages)]
-    ex = explainer(images, [*labels, "daam", "agcam", "cdam"], strict=False)
+    ex = explainer(images, [*labels, "legrad"], strict=False)
     with torch.no_grad():
         assert torch.allclose(ex.logits, explainer.anatomy.forward(images), rtol=1e-5, atol=1e-5)
     assert list(ex.attributions) == labels
@@ -79,13 +79,19 @@ def test_every_stage_has_a_map_and_the_rest_is_refused_by_name(explainer):
         assert (values.flatten(1).std(dim=1) > 1e-6 * values.max()).all()
         assert torch.allclose(explainer(images[1], label)[label].values[0], values[1], rtol=1e-4, atol=1e-7)
         assert ex[label].to_pixels()[0].shape == images.shape[-2:]
-    for label in ("daam", "agcam", "cdam"):
-        assert "use attention" in ex.failures[label]
+    assert "use attention" in ex.failures["legrad"]
+    papers = explainer(images, "daam,agcam,cdam", 1)
+    alone = explainer(images[1:], "daam,agcam,cdam", 1)
+    for label in papers:
+        values = papers[label].values
+        assert values.isfinite().all()
+        assert (values.flatten(1).std(dim=1) > 1e-6 * values.abs().amax()).all(), label
+        torch.testing.assert_close(alone[label].values[0], values[1], rtol=1e-3, atol=float(values.abs().max()) * 1e-4)
     with pytest.raises(vitscope.MethodError, match=f"stages 0 to {stages[-1]}, not 9"):
         explainer(images, "attention:stage=9")
     text = str(vitscope.describe(explainer))
     assert f"in {len(stages)} stages" in text
-    assert re.search("daam +no: it follows rows of tokens", text)
+    assert re.search("legrad +no: it follows rows of tokens", text)
 
 
 @pytest.mark.parametrize(

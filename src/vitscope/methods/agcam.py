@@ -8,8 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
+from vitscope.recording import Recording
 from vitscope.trace import Blocks, BlockTrace, Needs, Trace, gradient_along, head_products
 
 
@@ -59,6 +61,7 @@ class AGCAM:
         signed=False,
         class_specific=True,
         cost="1.2",
+        any_network=True,
         caution="Evidence against the class is cut off by a ReLU; effects through later attention do not count.",
     )
 
@@ -67,8 +70,10 @@ class AGCAM:
         """Class-row scores, values and the gradient at T_b of every block."""
         return Needs(attention=Blocks.ALL, values=Blocks.ALL) | gradient_along(self.path)
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """The map fused over blocks and heads, and each block's own."""
+        if isinstance(trace, Recording):
+            return self._of_sites(trace)
         per_block, weights = [], []
         for block in trace.blocks:
             maps, strength = self._guided(block)
@@ -80,6 +85,28 @@ class AGCAM:
         if parts is None:
             return Maps(values=trace.to_grid(stacked.amax(dim=1)))
         blocks = trace.to_grid(parts.transpose(1, 2))
+        return Maps(values=blocks.sum(dim=2), blocks=blocks)
+
+    def _of_sites(self, recording: Recording) -> Maps:
+        """The same over the attention calls of any network, heads and windows summed."""
+        if (self.heads, self.layers) != ("sum", "sum"):
+            raise MethodError(
+                f"agcam: heads={self.heads} and layers={self.layers} are defined for the models that `vitscope models` "
+                "lists; use heads=sum,layers=sum"
+            )
+        per_site = []
+        for site in recording.need_sites():
+            gradients = site.gradient(self.path)
+            rows = site.read() if self.path == "skip" else torch.arange(site.call.queries, device=gradients[0].device)
+            totals = [torch.zeros_like(site.call.value[..., 0]) for _ in gradients]
+            for some, scores in site.scores(rows):
+                guide = _guide(scores, self.scores)
+                for total, gradient in zip(totals, gradients, strict=True):
+                    alpha = gradient.index_select(-2, some) @ site.call.value.transpose(-2, -1)
+                    total += (alpha.relu() * guide).sum(dim=-2)
+            maps = torch.stack([recording.on_grid(site, total) for total in totals], dim=1)
+            per_site.append(recording.fine(maps))
+        blocks = torch.stack(per_site, dim=2)
         return Maps(values=blocks.sum(dim=2), blocks=blocks)
 
     def _guided(self, block: BlockTrace) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,12 @@ from vitscope.trace import NO_GRADIENT, Blocks, why_no_rule
 
 def why_undefined(anatomy: Anatomy, method: Method) -> str:
     """Why the method is not defined for the model and which is, or "" where it is."""
+    if not (anatomy.described or method.facts.any_network):
+        return "it needs a description of the model, which was not understood; use daam, agcam, cdam, gradcam"
+    if not anatomy.described:
+        return ""
+    if anatomy.windows and method.facts.any_network and not method.facts.chained:
+        return ""
     if anatomy.windows and method.facts.of_rows:
         others = ", ".join(facts.name for facts in list_methods() if not (facts.of_rows or facts.trivial))
         return (
@@ -64,6 +70,8 @@ def _alters_pixels(name: str) -> bool:
 
 def what_is_read(anatomy: Anatomy) -> str:
     """The rows of the model's attention that methods read."""
+    if not anatomy.described:
+        return "the rows of every attention call that lead to the target"
     if anatomy.windows:
         stages = len({window.stage for window in anatomy.windows})
         return f"what keys receive, {len(anatomy.windows)} attentions in {stages} stages"

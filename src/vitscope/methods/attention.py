@@ -11,6 +11,7 @@ from torch import Tensor
 from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
+from vitscope.recording import Recording
 from vitscope.trace import Blocks, Needs, Trace
 
 
@@ -46,6 +47,7 @@ class Attention:
         cost="1.02",
         caution="Says where the class token looks, not for which class.",
         of_rows=False,
+        any_network=True,
     )
 
     @property
@@ -53,14 +55,32 @@ class Attention:
         """The last block's class-row attention."""
         return Needs(attention=Blocks.LAST)
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """The mean over heads, or one head's map."""
+        if isinstance(trace, Recording):
+            return self._of_last_site(trace)
         heads = self._of_stage(trace) if trace.windows else self._of_last_block(trace)  # b h rows cols
         if self.head is None:
             return Maps(values=heads.mean(dim=1), heads=heads)
         if not 0 <= self.head < heads.shape[1]:
             raise MethodError(f"attention: the model has heads 0 to {heads.shape[1] - 1}, not {self.head}")
         return Maps(values=heads[:, self.head], heads=heads)
+
+    def _of_last_site(self, recording: Recording) -> Maps:
+        """Of any other network: what each key of the last attention call gets from the rows that are read."""
+        if self.head is not None or self.stage is not None:
+            raise MethodError(
+                "attention: heads and stages of this network are not told apart; leave head and stage out"
+            )
+        site = recording.need_sites()[-1]
+        rows = site.read()
+        shares, start = site.shares(rows), 0
+        received = torch.zeros_like(site.call.value[..., 0])
+        for some, attention in site.attention(rows):
+            share = shares[..., start : start + len(some)]
+            received += (attention * share.unsqueeze(-1)).sum(dim=-2)
+            start += len(some)
+        return Maps(values=recording.on_grid(site, received / site.heads))
 
     def _of_last_block(self, trace: Trace) -> Tensor:
         if self.stage is not None:

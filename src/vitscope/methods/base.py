@@ -33,6 +33,8 @@ class Facts:
         of_tokens: whether it follows patch tokens from block to block, which class attention leaves as they are.
         of_rows: whether it follows rows of tokens from the blocks to the output, which windowed models have not.
         divides: whether it divides by sums that may nearly cancel, so that half precision gives another map.
+        any_network: whether it is also defined for a `Recording` of any network.
+        chained: whether it multiplies attention from each call to the next, over one sequence of tokens.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Facts:
     of_tokens: bool = False
     of_rows: bool = True
     divides: bool = False
+    any_network: bool = False
+    chained: bool = False
 
     @property
     def trivial(self) -> bool:

@@ -15,8 +15,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
+from vitscope.recording import Recording
 from vitscope.trace import LIBRA, PLAIN, Blocks, Needs, Trace
 
 _NEEDS = Needs(attention=Blocks.LAST, rerun=True)
@@ -38,7 +40,9 @@ def _facts(
     cost: str = "1.1",
     divides: bool = False,
 ) -> Facts:
-    return Facts(name, title, "cam", paper, year, False, class_specific, cost, caution, divides=divides)
+    return Facts(
+        name, title, "cam", paper, year, False, class_specific, cost, caution, divides=divides, any_network=True
+    )
 
 
 @register_method
@@ -61,7 +65,7 @@ class GradCAM:
         """The last block, to be run again."""
         return _NEEDS
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """Channels weighted by their mean gradient."""
         activations, gradients = _last_tokens(trace, self.path)
         return _maps(trace, activations @ gradients.mean(dim=2).unsqueeze(-1))
@@ -88,7 +92,7 @@ class GradCAMPlusPlus:
         """The last block, to be run again."""
         return _NEEDS
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """Channels weighted by their positive gradients."""
         activations, gradients = _last_tokens(trace, self.path)
         square = gradients**2
@@ -118,7 +122,7 @@ class XGradCAM:
         """The last block, to be run again."""
         return _NEEDS
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """Channels weighted by their share of the first-order effect."""
         activations, gradients = _last_tokens(trace, self.path)
         weights = (gradients * activations).sum(dim=2) / (activations.sum(dim=2) + _TINY)
@@ -145,7 +149,7 @@ class LayerCAM:
         """The last block, to be run again."""
         return _NEEDS
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """Positive gradients, place by place."""
         activations, gradients = _last_tokens(trace, self.path)
         return _maps(trace, (gradients.relu() * activations).sum(dim=-1, keepdim=True))
@@ -171,7 +175,7 @@ class HiResCAM:
         """The last block, to be run again."""
         return _NEEDS
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """Gradient times activation, place by place."""
         activations, gradients = _last_tokens(trace, self.path)
         return _maps(trace, (gradients * activations).sum(dim=-1, keepdim=True))
@@ -207,9 +211,9 @@ class EigenCAM:
         """The last block, to be run again."""
         return _NEEDS
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """The first principal component of the tokens."""
-        tokens = trace.again().tokens[:, trace.prefix :]
+        tokens = _last_tokens(trace, "full")[0][:, 0]
         return Maps(values=_on_grid(trace, _first_component(tokens, self.sign)).relu())
 
 
@@ -235,26 +239,32 @@ class EigenGradCAM:
         """The last block, to be run again."""
         return _NEEDS
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """The first principal component of gradient times activation."""
         activations, gradients = _last_tokens(trace, self.path)
         return _maps(trace, _first_component(gradients * activations, self.sign).unsqueeze(-1))
 
 
-def _last_tokens(trace: Trace, path: Path) -> tuple[Tensor, Tensor]:
-    """A (b 1 P D) and G (b m P D) of the patch tokens."""
+def _last_tokens(trace: Trace | Recording, path: Path) -> tuple[Tensor, Tensor]:
+    """A (b 1 P D) and G (b m P D) of the patch tokens, or of any other network's last located tokens."""
+    if isinstance(trace, Recording):
+        if path != "full":
+            raise MethodError(f"path={path} is defined for the models that `vitscope models` lists; use path=full")
+        tokens = trace.need_layer()
+        return tokens.values.unsqueeze(1), tokens.gradients
     last = trace.again()
     gradients = last.gradient_at_norm(LIBRA if path == "libra" else PLAIN)[:, :, trace.prefix :]
     return last.tokens[:, None, trace.prefix :], gradients
 
 
-def _maps(trace: Trace, values: Tensor) -> Maps:
+def _maps(trace: Trace | Recording, values: Tensor) -> Maps:
     """(b m P 1) -> the positive part on the grid."""
     return Maps(values=_on_grid(trace, values[..., 0]).relu())
 
 
-def _on_grid(trace: Trace, values: Tensor) -> Tensor:
-    on_grid: Tensor = values.unflatten(-1, trace.grid).float()
+def _on_grid(trace: Trace | Recording, values: Tensor) -> Tensor:
+    grid = trace.need_layer().grid if isinstance(trace, Recording) else trace.grid
+    on_grid: Tensor = values.unflatten(-1, grid).float()
     return on_grid
 
 

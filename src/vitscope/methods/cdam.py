@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
+from vitscope.recording import Recording
 from vitscope.trace import Blocks, Needs, Sway, Trace, head_products
 
 
@@ -37,6 +39,7 @@ class CDAM:
         signed=True,
         class_specific=True,
         cost="1.04",
+        any_network=True,
         caution="Looks at the last block's tokens only, which may have moved information between patches before.",
     )
 
@@ -46,8 +49,13 @@ class CDAM:
         last = Blocks.LAST
         return Needs(attention=last, values=last, sensitivity=last, skip_gradient=last)
 
-    def __call__(self, trace: Trace) -> Maps:
+    needs_of_any_network: ClassVar[Needs] = Needs(rerun=True)
+    """The input of the last located attention's module, and the gradient there."""
+
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """The signed map."""
+        if isinstance(trace, Recording):
+            return self._of_tokens(trace)
         block = trace.blocks[-1]
         if not block.class_row:
             last = trace.again()
@@ -60,3 +68,11 @@ class CDAM:
         at_output = (gradient * block.row_output.unsqueeze(2)).sum(dim=-1, keepdim=True)
         sway = Sway(block.row_attention, block.score_change, at_values, at_changes, at_output)
         return Maps(values=trace.to_grid(sway.effect))
+
+    def _of_tokens(self, recording: Recording) -> Maps:
+        """By the definition: the input of the last located attention's module times the gradient there."""
+        tokens = recording.module_tokens
+        if tokens is None:
+            raise MethodError("no module with attention has an input whose tokens have a place; use daam, gradcam")
+        values = (tokens.gradients * tokens.values.unsqueeze(1)).sum(dim=-1)
+        return Maps(values=values.unflatten(-1, tokens.grid).float())

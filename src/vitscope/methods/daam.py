@@ -11,6 +11,7 @@ from torch import Tensor
 from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
+from vitscope.recording import Recording
 from vitscope.trace import Blocks, Needs, Trace, gradient_along, head_products
 
 
@@ -31,6 +32,9 @@ class DAAM:
         L_b[n] = ReLU( sum_d v_b[n, d] (A_b^T ReLU(dY / dT_b))[n, d] )
 
     A model that pools its tokens has no class row, and all rows are read in any case.
+
+    Of any other network, b counts its attention calls, and A_b has the rows that lead to the output without passing a
+    later attention (the class token's, or all where tokens are pooled).
 
     `blocks` holds the L_b; `values` is their sum. Of a target that is a function of the features, as in the
     self-supervised branch (`targets.Neighbours`), the ReLU on C_b is left out, as in the official implementation.
@@ -66,6 +70,7 @@ class DAAM:
         signed=False,
         class_specific=True,
         cost="2.3",
+        any_network=True,
         caution="Evidence against the class is cut off by two ReLUs; early blocks add context as well as evidence.",
     )
 
@@ -76,8 +81,10 @@ class DAAM:
             return Needs(every_row=Blocks.ALL) | gradient_along(self.path)
         return Needs(attention=Blocks.ALL, values=Blocks.ALL) | gradient_along(self.path)
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """The accumulated map and each block's own."""
+        if isinstance(trace, Recording):
+            return self._of_sites(trace)
         per_block = []
         for block in trace.blocks:
             if self.rows == "all" or not block.class_row:
@@ -88,7 +95,21 @@ class DAAM:
                 importance = _importance(block.gradient(self.path), trace)
                 evidence = block.attention.unsqueeze(2) * head_products(importance, block.values)  # b h m n
             per_block.append(evidence.sum(dim=1).relu())
-        blocks = trace.to_grid(torch.stack(per_block, dim=2))
+        return self._summed(trace.to_grid(torch.stack(per_block, dim=2)))
+
+    def _of_sites(self, recording: Recording) -> Maps:
+        """L_b = ReLU( sum over heads and windows of <v_b[n], (A_b^T ReLU(C_b))[n]> ), over the rows that are read."""
+        per_site = []
+        for site in recording.need_sites():
+            rows = torch.arange(site.call.queries, device=site.call.value.device) if self.rows == "all" else site.read()
+            gradients = site.gradient(self.path) if self.rows == "all" else site.at_read(self.path)
+            evidence = [(site.at_values(each.relu(), rows) * site.call.value).sum(dim=-1) for each in gradients]
+            maps = torch.stack([recording.on_grid(site, each) for each in evidence], dim=1)
+            per_site.append(recording.fine(maps.relu()))
+        return self._summed(torch.stack(per_site, dim=2))
+
+    def _summed(self, blocks: Tensor) -> Maps:
+        """The maps of each block (b m blocks ...) and their sum."""
         if self.blocks == "minmax":
             blocks = _stretched(blocks)
         return Maps(values=blocks.sum(dim=2), blocks=blocks)

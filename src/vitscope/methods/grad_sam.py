@@ -11,6 +11,7 @@ from torch import Tensor
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.products import at_attention, attention_rows
 from vitscope.methods.registry import register_method
+from vitscope.recording import AttentionRecord, Recording
 from vitscope.trace import Blocks, EveryRow, Needs, Trace, gradient_along
 
 
@@ -44,6 +45,7 @@ class GradSAM:
         signed=False,
         class_specific=True,
         cost="2.7",
+        any_network=True,
         caution="Counts what every token draws from a patch, whether or not it is passed on to the class token.",
     )
 
@@ -52,8 +54,10 @@ class GradSAM:
         """Every block's attention with its gradient."""
         return Needs(attention=Blocks.ALL, every_row=Blocks.ALL) | gradient_along(self.path)
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """The mean over blocks, heads and queries, and each block's share of it."""
+        if isinstance(trace, Recording):
+            return self._of_sites(trace)
         each = []
         for block, residual in zip(trace.blocks, trace.residual, strict=True):
             every = block.every_row
@@ -61,6 +65,27 @@ class GradSAM:
             each.append(_weighted(every, self.path) / (queries * len(trace.blocks)))
         blocks = trace.to_grid(torch.stack(each, dim=2))
         return Maps(values=blocks.sum(dim=2), blocks=blocks)
+
+    def _of_sites(self, recording: Recording) -> Maps:
+        """The same over the attention calls of any network."""
+        sites = recording.need_sites()
+        each = [
+            recording.fine(_of_site(recording, site, self.path)) / (site.heads * site.call.queries * len(sites))
+            for site in sites
+        ]
+        blocks = torch.stack(each, dim=2)
+        return Maps(values=blocks.sum(dim=2), blocks=blocks)
+
+
+def _of_site(recording: Recording, site: AttentionRecord, path: str) -> Tensor:
+    """mean_h sum_m H, (b m grid)."""
+    gradients = site.gradient(path)
+    totals = [torch.zeros_like(site.call.value[..., 0]) for _ in gradients]
+    for some, attention in site.attention(torch.arange(site.call.queries, device=gradients[0].device)):
+        for total, gradient in zip(totals, gradients, strict=True):
+            slopes = gradient.index_select(-2, some) @ site.call.value.transpose(-2, -1)
+            total += (slopes.relu() * attention).sum(dim=-2)
+    return torch.stack([recording.on_grid(site, total) for total in totals], dim=1)
 
 
 def _weighted(every: EveryRow, path: str) -> Tensor:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
+from vitscope.recording import Recording
 from vitscope.trace import Needs, Trace
 
 
@@ -29,6 +30,7 @@ class InputXGradient:
         cost="2.6",
         caution="The gradient at one point is noisy, and what is as bright as the mean picture counts for nothing.",
         of_rows=False,
+        any_network=True,
     )
 
     @property
@@ -36,8 +38,10 @@ class InputXGradient:
         """The gradient at the pictures, and these."""
         return Needs(pictures=True, input_gradient=True)
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """The signed map."""
+        if isinstance(trace, Recording):
+            return Maps(values=trace.cell_sums(trace.at_input() * trace.images.unsqueeze(1)))
         pictures = trace.pictures()
         product = trace.input_gradient().float() * pictures.images.float().unsqueeze(1)
         return Maps(values=pictures.cell_sums(product.sum(dim=2)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -43,6 +43,10 @@ class Chosen:
             MethodError: a method needs more.
         """
         return dataclasses.replace(self, methods=with_budget(self.methods, max_forwards))
+
+    def only(self, labels: Collection[str]) -> Chosen:
+        """Those of these labels."""
+        return Chosen({label: one for label, one in self.methods.items() if label in labels}, self.grouped & {*labels})
 
 
 def register_method(method: M) -> M:

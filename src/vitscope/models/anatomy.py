@@ -161,6 +161,7 @@ class Anatomy:
         running: in which precision the model is run, and how where nothing watches it.
         activation: what turns the outputs into probabilities, where the model declares it; in an Explainer, what is
             used.
+        described: whether this says anything of the model; a model that no adapter knows is explained without.
     """
 
     family: str
@@ -186,6 +187,7 @@ class Anatomy:
     placement: Callable[[Grid], Placement] = Placement.identity
     running: Running = field(default_factory=Running)
     activation: Activation | None = None
+    described: bool = True
 
     def forward(self, images: Tensor) -> Tensor:
         """The model's output (b c) of images (b 3 H W)."""
@@ -230,3 +232,23 @@ class Anatomy:
     def output(self, features: Tensor) -> Tensor:
         """The model's output (b c) of its features (b F)."""
         return features if self.classifier is None else self.classifier(features)
+
+
+def undescribed(model: nn.Module) -> Anatomy:
+    """What stands for the description of a model that no adapter knows."""
+    return Anatomy(
+        family="any network",
+        name=type(model).__name__,
+        model=model,
+        prefix=(),
+        blocks=(),
+        final_site=None,
+        features=lambda rows: rows,
+        classifier=None,
+        patch=(1, 1),
+        grid=lambda size: size,
+        input_size=(224, 224),
+        flexible_size=True,
+        outputs=0,
+        described=False,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from vitscope.errors import ModelError
+from vitscope.errors import ModelError, RefusedError
 from vitscope.models.anatomy import Anatomy
 from vitscope.models.placed import is_foreign, seen_through
 from vitscope.models.registry import described, families
@@ -23,13 +23,13 @@ def check_kind(model: nn.Module) -> None:
     """
     kind = type(model).__name__
     if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
+        raise RefusedError(
             f"the model is TorchScript ({kind}), whose parts cannot be watched; build the Python model, load its "
             "weights (model.load_state_dict(scripted.state_dict())), and explain that"
         )
     for name, part in model.named_modules():
         if type(part).__module__.startswith(_NO_GRADIENT):
-            raise ModelError(
+            raise RefusedError(
                 f"{name or kind} is a quantised layer ({type(part).__module__}.{type(part).__name__}), whose weights "
                 "cannot be read and which passes no gradient; explain the model as it is before it is quantised"
             )
@@ -55,7 +55,7 @@ def anatomy_of(model: nn.Module | Anatomy) -> Anatomy:
         anatomy = describe_within(model, described) or describe_timm_blocks(model)
     except ModelError as error:
         if compiled := [name for name, part in model.named_modules() if unwrapped(part) is not part]:
-            raise ModelError(
+            raise RefusedError(
                 f"{type(model).__name__} has parts that are compiled by themselves ({compiled[0]}), of which this was "
                 f"not understood: {error}; explain the model as it is before torch.compile (part._orig_mod)"
             ) from error

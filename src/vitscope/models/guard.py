@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from vitscope.errors import ModelError
+from vitscope.errors import RefusedError
 from vitscope.models.compiled import uncompiled
 
 _locks = WeakIdKeyDictionary()
@@ -94,7 +94,7 @@ def _lock_of(model: nn.Module) -> threading.RLock:
     first = next(model.parameters())
     with _locks_guard:
         if any(parameter.is_inference() for parameter in ([first] if model in _looked_at else model.parameters())):
-            raise ModelError("the model was built under torch.inference_mode; build or load it outside of it")
+            raise RefusedError("the model was built under torch.inference_mode; build or load it outside of it")
         _looked_at.add(model)
         lock: threading.RLock = _locks.setdefault(first, threading.RLock())
         return lock

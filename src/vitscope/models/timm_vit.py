@@ -16,7 +16,7 @@ from timm.models.vision_transformer import Attention, VisionTransformer
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
-from vitscope.errors import ModelError
+from vitscope.errors import ModelError, RefusedError
 from vitscope.models.anatomy import Anatomy, Block, Classifier, Grid
 from vitscope.models.parts import Projections, fused, is_plain_linear, outputs_of, reading, timm_like_block
 from vitscope.models.registry import register_adapter
@@ -70,7 +70,7 @@ def describe_timm_vit(model: nn.Module) -> Anatomy | None:
 def check_kept(model: Any) -> None:
     """Raise ModelError where a timm model recomputes its blocks in the backward pass."""
     if getattr(model, "grad_checkpointing", False):
-        raise ModelError(
+        raise RefusedError(
             "the model recomputes its blocks in the backward pass; call model.set_grad_checkpointing(False) first"
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitscope.errors import ModelError
+from vitscope.errors import ModelError, RefusedError
 from vitscope.models import Anatomy
 from vitscope.trace.block import BlockCapture
 from vitscope.trace.frozen import FrozenWeights
@@ -106,7 +106,7 @@ def forward(anatomy: Anatomy, images: Tensor, needs: Needs, *, thorough: bool = 
             logits = anatomy.forward(images)
     unseen = [block.name for block, record in zip(anatomy.blocks, records, strict=True) if record.rows is None]
     if unseen:
-        raise ModelError(
+        raise RefusedError(
             f"the attention of {', '.join(unseen[:3])} was not seen: it uses a kernel that torch does not show; "
             "switch the model to torch's scaled_dot_product_attention"
         )
@@ -165,4 +165,4 @@ def check_output(logits: Any, images: Tensor, outputs: int = 0) -> None:
         )
     if not torch.isfinite(logits).all():
         index = int((~torch.isfinite(logits)).any(dim=1).nonzero()[0])
-        raise ModelError(f"the model's output for image {index} is not finite; check its weights and its input")
+        raise RefusedError(f"the model's output for image {index} is not finite; check its weights and its input")

@@ -19,12 +19,12 @@ class Hooks:
         self._stack = stack
         self._thread, self._depth = threading.get_ident(), depth()
 
-    def before(self, module: nn.Module, see: Callable[[Tensor], None]) -> None:
-        """Show `module`'s first input, also where it is given by name."""
+    def before(self, module: nn.Module, see: Callable[[Any], None]) -> None:
+        """Show `module`'s first input, also where it is given by name; None where there is none."""
 
         def hook(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             if self._mine():
-                see(inputs[0] if inputs else next(iter(named.values())))
+                see(inputs[0] if inputs else next(iter(named.values()), None))
 
         self._stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
@@ -51,6 +51,31 @@ class Hooks:
             return inputs, {**named, first: make(named[first])}
 
         self._stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+    def replace_tokens(self, module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
+        """Give `module` make(x) for its first input x wherever it is given, as in nn.MultiheadAttention's (x, x, x)."""
+
+        def hook(
+            _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            if not (inputs or named) or not self._mine():
+                return None
+            first = inputs[0] if inputs else next(iter(named.values()))
+            made = make(first)
+            return (
+                tuple(made if each is first else each for each in inputs),
+                {name: made if each is first else each for name, each in named.items()},
+            )
+
+        self._stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+    def replace_output(self, module: nn.Module, make: Callable[[Any], Any]) -> None:
+        """Let `module` give make(y) in place of its output y."""
+
+        def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+            return make(output) if self._mine() else None
+
+        self._stack.callback(module.register_forward_hook(hook).remove)
 
     def after(self, module: nn.Module, see: Callable[[Tensor], None]) -> None:
         """Show `module`'s output."""

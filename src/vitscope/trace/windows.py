@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
-from vitscope.errors import ModelError
+from vitscope.errors import ModelError, RefusedError
 from vitscope.models import Anatomy, Running
 from vitscope.trace.capture import check_output
 from vitscope.trace.guard import depth, sized
@@ -102,7 +102,9 @@ def watch_windows(anatomy: Anatomy, images: Tensor) -> tuple[Tensor, tuple[Windo
     for index, window in enumerate(anatomy.windows):
         received = watch.received[index]
         if received is None:
-            raise ModelError(f"the attention of {window.name} was not seen: it uses a kernel that torch does not show")
+            raise RefusedError(
+                f"the attention of {window.name} was not seen: it uses a kernel that torch does not show"
+            )
         with sized(anatomy, images):
             on_grid = window.put_back(received, inputs[index])
         if on_grid.ndim != 4 or len(on_grid) != len(images):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitscope.errors import ModelError
+from vitscope.errors import ModelError, RefusedError
 from vitscope.models.anatomy import Anatomy, Block, Classifier, Part
 from vitscope.models.parts import Rotate, RowMap, apart, reading, scaled_by
 
@@ -93,7 +93,7 @@ def _block(name: str, layer: Any, rows: int | None, rotate: Rotate | None) -> Bl
     attention = getattr(outer, "attention", outer)  # older classes keep the output layer in a module around it
     kernel = getattr(getattr(attention, "config", None), "_attn_implementation", None)
     if kernel not in _SEEN_KERNELS:
-        raise ModelError(
+        raise RefusedError(
             f"{name} computes its attention by {kernel}, which torch does not show; load it with "
             'attn_implementation="sdpa"'
         )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitscope.errors import ModelError
+from vitscope.errors import RefusedError
 from vitscope.models.anatomy import Anatomy
 from vitscope.models.hf.common import (
     Size,
@@ -101,7 +101,7 @@ def _masked_call(model: Any, built_for: Size) -> Callable[[Tensor], Any]:
         ModelError: it hides patches.
     """
     if share := model.config.mask_ratio:
-        raise ModelError(
+        raise RefusedError(
             f"the model hides {share:.0%} of the patches at random; set model.config.mask_ratio = 0, so that it sees "
             "the whole picture"
         )
