@@ -353,14 +353,7 @@ class Explainer:
         if not functions or self.anatomy.call is None:
             return False
         outputs = torch.zeros(1, max(1, self.anatomy.outputs))
-        for aim in functions:
-            try:
-                aim.function(outputs)
-            except (AttributeError, KeyError, TypeError):  # it asks for a part of an output that is no tensor
-                return True
-            except Exception:  # whatever else it does is its own
-                continue
-        return False
+        return any(_asks_for_a_part(aim, outputs) for aim in functions)
 
     def _of_any_network(
         self, images: Any, chosen: Chosen, aims: Sequence[Target], strict: bool, inputs: Inputs
@@ -526,6 +519,17 @@ class Explainer:
         placement = self.anatomy.placement(batch.size)
         provenance = provenance_of(self.anatomy, self.preprocessing, self.source, placement.turned((rows, cols)))
         return Subject(batch, covered, logits, self.anatomy.outputs > 0, target, asked, self.names, provenance)
+
+
+def _asks_for_a_part(aim: Custom, outputs: Tensor) -> bool:
+    """Whether a target's function does not take outputs (b c), as one that reads `.logits`."""
+    try:
+        aim.function(outputs)
+    except (AttributeError, KeyError, TypeError):
+        return True
+    except Exception:  # whatever else it does is its own
+        return False
+    return False
 
 
 def _words_in(target: TargetLike) -> Sequence[str | Text]:

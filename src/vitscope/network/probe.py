@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,10 +83,8 @@ def probe(model: nn.Module, call: Call, sample: Tensor, seed: int = 0) -> Networ
     with left_as_found(model), torch.no_grad(), torch.random.fork_rng(devices):
         double = _double(model)
         if double is not None:
-            try:
+            with suppress(Exception):  # parts of a copy may belong to the model; what fails there too is raised below
                 return _probed(double, call, sample.double(), seed)
-            except Exception:  # parts of a copy may belong to the model; what fails there too is raised below
-                pass
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         return _probed(model, call, sample.to(dtype), seed)
 
