@@ -145,7 +145,7 @@ def compare_all(layout: str, device: torch.device) -> None:
 QUICK_LAYOUTS = ["vit", "mean_no_class_token"]
 
 
-@pytest.mark.parametrize("layout", QUICK_LAYOUTS)
+@pytest.mark.parametrize("layout", ["vit", pytest.param("mean_no_class_token", marks=pytest.mark.integration)])
 def test_maps_of_every_method(layout, device):
     compare_all(layout, device)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import timm
 import torch
 import torchvision
@@ -504,3 +505,34 @@ add(OWN, "backbone and a head of your own", OwnHead, by=0.2)
 add(OWN, "timm Blocks in a module of your own", lambda: OfBlocks(mean=False), by=0.2)
 add(OWN, "timm Blocks and the mean of their tokens", lambda: OfBlocks(mean=True), by=0.2)
 add(OWN, "any other, by vitscope.adapt", adapted, by=0.2)
+
+
+# -- one of each kind --------------------------------------------------------------------------------------------------
+
+KINDS = (
+    "timm/vit_tiny",
+    "timm/vit_base_patch32",
+    "timm/vit_small_patch14_reg4",
+    "timm/vit_base_patch16_siglip_224",
+    "timm/cait",
+    "timm/xcit_nano_12_p16",
+    "timm/levit_128s",
+    "timm/swin_tiny",
+    "torchvision/vit_b_16",
+    "t2t/t2t_vit_14",
+    "transformers ViTForImageClassification",
+    "transformers CLIPModel",
+    "open_clip CLIP",
+    "any other, by vitscope.adapt",
+)
+"""What the names of models begin with that stand for their kind: other parts, heads or libraries."""
+
+
+def of_each_kind(entry: Entry) -> bool:
+    """Whether the model stands for its kind, so that every test of the zoo takes it."""
+    return entry.name.startswith(KINDS)
+
+
+def marks_of(entry: Entry) -> list[pytest.MarkDecorator]:
+    """All other models are integration tests of the zoo."""
+    return [] if of_each_kind(entry) else [pytest.mark.integration]

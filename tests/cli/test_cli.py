@@ -19,7 +19,7 @@ from vitscope import cli
 from vitscope.datasets import CLASSES, Scenes
 from vitscope.methods import Facts, list_methods
 
-MODEL = "timm/vit_tiny_patch16_224"
+MODEL = "timm/test_vit"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def desk(tmp_path_factory):
     folder = tmp_path_factory.mktemp("desk")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=64)
+        model = timm.create_model("test_vit", num_classes=3, img_size=64)
     safetensors.torch.save_file(model.state_dict(), folder / "w.safetensors")
     (folder / "labels.txt").write_text("cat\ndog\nsea snake\n")
     (folder / "pics").mkdir()
@@ -247,7 +247,7 @@ def test_compare(run, desk, tmp_path):
 
 
 def test_compare_models_and_their_evolutions(run, desk, tmp_path):
-    names = ["timm/vit_tiny_patch16_224", "timm/cait_xxs24_224", "timm/levit_128s", "timm/vit_wee_patch16_reg1_gap_256"]
+    names = ["timm/test_vit", "timm/cait_xxs24_224", "timm/levit_128s", "timm/test_vit2"]
     words = ["compare", desk / "pics" / "a.png", "--random", "--methods", "daam", "--evolution"]
     models = [word for name in names for word in ("--model", name)]
     code, out, err = run(*words, *models, "--out", tmp_path / "e.png", model=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import vitscope
 from tests.cheaper import cheaper
 from tests.conditioning import precision
-from tests.zoo import ZOO, Entry, built, module_of
+from tests.zoo import ZOO, Entry, built, marks_of, module_of, of_each_kind
 from vitscope.methods import as_method
 
 BLUNT = ["gradcam", "gradcam_pp", "xgradcam", "layercam", "grad_eclip"]
@@ -22,23 +22,6 @@ SAMPLING = {"scorecam", "rise", "tis", "vit_cx"}
 """Methods that have nothing to tell apart where a random model gives every altered picture the same probability."""
 ALTERING = [label for label in LABELS if as_method(label).needs.pictures]
 """Methods that run the model many times; they know nothing of its parts."""
-THOROUGH = (
-    "timm/vit_tiny",
-    "timm/vit_base_patch32",
-    "timm/vit_small_patch14_reg4",
-    "timm/vit_base_patch16_siglip_224",
-    "timm/cait",
-    "timm/xcit_nano_12_p16",
-    "timm/levit_128s",
-    "timm/swin_tiny",
-    "torchvision/vit_b_16",
-    "t2t/t2t_vit_14",
-    "transformers ViTForImageClassification",
-    "transformers CLIPModel",
-    "open_clip CLIP",
-    "any other, by vitscope.adapt",
-)
-"""Models for which these methods are tested too, one of each kind; for all others they are slow."""
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -120,11 +103,10 @@ def row_of(entry):
 def cases():
     """Every model, by all methods or by those that know its parts; all that concerns a model by one process."""
     for entry in ZOO:
-        group = pytest.mark.xdist_group(row_of(entry))
-        thorough = entry.name.startswith(THOROUGH)
-        yield pytest.param((entry, thorough), marks=group, id=row_of(entry))
-        if not thorough:
-            yield pytest.param((entry, True), marks=[group, pytest.mark.slow], id=f"{row_of(entry)}, all methods")
+        marks = [pytest.mark.xdist_group(row_of(entry)), *marks_of(entry)]
+        yield pytest.param((entry, of_each_kind(entry)), marks=marks, id=row_of(entry))
+        if not of_each_kind(entry):
+            yield pytest.param((entry, True), marks=[*marks, pytest.mark.slow], id=f"{row_of(entry)}, all methods")
 
 
 @pytest.fixture(scope="module", params=list(cases()))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import vitscope
 from tests.conftest import perturbed
-from tests.zoo import ZOO, Normalise, built, module_of, small_vit
+from tests.zoo import ZOO, Normalise, built, marks_of, module_of, small_vit
 from vitscope.network import probe
 from vitscope.network.spec import InputSpec
 from vitscope.recording import AttentionCalls
@@ -58,7 +58,7 @@ def wanted_cells(prefix, grid):
 
 
 def entries():
-    return [pytest.param(entry, id=f"{entry.family}-{entry.name}") for entry in ZOO]
+    return [pytest.param(entry, id=f"{entry.family}-{entry.name}", marks=marks_of(entry)) for entry in ZOO]
 
 
 @pytest.fixture(params=entries())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import vitscope
-from tests.zoo import ZOO, built, module_of
+from tests.zoo import ZOO, built, marks_of, module_of
 from vitscope.errors import MethodError
 from vitscope.methods import as_method
 from vitscope.network import probe
@@ -72,7 +72,10 @@ def is_exception(entry, label):
     return any(applies(name_of(entry)) and label in labels for applies, labels in EXCEPTIONS)
 
 
-@pytest.fixture(scope="module", params=[pytest.param(entry, id=f"{entry.family}-{entry.name}") for entry in ZOO])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(entry, id=f"{entry.family}-{entry.name}", marks=marks_of(entry)) for entry in ZOO],
+)
 def both(request):
     """Maps of the closed forms, and of the general engine, by label; None or an error where there are none."""
     entry = request.param

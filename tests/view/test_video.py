@@ -52,8 +52,9 @@ def within(found, card):
     return found[: card.height, : card.width]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", [(120, 90), (97, 131), (60, 449)])
+@pytest.mark.parametrize(
+    ("kind", "size"), [("mp4", (120, 90)), ("mp4", (97, 131)), ("mp4", (60, 449)), ("webm", (97, 131))]
+)
 def test_the_frames_are_the_cards(tmp_path, kind, size):
     shown = cards(photo(*size, seed=np.random.default_rng().integers(1000)), frames(5, *size), labels(5))
     path = animate(shown, tmp_path / f"a.{kind}")
@@ -87,8 +88,7 @@ def test_what_odd_sizes_add_is_the_border_again(tmp_path, kind):
     assert psnr(frame[93, :131], np.asarray(low)[92]) > 26
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("milliseconds", [20, 250, 333, 1000])
+@pytest.mark.parametrize(("kind", "milliseconds"), [("mp4", 20), ("mp4", 333), ("mp4", 1000), ("webm", 250)])
 def test_times_are_those_of_the_gif(tmp_path, kind, milliseconds):
     path = animation(photo(), frames(3), labels(3), tmp_path / f"a.{kind}", milliseconds=milliseconds)
     found, about = decoded(path)
