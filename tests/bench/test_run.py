@@ -130,6 +130,7 @@ def test_the_batch_size_changes_no_row(run):
     assert repr(again) == repr(second)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("source", ["scenes:count=7", "masks"])
 def test_rows_are_the_same_however_pictures_are_read(run, folder, source, monkeypatch):
     """Damaged pictures and masks too, and where the processes that read are killed on the way."""

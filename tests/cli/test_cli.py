@@ -20,6 +20,7 @@ from vitscope.datasets import CLASSES, Scenes
 from vitscope.methods import Facts, list_methods
 
 MODEL = "timm/test_vit"
+VIT = "timm/vit_tiny_patch16_224"
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +226,8 @@ def test_a_model_without_rows(run, desk, tmp_path):
 
 
 def test_a_rest_that_makes_no_patch_is_outside(run, desk, tmp_path):
-    options = ["--model", MODEL, "--weights", desk / "w.safetensors", "--size", "72", "--crop-pct", "1"]
+    torch.save(timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=64).state_dict(), tmp_path / "w.pth")
+    options = ["--model", VIT, "--weights", tmp_path / "w.pth", "--size", "72", "--crop-pct", "1"]
     code, _, err = run(
         "explain", desk / "pics" / "b.jpg", *options, "--out", tmp_path, "--methods", "cdam", model=False
     )
@@ -393,7 +395,7 @@ def test_the_papers_photographs(run, shared, tmp_path):
     """The main job: real photographs, the real network, every file at its place."""
     photos = [shared / "imagenet" / "val" / f"ILSVRC2012_val_0000000{n}.JPEG" for n in (1, 4, 9)]
     weights = shared / "weights" / "vit_tiny_patch16_224.safetensors"
-    code, out, _ = run("explain", *photos, "--model", MODEL, "--weights", weights, "--out", tmp_path, model=False)
+    code, out, _ = run("explain", *photos, "--model", VIT, "--weights", weights, "--out", tmp_path, model=False)
     assert code == 0
     assert "sea snake (65)" in out
     for photo in photos:
