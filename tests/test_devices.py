@@ -44,7 +44,10 @@ QUICK = (
 )
 
 
-@pytest.fixture(scope="module", params=["pretended", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("pretended", marks=pytest.mark.integration), pytest.param("cuda", marks=pytest.mark.gpu)],
+)
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """Where the model goes; the reference is computed on the CPU."""
     if request.param == "pretended":

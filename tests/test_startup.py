@@ -116,6 +116,7 @@ def test_usage_errors_import_no_heavy_library(subtests):
             assert not modules & HEAVY
 
 
+@pytest.mark.integration
 def test_listings_need_torch_and_no_more():
     for code, output, _, modules in commands("methods", "metrics", "datasets"):
         assert code == 0

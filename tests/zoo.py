@@ -522,7 +522,6 @@ KINDS = (
     "t2t/t2t_vit_14",
     "transformers ViTForImageClassification",
     "transformers CLIPModel",
-    "open_clip CLIP",
     "any other, by vitscope.adapt",
 )
 """What the names of models begin with that stand for their kind: other parts, heads or libraries."""
@@ -530,7 +529,7 @@ KINDS = (
 
 def of_each_kind(entry: Entry) -> bool:
     """Whether the model stands for its kind, so that every test of the zoo takes it."""
-    return entry.name.startswith(KINDS)
+    return entry.name.startswith(KINDS) or entry.name == "open_clip CLIP"
 
 
 def marks_of(entry: Entry) -> list[pytest.MarkDecorator]:

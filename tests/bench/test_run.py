@@ -119,6 +119,7 @@ def test_boxes_are_painted_where_there_are_no_masks(run, tmp_path, explainer):
     assert values(rows)["a", "frame", "agcam/precision@0.5"] == pytest.approx(float(share), rel=1e-6)
 
 
+@pytest.mark.integration
 def test_the_batch_size_changes_no_row(run):
     metrics = "agcam,pointing,compactness,class_sensitivity@random,mif_lif@zero:steps=3,noise:samples=2,grid_pointing"
     first, _ = run("scenes:count=5", metrics, methods="cdam,random", out="a", batch_size=1, part_size=6)
@@ -159,6 +160,7 @@ def test_rows_are_the_same_however_pictures_are_read(run, folder, source, monkey
     assert all("died" in line for line in said)
 
 
+@pytest.mark.integration
 def test_a_memory_limit_changes_no_row(run, explainer, tmp_path):
     metrics = "agcam,mif_lif@zero:steps=3,class_sensitivity"
     free, _ = run("scenes:count=3", metrics, methods="cdam,daam,rollout", out="a")

@@ -166,6 +166,7 @@ def test_a_method_as_an_object_with_its_options():
     assert np.array_equal(by_object, by_words)
 
 
+@pytest.mark.integration
 def test_none_of_the_libraries_is_imported():
     code = (
         "import sys, vitscope.bridges; "

@@ -198,6 +198,7 @@ def test_wrong_models(run, desk, tmp_path):
         assert (code, says in err, len(err.strip().splitlines())) == (2, True, 1)
 
 
+@pytest.mark.integration
 def test_a_model_without_a_class_token(run, desk, tmp_path):
     name = "vit_wee_patch16_reg1_gap_256"
     torch.save(timm.create_model(name, num_classes=3).state_dict(), tmp_path / "w.pth")
@@ -248,6 +249,7 @@ def test_compare(run, desk, tmp_path):
     assert (code, ".png" in err) == (2, True)
 
 
+@pytest.mark.integration
 def test_compare_models_and_their_evolutions(run, desk, tmp_path):
     names = ["timm/test_vit", "timm/cait_xxs24_224", "timm/levit_128s", "timm/test_vit2"]
     words = ["compare", desk / "pics" / "a.png", "--random", "--methods", "daam", "--evolution"]
@@ -266,6 +268,7 @@ def test_compare_models_and_their_evolutions(run, desk, tmp_path):
     assert (code, "cdam gives no map a block" in err) == (1, True)
 
 
+@pytest.mark.integration
 def test_a_group_that_does_not_apply_whole_is_no_failure(run, desk, tmp_path):
     pictures = [desk / "pics" / name for name in ("a.png", "b.jpg")]
     probed = {}
