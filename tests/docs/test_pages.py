@@ -28,6 +28,7 @@ RUN = (
     "notebooks",
     "scenes",
     "benchmarks",
+    "models",
 )
 FRAGMENTS = ("report", "performance-memory", "performance-precision")
 """Of these, what an explainer, its model and pictures are is taken for known."""
