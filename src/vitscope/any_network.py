@@ -113,7 +113,7 @@ def as_batch(images: Any, preprocessing: Preprocessing) -> Batch:
 
 
 def _shown(image: Tensor, size: tuple[int, int]) -> Image.Image:
-    """An input as a grey picture: the mean over all axes but the last two, from its lowest to its highest value."""
+    """An input as a grey image: the mean over all axes but the last two, from its lowest to its highest value."""
     plane = image.detach().float().cpu()
     plane = plane.flatten(0, -3).mean(dim=0) if plane.ndim >= 3 else plane.new_zeros(size)
     low, high = float(plane.min()), float(plane.max())
