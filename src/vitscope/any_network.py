@@ -48,8 +48,8 @@ class Networks:
             ModelError: the module does not take them.
         """
         key = (images.shape[1:], images.dtype, tuple(sorted((name, _shape(value)) for name, value in inputs.items())))
+        call = partial(_call, _name_of_image(self.model), len(images), dict(inputs))
         if key not in self._known:
-            call = partial(_call, _name_of_image(self.model), len(images), dict(inputs))
             try:
                 spec = probe(self.model, call, images[:1])
             except Exception as error:  # a module may raise anything
@@ -61,9 +61,7 @@ class Networks:
                     "that its forward takes, and its other arguments as inputs={...}"
                 ) from error
             self._known[key] = Network(self.model, call, spec)
-        known = self._known[key]
-        call = partial(_call, _name_of_image(self.model), len(images), dict(inputs))
-        return Network(self.model, call, known.spec, known.readouts)
+        return replace(self._known[key], call=call)
 
     def forget(self) -> None:
         """Probe again when next asked: the module has changed."""

@@ -70,7 +70,7 @@ class Attention:
         """Of any other network: what each key of the last attention call gets from the rows that are read."""
         if self.head is not None or self.stage is not None:
             raise MethodError(
-                "attention: heads and stages of this network are not told apart; leave head and stage out"
+                "attention: heads and stages of this network are not distinguished; leave head and stage out"
             )
         site = recording.need_sites()[-1]
         rows = site.read()

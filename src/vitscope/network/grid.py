@@ -41,7 +41,7 @@ class Grid:
 def fit_grid(places: Tensor) -> Grid | None:
     """The grid of which tokens at these places hit every cell; None where there is none.
 
-    Lines are told apart by the gaps between them where these are clear, so that a cell may be hit several times;
+    Lines are separated by the gaps between them where these are clear, so that a cell may be hit several times;
     otherwise by rank, where every cell is hit equally often. They must be about equally far apart. The clearest
     grid is taken, where it is clearer than one whose lines were merged could be; otherwise the finest whose cells are
     hit equally often.

@@ -42,7 +42,7 @@ BLURRED = "its keys lie on no clear grid"
 DRAWS = 2
 """How many images of noise are compared."""
 MORE_DRAWS = 8
-"""The same where tokens that respond to a part of the image lie on no clear grid, as behind convolutions."""
+"""The same where tokens that respond to a part of the image lie on no clear grid, as after convolutions."""
 SURE = 3.0
 """The `quality` of a grid from which on it is taken without more draws."""
 WIDE = 0.45

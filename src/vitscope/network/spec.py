@@ -18,8 +18,7 @@ class InputSpec:
 
     Attributes:
         shape: of one sample, without the batch axis.
-        spatial: its axes along which places are told apart, counted from the batch axis (0): rows and columns; frames
-            or depth before them.
+        spatial: its axes of places, counted from the batch axis (0): rows and columns; frames or depth before them.
     """
 
     shape: tuple[int, ...]
@@ -78,7 +77,7 @@ class TokenLayout:
     Attributes:
         grid: cells along each spatial axis, such as (rows, cols).
         cells: flat index of each token's cell, -1 of a token without a place, of the shape of one sample's tokens.
-        quality: how clearly lines of the grid are told apart, in spreads.
+        quality: how clearly lines of the grid are separated, in spreads.
     """
 
     grid: tuple[int, ...]
@@ -158,7 +157,7 @@ class NetworkSpec:
     Attributes:
         input: what is attributed.
         sites: the attention calls, in order.
-        tokens: located outputs of modules behind the last located site, in order; the last is the default layer of
+        tokens: located outputs of modules after the last located site, in order; the last is the default layer of
             class activation maps.
         in_batches: whether the network takes several samples at once.
     """

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope.errors import MethodError, ModelError, TargetError, VitscopeError, text_of
-from vitscope.network.spec import Fold, NetworkSpec, Site, TokenLayout
+from vitscope.network.spec import Fold, NetworkSpec, TokenLayout
 from vitscope.recording.calls import AttentionCall, AttentionCalls
 from vitscope.recording.record import AttentionRecord, by_sample, resized
 from vitscope.trace.chunks import out_of_memory
@@ -43,7 +43,7 @@ class Network:
 
     @property
     def separable(self) -> bool:
-        """Whether several samples run at once can be told apart in every tensor that is read."""
+        """Whether several samples run at once can be separated in every tensor that is read."""
         sites = self.spec.located
         folds = [site.fold for site in sites] + [site.token_fold for site in sites if site.tokens is not None]
         return self.spec.in_batches and None not in [*folds, *(each.fold for each in self.spec.tokens)]
@@ -480,8 +480,3 @@ def logits_of(output: Any) -> Tensor | None:
         return output if output.ndim == 2 else None
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     return found if isinstance(found, Tensor) and found.ndim == 2 else None
-
-
-def site_names(sites: Sequence[Site]) -> str:
-    """Their names, in words."""
-    return ", ".join(dict.fromkeys(site.name for site in sites))
