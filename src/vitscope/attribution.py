@@ -182,6 +182,7 @@ class Attribution:
         Returns:
             (b H W) float32 where all images have one size, else a list with an (H W) map an image.
         """
+        _need_planes(self)
         maps = [g.to_original(m, mode=mode) for g, m in zip(self.subject.geometries, self.values, strict=True)]
         return torch.stack(maps) if len({m.shape for m in maps}) == 1 else maps
 
@@ -302,9 +303,20 @@ class Explanation:
             VitscopeError: the folder cannot be written or holds something else of these images, or a video cannot be
                 made here.
         """
+        for attribution in self.attributions.values():
+            _need_planes(attribution)
         from vitscope.save import save_explanation  # here, since pictures lie behind results
 
         return [str(path) for path in save_explanation(self, folder, video=video, overwrite=overwrite)]
+
+
+def _need_planes(attribution: Attribution) -> None:
+    """Raise MethodError where maps have more axes than rows and columns."""
+    if attribution.values.ndim != 3:
+        raise MethodError(
+            f"the {attribution.label} maps of shape {tuple(attribution.values.shape)} have no single plane to draw; "
+            "take .values, such as .values[:, 0] of the first frame"
+        )
 
 
 def class_line(entry: Mapping[str, Any], precision: str) -> str:

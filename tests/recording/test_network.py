@@ -328,3 +328,22 @@ def test_the_explainer_gives_the_recording(make):
         torch.testing.assert_close(torch.as_tensor(by_class[label].values), found[label][:, 0].float())
         torch.testing.assert_close(torch.as_tensor(by_function[label].values), found[label][:, 0].float())
     assert by_class.logits.shape == (2, 5)
+
+
+class Frames(nn.Module):
+    """The mean over frames (b t 3 H W)."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = small_vit()
+
+    def forward(self, video):
+        return self.trunk(video.flatten(0, 1)).unflatten(0, video.shape[:2]).mean(dim=1)
+
+
+def test_maps_of_a_video_are_given_and_not_drawn(tmp_path):
+    found = vitscope.Explainer(perturbed(Frames(), by=0.1))(torch.randn(1, 4, 3, 32, 32), "daam", 1)
+    assert found["daam"].values.shape == (1, 4, 4, 4)
+    for draw in (found["daam"].to_pixels, lambda: found.save(tmp_path)):
+        with pytest.raises(MethodError, match=r"no single plane to draw; take \.values"):
+            draw()
