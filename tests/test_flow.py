@@ -36,7 +36,7 @@ def ablated(model, block, rows):
 def test_the_reading_is_what_it_says(layout, rows, method):
     for _ in range(9):
         model = build(layout, seed=int(np.random.default_rng().integers(1000)))
-        images = pictures(model, 3)
+        images = pictures(model, 2)
         explainer = vitscope.Explainer(model)
         with suppress(FlatMapError):  # of one block, no patch may speak for a random class
             flow = attention_flow(explainer, images, method, rows=rows)
@@ -46,7 +46,7 @@ def test_the_reading_is_what_it_says(layout, rows, method):
         logits = model(images)
     classes = logits.argmax(1)
     depth, kept = len(model.blocks), None if rows == "all" else explainer.anatomy.rows_read
-    for image in range(3):
+    for image in range(2):
         mass = maps.blocks[image].sum((1, 2))
         torch.testing.assert_close(flow.share[image], mass / mass.sum())
         for block in range(depth):

@@ -131,6 +131,7 @@ def test_ctrl_c_amid_the_imports_of_a_command(tmp_path):
     assert (code, said) == (130, "vitscope: interrupted; what was written is complete\n")
 
 
+@pytest.mark.integration
 def test_the_package_imports_nothing_heavy_until_it_is_used():
     assert not imported_by("import vitscope; dir(vitscope); vitscope.__version__") & HEAVY
     assert not imported_by("from vitscope import Explainer") & LATER

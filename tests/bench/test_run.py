@@ -375,16 +375,16 @@ def test_the_true_class_can_be_explained_and_a_class_agnostic_method_keeps_its_m
 
 
 def test_randomised_models_and_mosaics_are_made_a_part(run, explainer):
-    rows, _ = run("scenes:count=4", "sanity,grid_pointing", methods="cdam,frame")
+    rows, _ = run("scenes:count=2", "sanity,grid_pointing", methods="cdam,frame")
     found = values(rows)
     cascading = [row for row in rows if row["metric"].startswith("sanity/spearman@") and ":" not in row["metric"]]
     depths = [row for row in cascading if row["method"] == "cdam"]
-    assert len(depths) == 4 * 14
-    for image in map(str, range(4)):
+    assert len(depths) == 2 * 14
+    for image in map(str, range(2)):
         curve = [row["value"] for row in depths if row["image"] == image]
         assert found[image, "cdam", "sanity/spearman"] == pytest.approx(np.nanmean(curve))
-    shares = [found[str(image), "frame", "grid_pointing/share"] for image in range(4)]
-    assert sum(not np.isnan(share) for share in shares) in (0, 4)
+    shares = [found[str(image), "frame", "grid_pointing/share"] for image in range(2)]
+    assert sum(not np.isnan(share) for share in shares) in (0, 2)
     assert all(np.isnan(share) or share == pytest.approx(0.25) for share in shares)
 
 
@@ -601,7 +601,7 @@ def test_a_full_tmpfs(run, tmp_path):
         rows, _ = run("scenes:count=3", "energy", out="small", overwrite=True)
         assert len(rows) == 15
     finally:
-        subprocess.run(["umount", tmp_path / "small"], check=True)
+        subprocess.run(["umount", "--lazy", tmp_path / "small"], check=True)
 
 
 def test_curves_are_kept_point_by_point(run):

@@ -40,6 +40,7 @@ def written(folder):
     return sorted(path.name for path in folder.iterdir() if "evolution." in path.name)
 
 
+@pytest.mark.integration
 def test_videos_stand_beside_the_strip_and_in_the_manifest(run, tmp_path):
     code, _, err = run("--methods", "daam,cdam", "--video", "webm", "--video", "gif,mp4")
     assert (code, err) == (0, "")
@@ -99,6 +100,7 @@ def test_the_missing_extra_is_named_before_anything_is_computed(run, tmp_path, m
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.integration
 def test_saving_from_python(tmp_path):
     model = build()
     explanation = vitscope.Explainer(model)(pictures(model, 1), "daam,cdam")

@@ -90,6 +90,7 @@ def test_a_table_says_what_the_rows_say(script, both):
     assert all(f"{better} over {worse}" in text for better, worse in ("ba", "ca", "bc"))
 
 
+@pytest.mark.integration
 def test_the_page_is_of_the_kept_rows(script):
     """The numbers of one table, from the rows that lie beside the page."""
     name = script.VALUES["compactness"][0].name
@@ -100,10 +101,12 @@ def test_the_page_is_of_the_kept_rows(script):
     assert f"{np.mean(mine):.3f}" in line.split("|")[3], "run python docs/make_results.py"
 
 
+@pytest.mark.integration
 def test_what_methods_are_warned_of_is_of_the_kept_rows(script):
     assert json.loads(script.SURVIVAL.read_text()) == json.loads(script.survival(script.sides(script.KEPT, "-sanity")))
 
 
+@pytest.mark.integration
 def test_what_few_samples_showed_is_said_of_no_method(script):
     """RISE with 20 masks is not RISE."""
     both = script.sides(script.KEPT, "-sanity")

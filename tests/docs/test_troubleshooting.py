@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 
 import pytest
@@ -14,6 +15,7 @@ WINDOW = 3
 """Words in a row that are compared."""
 
 
+@functools.cache
 def said() -> str:
     """The constant parts of all texts in the source, a line each: between the fields, where there are any."""
     found = set()
@@ -22,9 +24,6 @@ def said() -> str:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.add(" ".join(node.value.replace("%%", "%").split()))
     return "\n".join(sorted(found))
-
-
-SAID = said()
 
 
 def share_said(text: str) -> float:
@@ -36,7 +35,7 @@ def share_said(text: str) -> float:
             continue
         covered = [False] * len(words)
         for start in range(len(words) - WINDOW + 1):
-            if " ".join(words[start : start + WINDOW]) in SAID:
+            if " ".join(words[start : start + WINDOW]) in said():
                 covered[start : start + WINDOW] = [True] * WINDOW
         known, total = known + sum(covered), total + len(words)
     return known / total if total else 1.0

@@ -12,6 +12,7 @@ import time
 import pytest
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("more", [(), ("--store", "parquet")])
 def test_a_killed_reader_costs_no_picture(more, pictures, run, tmp_path):
     before = {one.pid for one in multiprocessing.active_children()}

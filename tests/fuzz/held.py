@@ -10,7 +10,7 @@ from tools.fuzz.subjects import SUBJECTS
 
 from vitscope import VitscopeError
 
-FEW = 150
+FEW = 60
 MANY = pytest.param(3000, marks=pytest.mark.slow)
 
 

@@ -99,6 +99,7 @@ def slow(name):
     return name
 
 
+@pytest.mark.integration
 def test_a_process_that_is_killed_is_said_and_the_rest_is_read_here():
     names, said = [str(index) for index in range(60)], []
     before = set(multiprocessing.active_children())
@@ -118,6 +119,7 @@ def large(name):
     return np.random.default_rng(int(name)).integers(0, 255, 700_000, dtype=np.uint8)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("times", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_process_may_be_killed_at_any_moment(times):
     names = [str(index) for index in range(40)]

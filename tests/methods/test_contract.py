@@ -189,14 +189,27 @@ def moved(layout: str, by: float = ROUNDING) -> dict[tuple[str, int], float]:
     return conditioning(build(layout, dtype=torch.float64), reference.images, explain, by)
 
 
-def grouped(names: Any) -> list[Any]:
-    """All tests of a layout by one process, since they share its reference."""
-    return [pytest.param(name, marks=pytest.mark.xdist_group(f"contract-{name}")) for name in names]
+SOME_LAYOUTS = ["vit", "distilled", "dinov2_registers", "one_block"]
+"""For what does not depend on how a layout is read: other numbers of prefix tokens, rows that are read, and blocks."""
+
+
+def grouped(names: Any, default: Any = LAYOUTS) -> list[Any]:
+    """All tests of a layout by one process, since they share its reference; layouts not in `default` in integration."""
+    return [
+        pytest.param(
+            name,
+            marks=[
+                pytest.mark.xdist_group(f"contract-{name}"),
+                *([] if name in default else [pytest.mark.integration]),
+            ],
+        )
+        for name in names
+    ]
 
 
 BY_LAYOUT = pytest.mark.parametrize("layout", grouped(LAYOUTS))
-BY_SOME_LAYOUTS = pytest.mark.parametrize("layout", grouped(["vit", "distilled", "dinov2_registers", "one_block"]))
-"""For what does not depend on how a layout is read: other numbers of prefix tokens, rows that are read, and blocks."""
+BY_LAYOUT_OR_SOME = pytest.mark.parametrize("layout", grouped(LAYOUTS, SOME_LAYOUTS))
+BY_SOME_LAYOUTS = pytest.mark.parametrize("layout", grouped(SOME_LAYOUTS))
 BY_DTYPE = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
 
@@ -216,7 +229,7 @@ def test_every_method_has_a_map_on_the_grid(layout, each):
                     assert error(found.flow[:, -1], found.values) < 1e-4
 
 
-@BY_LAYOUT
+@BY_LAYOUT_OR_SOME
 def test_an_image_alone_gets_its_maps_of_the_batch(layout, each):
     alone_as_in_the_batch(layout, torch.float32, each)
 
@@ -234,7 +247,7 @@ def alone_as_in_the_batch(layout: str, dtype: torch.dtype, each: Each) -> None:
     compare(each, alone, reference, labels, at=slice(index, index + 1))
 
 
-@BY_LAYOUT
+@BY_LAYOUT_OR_SOME
 def test_float64_agrees_with_float32(layout, each):
     labels = [label for label in LABELS if label not in DIVIDING]
     compare(each, joint(layout), joint(layout, torch.float64), labels, bound=1e-3)
@@ -364,6 +377,7 @@ def test_channels_last_changes_no_map(each):
     compare(each, Joint.of(explainer, joint().images, labels), joint(), labels)
 
 
+@pytest.mark.integration
 def test_the_compiler_changes_no_map(each):
     """It is used for forwards of altered images alone."""
     labels = ["rise:masks=16,cells=3", "token_ablation:max_forwards=9"]
@@ -371,8 +385,7 @@ def test_the_compiler_changes_no_map(each):
     compare(each, Joint.of(explainer, joint().images, labels), joint(), labels)
 
 
-@pytest.mark.parametrize("layout", ["vit", "mean"])
-@BY_DTYPE
+@pytest.mark.parametrize(("layout", "dtype"), [("vit", torch.float32), ("mean", torch.float64)], ids=str)
 def test_a_memory_limit_changes_no_map(layout, dtype, each):
     reference, labels = joint(layout, dtype), BY_PRECISION[dtype]
     limited = Explainer(reference.explainer.anatomy.model, memory_limit="1MB")
@@ -493,7 +506,7 @@ class Largest(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("registers", [0, 4])
+@pytest.mark.parametrize("registers", [pytest.param(0, marks=pytest.mark.integration), 4])
 def test_no_n_by_n_tensor_at_a_thousand_tokens(registers):
     model = build("dinov2_registers" if registers else "vit", img_size=8 * 33, depth=2)
     tokens = 33 * 33 + 1 + registers

@@ -115,14 +115,14 @@ def test_a_group_leaves_out_what_a_model_has_not_and_a_name_raises():
     images = torch.randn(1, 3, *explainer.anatomy.input_size, generator=torch.Generator().manual_seed(4))
     undefined = {name for name in ALL if explainer.why_not(name, as_method(name))}
     assert "legrad" in undefined
-    ex = explainer(images, "all", strict=False, max_forwards=40)
+    ex = explainer(images, "all", strict=False, max_forwards=20)
     assert undefined <= ex.left_out
     assert all("is flat" in ex.failures[name] for name in ex.failures.keys() - undefined)
     assert set(ex) == set(ALL) - ex.failures.keys()
     assert ex.failures["legrad"] == explainer.why_not("legrad", as_method("legrad"))
     with pytest.raises(vitscope.MethodError, match="legrad is not defined for"):
         explainer(images, "all,legrad")
-    named = explainer(images, "all,legrad", strict=False, max_forwards=40)
+    named = explainer(images, "all,legrad", strict=False, max_forwards=20)
     assert named.failures.keys() == ex.failures.keys()
     assert named.left_out == ex.left_out - {"legrad"}
     assert {"daam", "agcam", "cdam"} <= set(explainer(images, "papers,random"))

@@ -11,7 +11,7 @@ from tests.methods.test_contract import alike
 from vitscope.trace import Needs, record
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.integration)])
 @pytest.mark.parametrize("kind", sorted(LAYOUTS | POOLED))
 def test_in_every_layout(kind, precision):
     model = build(kind)
@@ -40,6 +40,7 @@ def test_all_that_is_recorded_is_in_float32(precision):
     assert {tensor.dtype for tensor in seen} == {torch.float32}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("precision", "bound"), [("bf16", 0.99), ("fp16", 0.999)])
 def test_the_three_papers_on_the_real_network(shared, golden, precision, bound):
     """Against the official implementations' figures, which are float32's."""

@@ -94,7 +94,7 @@ def of_one_half(model: nn.Module, part: str) -> Anatomy:
     )
 
 
-@pytest.mark.parametrize("registers", [0, 3])
+@pytest.mark.parametrize("registers", [pytest.param(0, marks=pytest.mark.integration), 3])
 @pytest.mark.parametrize("part", ["class", "mean"])
 def test_a_head_that_ignores_one_part_of_its_features_is_the_head_of_the_other(part, registers):
     """The same function of the picture has the same map, up to a factor; in float64, as LRP amplifies rounding."""

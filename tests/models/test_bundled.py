@@ -52,12 +52,14 @@ def test_explainer_takes_the_name(name):
         assert torch.equal(by_name, by_index)
 
 
+@pytest.mark.integration
 def test_it_knows_the_classes():
     scenes = list(Scenes(100, "one", seed=61))
     right = [int(top) == scene.labels[0] for top, scene in zip(logits("scenes", scenes).argmax(1), scenes, strict=True)]
     assert np.mean(right) >= 0.9  # 95 % and more on 2000 scenes: docs/scenes.md; here is the chance of a small sample
 
 
+@pytest.mark.integration
 def test_the_shortcut_is_one():
     scenes = [scene for scene in Scenes(50, "one", seed=62) if scene.labels != (SHORTCUT,)]
     marked = [with_mark(scene) for scene in scenes]
@@ -70,12 +72,14 @@ def test_the_shortcut_is_one():
     assert max(fooled["scenes", "marked"], fooled["scenes", "plain"], fooled["scenes-shortcut", "plain"]) < 0.1
 
 
+@pytest.mark.integration
 def test_neighbours_name_what_the_self_supervised_model_sees():
     scenes = list(Scenes(80, "one", seed=63))
     votes = MemoryBank.load("scenes-ssl").vote(logits("scenes-ssl", scenes)).argmax(1)
     assert np.mean([int(vote) == scene.labels[0] for vote, scene in zip(votes, scenes, strict=True)]) > 0.6
 
 
+@pytest.mark.integration
 def test_another_picture_size_keeps_the_answer():
     scenes = list(Scenes(10, "one", seed=64))
     small = vitscope.Explainer("scenes")([scene.image for scene in scenes], "daam")

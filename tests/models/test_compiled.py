@@ -35,7 +35,7 @@ def by_block(model):
     return model
 
 
-@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("used", [pytest.param(False, marks=pytest.mark.integration), True])
 @pytest.mark.parametrize("compiled", [whole, within, in_place, by_block])
 def test_the_same_maps(compiled, used):
     torch.compiler.reset()

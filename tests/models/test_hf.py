@@ -199,7 +199,7 @@ def relative(found, wanted):
     return float((found - wanted).norm().detach() / wanted.norm().detach())
 
 
-@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("kernel", ["sdpa", pytest.param("eager", marks=pytest.mark.integration)])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_described_traced_and_explained(family, kernel):
     explainer, images = explained(family, kernel), pictures()
@@ -269,7 +269,9 @@ def test_weights_that_the_pool_is_asked_for():
     assert relative(seen[-1], seen[0]) < 1e-5  # between them: the model with its hook is verified again
 
 
-@pytest.mark.parametrize("size", [(24, 40), (48, 48), (37, 26)])
+@pytest.mark.parametrize(
+    "size", [(37, 26), *(pytest.param(size, marks=pytest.mark.integration) for size in ((24, 40), (48, 48)))]
+)
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_other_sizes(family, size):
     explainer, images = explained(family), pictures(size=size)

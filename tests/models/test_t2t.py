@@ -249,6 +249,7 @@ def test_official_file_with_averaged_weights_is_read(tmp_path):
     assert torch.equal(model.tokens_to_token.attention2.w, tensors["tokens_to_token.attention2.w"])
 
 
+@pytest.mark.integration
 def test_by_name_with_a_file(tmp_path):
     model = t2t_vit("t2t_vit_14", num_classes=5, img_size=96)
     torch.save({"state_dict_ema": moved(model).state_dict()}, tmp_path / "w.pth.tar")

@@ -56,7 +56,14 @@ MODELS |= {
 PREPARED = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
-@pytest.fixture(params=sorted(MODELS), scope="module")
+KINDS = ("swin", "swin_v2", "maxvit", "hiera", "levit")
+"""One model of each kind; the others are integration tests."""
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[] if name in KINDS else [pytest.mark.integration]) for name in sorted(MODELS)],
+    scope="module",
+)
 def explainer(request):
     with torch.random.fork_rng():
         torch.manual_seed(0)

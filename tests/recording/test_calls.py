@@ -194,7 +194,7 @@ FORMS = [
     mixed_by_linear, mixed_by_convolution, einsum_letters, einsum_other_order, einsum_transposed, einsum_with_list,
     turned, keys_first, tensors_to_the_left,
 ]  # fmt: skip
-WITH_FACTORS = {at, softmax_of_torch, softmax_of_functional, bmm, baddbmm, reshaped_between, softmax_module}
+WITH_FACTORS = (at, softmax_of_torch, softmax_of_functional, bmm, baddbmm, reshaped_between, softmax_module)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)

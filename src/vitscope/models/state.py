@@ -32,8 +32,13 @@ class ModelState:
 
     def __init__(self, model: nn.Module) -> None:
         """Record `model` as it is now."""
-        weights = list(chain(model.parameters(), model.buffers()))
         modules = list(model.modules())
+        weights = [
+            tensor
+            for module in modules
+            for tensor in chain(module._parameters.values(), module._buffers.values())
+            if tensor is not None
+        ]
         self._modules = [_identity(module) for module in modules]
         self._settings = {
             (number, name): value for number, module in enumerate(modules) for name, value in _settings(module).items()
@@ -84,8 +89,13 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     settings = {}
     for name, value in vars(module).items():
         if name not in _OF_EVERY_MODULE and (callable(value) or _is_plain(value)):
-            settings[name] = id(value) if callable(value) else copy.deepcopy(value)
+            settings[name] = id(value) if callable(value) else _copied(value)
     return settings
+
+
+def _copied(value: Any) -> Any:
+    """`value`, or a copy if it can be changed in place; most settings are single values, which need none."""
+    return copy.deepcopy(value) if isinstance(value, dict | tuple | list | set | frozenset) else value
 
 
 def _is_plain(value: Any) -> bool:

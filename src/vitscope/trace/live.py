@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 class LivePeak(TorchDispatchMode):
@@ -33,15 +32,15 @@ class LivePeak(TorchDispatchMode):
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        for part in tree_leaves((args, kwargs)):
+        for part in _tensors((args, kwargs)):
             self._see(part, made=False)
         result = func(*args, **kwargs)
-        for part in tree_leaves(result):
+        for part in _tensors(result):
             self._see(part, made=True)
         return result
 
-    def _see(self, part: Any, made: bool) -> None:
-        if not isinstance(part, Tensor) or part.device.type != self._kind or part.layout != torch.strided:
+    def _see(self, part: Tensor, made: bool) -> None:
+        if part.device.type != self._kind or part.layout != torch.strided:
             return
         memory = part.untyped_storage()
         if memory._cdata in self._known:
@@ -55,3 +54,14 @@ class LivePeak(TorchDispatchMode):
     def _gone(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.live -= size
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in an operator's arguments or result: tuples, lists and dictionaries (torch's pytrees are slower)."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
