@@ -40,6 +40,7 @@ class Blind:
         return Maps(values)
 
 
+@pytest.mark.integration
 def test_localization_agrees_with_one_scene_at_a_time(explainer):
     scenes, tuning = Scenes(4, seed=71), Scenes(3, seed=72)
     rows = {row.method: row for row in localization(explainer, "cdam,attention", scenes, tuning)}
@@ -88,6 +89,7 @@ def test_a_question_is_answered_on_its_own_object(explainer):
     assert rows["cdam"].preference.mean > 0.8
 
 
+@pytest.mark.integration
 def test_a_flat_map_is_counted_and_the_others_are_kept(explainer):
     scenes = Scenes(9, seed=74)
     logits = explainer([scene.image for scene in scenes], "attention").logits[:, 0]

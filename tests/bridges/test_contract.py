@@ -73,6 +73,7 @@ def test_captum_and_quantus_get_the_explainers_own_values(world, label):
     np.testing.assert_allclose(found, pixels, **close)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("label", FACTS)
 def test_pytorch_grad_cams_callers_get_the_positive_part_from_0_to_1(world, label):
     model, images, target = world

@@ -96,6 +96,7 @@ def test_against_the_definitions_in_float64(model):
     assert given > len(LABELS) * len(images) / 2
 
 
+@pytest.mark.integration
 def test_a_batch_is_its_pictures_one_by_one_and_several_targets_each_ones_own(model):
     images = fresh(model)
     explainer = vitscope.Explainer(model)

@@ -226,6 +226,7 @@ def test_a_batch_is_its_other_image_too(explained):
     alike_alone(explained, index, explained.alone(index))
 
 
+@pytest.mark.integration
 def test_a_batch_is_its_images_one_by_one_in_float64(explained):
     """The methods whose maps rounding alone may change; maps are given in float32."""
     made = built(explained.entry)
