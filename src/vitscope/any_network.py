@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from typing import Any
@@ -12,22 +12,39 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
+from vitscope.activation import Activation
 from vitscope.attribution import Explanation, Subject
 from vitscope.errors import FlatMapError, MethodError, ModelError, TargetError, VitscopeError, text_of
 from vitscope.images import Batch, Geometry, Preprocessing, prepare
 from vitscope.methods import Chosen, Maps, Method
+from vitscope.models import Running
 from vitscope.network import probe
-from vitscope.outcome import Seen, attribute, deaf
-from vitscope.passes import joined_maps, part_of
-from vitscope.recording import Network, Recording, described, logits_of, record_network
-from vitscope.targets import ClassNames, Custom, Target
+from vitscope.outcome import Progress, Seen, attribute, deaf
+from vitscope.passes import joined_maps, part_of, reads_raw_output
+from vitscope.recording import (
+    AlteredInputs,
+    BoundTarget,
+    Network,
+    Recording,
+    described,
+    joined,
+    leaves,
+    logits_of,
+    record_network,
+    rows_of,
+)
+from vitscope.targets import Class, ClassNames, Probability, Target
 from vitscope.targets.names import UNNAMED
 from vitscope.trace import Needs
 from vitscope.trace.chunks import out_of_memory
 
 Inputs = Mapping[str, Any]
 """Further arguments of the network's forward, by name."""
+
+Call = Callable[[nn.Module, Tensor], Any]
+"""Runs a module on images -> its raw output."""
 
 
 @dataclass
@@ -36,9 +53,11 @@ class Networks:
 
     Attributes:
         model: the module.
+        running: the precision and memory layout of passes; the probe runs in the weights' own.
     """
 
     model: nn.Module
+    running: Running = field(default_factory=Running)
     _known: dict[Any, Network] = field(default_factory=dict)
 
     def of(self, images: Tensor, inputs: Inputs) -> Network:
@@ -61,11 +80,24 @@ class Networks:
                     "that its forward takes, and its other arguments as inputs={...}"
                 ) from error
             self._known[key] = Network(self.model, call, spec)
-        return replace(self._known[key], call=call)
+        return replace(self._known[key], call=self.run(call))
+
+    def run(self, call: Call) -> Call:
+        """The call as it is run in passes."""
+        return call if self.running == Running() else partial(_run_as, self.running, call)
 
     def forget(self) -> None:
         """Probe again when next asked: the module has changed."""
         self._known.clear()
+
+
+def _run_as(running: Running, call: Call, model: nn.Module, images: Tensor) -> Any:
+    """In another precision, with tensors of the output in float32 then, or in another memory layout."""
+    if running.channels_last and images.ndim == 4:
+        images = images.contiguous(memory_format=torch.channels_last)
+    with running.lowered(images.device):
+        output = call(model, images)
+    return tree_map(lambda leaf: running.wide(leaf) if isinstance(leaf, Tensor) else leaf, output)
 
 
 def _shape(value: Any) -> Any:
@@ -135,11 +167,13 @@ class Recorded:
 
     @classmethod
     def join(cls, parts: Sequence[Recorded]) -> Recorded:
-        """Of a batch that was run one sample at a time; the raw outputs are a tuple then."""
+        """Of a batch that was run in parts."""
+        if len(parts) == 1:
+            return parts[0]
         logits = [part.logits for part in parts if part.logits is not None]
         recording = replace(
             parts[0].recording,
-            output=tuple(part.recording.output for part in parts),
+            output=joined([part.recording.output for part in parts]),
             values=torch.cat([part.recording.values for part in parts]),
             images=torch.cat([part.recording.images for part in parts]),
         )
@@ -148,7 +182,14 @@ class Recorded:
 
 
 def record_any(
-    networks: Networks, batch: Batch, inputs: Inputs, chosen: Chosen, aims: Sequence[Target], undescribed: str = ""
+    networks: Networks,
+    batch: Batch,
+    inputs: Inputs,
+    chosen: Chosen,
+    aims: Sequence[Target],
+    activation: Callable[[int], Activation],
+    progress: Progress | None = None,
+    undescribed: str = "",
 ) -> Recorded:
     """One recording for all methods and targets.
 
@@ -158,6 +199,8 @@ def record_any(
         inputs: further arguments of its forward.
         chosen: the methods.
         aims: the targets.
+        activation: of so many logits, what turns them into probabilities.
+        progress: is called with a method's label, forwards done, and of how many.
         undescribed: why the module has no description, for the reasons of methods that need one.
 
     Raises:
@@ -177,9 +220,11 @@ def record_any(
             record_any(
                 networks,
                 batch.part(slice(index, index + 1)),
-                _of_sample(given, index, count),
+                of_samples(given, index, index + 1, count),
                 chosen,
-                [aim if isinstance(aim, Custom) else part_of(aim, index, index + 1, count) for aim in aims],
+                [part_of(aim, index, index + 1, count) for aim in aims],
+                activation,
+                progress,
                 undescribed,
             )
             for index in range(count)
@@ -188,8 +233,15 @@ def record_any(
     running = {label: method for label, method in chosen.methods.items() if method.facts.any_network}
     needs = reduce(Needs.__or__, map(_needs, running.values()), Needs())
     scores = [partial(_score, aim) for aim in aims]
-    standard = "logits" if not any(isinstance(aim, Custom) for aim in aims) else None
+    standard = "logits" if not any(map(reads_raw_output, aims)) else None
     recording = record_network(network, images, needs, scores, standard)
+    if needs.pictures:
+        recording = replace(
+            recording,
+            altered=_altered(
+                networks, network.separable, recording, given, aims, _activation_of(recording.output, activation)
+            ),
+        )
     found: dict[str, Maps | VitscopeError] = {}
     unknown = not undescribed or undescribed.startswith("no adapter knows")
     more = "" if unknown else f"; the model was not understood: {undescribed}"
@@ -199,10 +251,73 @@ def record_any(
             found[label] = MethodError(f"{label} is not defined for a network without a description; use {able}{more}")
             continue
         try:
-            found[label] = method(recording)  # type: ignore[arg-type]
+            report = None if progress is None else partial(progress, label)
+            found[label] = method(recording.reporting(report))  # type: ignore[arg-type]
         except VitscopeError as error:
             found[label] = type(error)(f"{label} is not defined for {type(networks.model).__name__}: {error}{more}")
     return Recorded(recording, logits_of(recording.output), found)
+
+
+def _activation_of(output: Any, activation: Callable[[int], Activation]) -> Activation:
+    """Of a raw output: none where it has no logits."""
+    logits = logits_of(output)
+    return "none" if logits is None else activation(logits.shape[1])
+
+
+def _altered(
+    networks: Networks,
+    separable: bool,
+    recording: Recording,
+    inputs: Inputs,
+    aims: Sequence[Target],
+    activation: Activation,
+) -> AlteredInputs:
+    """The network, to be run on altered copies of each sample beside that sample's other inputs."""
+    count, name = len(recording.images), _name_of_image(networks.model)
+    return AlteredInputs(
+        networks.model,
+        [networks.run(partial(_call, name, 1, of_samples(inputs, index, index + 1, count))) for index in range(count)],
+        [[_bound(aim, recording.output, count, index, activation) for aim in aims] for index in range(count)],
+        recording.images,
+        recording.spatial,
+        recording.grid,
+        None if separable else 1,
+    )
+
+
+def _is_row_by_row(aim: Target, output: Any) -> bool:
+    """Whether a function gives of a sample what it gives of it in another batch, as none that knows the batch does."""
+    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(output)):
+        return True  # of a type that cannot be divided
+    doubled = tree_map(lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.ndim else leaf, output)
+    try:
+        once, twice = aim.score(output), aim.score(doubled)
+    except Exception:  # a function of the user's may raise anything
+        return False
+    return len(twice) == 2 * len(once) and torch.allclose(twice, torch.cat([once, once]), rtol=1e-4, atol=1e-6)
+
+
+def _copy_by_copy(aim: Target, index: int, count: int, raw: Any) -> Tensor:
+    """A function of whole batches, of copies of one sample, each in its original's place."""
+    one, copies = part_of(aim, index, index + 1, count), len(leaves(raw)[0][1])
+    return torch.cat([one.score(rows_of(raw, copy, copy + 1)) for copy in range(copies)])
+
+
+def _bound(aim: Target, output: Any, count: int, index: int, activation: Activation) -> BoundTarget:
+    """A target of one sample: the predicted class stays that of the unaltered input."""
+    logits = None if reads_raw_output(aim) else logits_of(output)
+    if logits is None:
+        value = aim.score if _is_row_by_row(aim, output) else partial(_copy_by_copy, aim, index, count)
+        return BoundTarget(value)
+    classes = aim.classes(logits)
+    if classes is None:
+        return BoundTarget(partial(_score, part_of(aim, index, index + 1, count)))
+    asked = int(classes[index])
+    if isinstance(aim, Probability):
+        bound = partial(_score, replace(aim, index=asked))
+        return BoundTarget(bound, bound)
+    likely = None if activation == "none" else partial(_score, Probability(asked, activation=activation))
+    return BoundTarget(partial(_score, Class(asked)), likely)
 
 
 GENERAL = ("daam", "agcam", "cdam", "gradcam", "attention", "input_x_gradient")
@@ -215,10 +330,10 @@ def _needs(method: Method) -> Needs:
     return found
 
 
-def _of_sample(inputs: Inputs, index: int, samples: int) -> dict[str, Any]:
-    """One sample's other inputs."""
+def of_samples(inputs: Inputs, start: int, stop: int, samples: int) -> dict[str, Any]:
+    """The other inputs of some samples of a batch."""
     return {
-        name: value[index : index + 1] if isinstance(value, Tensor) and value.ndim and len(value) == samples else value
+        name: value[start:stop] if isinstance(value, Tensor) and value.ndim and len(value) == samples else value
         for name, value in inputs.items()
     }
 
@@ -229,8 +344,8 @@ def _score(aim: Target, raw: Any) -> Tensor:
     Raises:
         TargetError: it reads logits, and there are none.
     """
-    if isinstance(aim, Custom):
-        return aim.function(raw)
+    if reads_raw_output(aim):
+        return aim.score(raw)
     logits = logits_of(raw)
     if logits is None:
         raise TargetError(
@@ -245,6 +360,7 @@ def explanation_of(
     batch: Batch,
     names: ClassNames,
     provenance: Mapping[str, Any],
+    activation: Callable[[int], Activation],
     chosen: Chosen,
     aim: Target,
     slot: int,
@@ -256,9 +372,10 @@ def explanation_of(
         VitscopeError: with `strict`, a method that was named has no map.
     """
     recording, logits = recorded.recording, recorded.logits
-    classes = None if logits is None or isinstance(aim, Custom) else aim.classes(logits)
+    classes = None if logits is None or reads_raw_output(aim) else aim.classes(logits)
     shown = recording.values[:, slot : slot + 1] if logits is None or classes is None else logits
     known = names if classes is not None and shown.shape[1] == len(names.names) else UNNAMED
+    provenance = {**provenance, "activation": _activation_of(logits, activation)}
     subject = Subject(
         batch, batch.geometries, shown, classes is not None, classes, aim.describe(known), known, provenance
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitscope.activation import Activation, declared_activation, resolved_activation
-from vitscope.any_network import Inputs, Networks, as_batch, explanation_of, record_any
+from vitscope.any_network import Inputs, Networks, Recorded, as_batch, explanation_of, of_samples, record_any
 from vitscope.attribution import Attribution, Explanation, Subject
 from vitscope.errors import MethodError, ModelError, RefusedError, TargetError, VitscopeError
 from vitscope.evidence import Evidence
@@ -118,7 +118,7 @@ class Explainer:
         self._running, self._limit = Running.of(running), limit
         self._labels, self._model_names = labels, loaded.names
         self._asked_activation, self._declared = activation, loaded.activation
-        self._networks = Networks(self._model)
+        self._networks = Networks(self._model, self._running)
         anatomy, self._undescribed = self._describe()
         self.preprocessing = (
             preprocessing
@@ -159,10 +159,12 @@ class Explainer:
         self._running.check(anatomy.model)
         names = names_of(self._labels, self._model_names, verified.outputs)
         declared = self._declared or anatomy.activation or declared_activation(anatomy.model)
-        activation = resolved_activation(self._asked_activation, declared, verified.outputs)
+        resolved = partial(resolved_activation, self._asked_activation, declared)
+        activation = resolved(verified.outputs) if anatomy.described else "none"  # its outputs are known after a pass
         placement = once_for_each_size(anatomy.placement)
         placement(self.preprocessing.size)  # raises where maps could not be placed
         self.names, self.activation, self.description_error = names, activation, verified.error
+        self._activation_of = resolved
         self.anatomy: Anatomy = dataclasses.replace(
             anatomy,
             outputs=verified.outputs,
@@ -275,7 +277,7 @@ class Explainer:
         if not aims:
             raise TargetError("no target is given; name one, or None for the predicted class")
         if inputs or not self.anatomy.described or self._reads_raw_output(aims):
-            return self._of_any_network(images, chosen, aims, strict, inputs or {})
+            return self._of_any_network(images, chosen, aims, strict, inputs or {}, progress)
         general = [label for label, method in chosen.methods.items() if self._needs_sites(method)]
         if not general:
             return self._of_description(images, chosen, aims, strict, progress)
@@ -296,7 +298,7 @@ class Explainer:
         for label, error in refused.items():
             if strict and label not in chosen.grouped:
                 raise error
-        found = self._of_any_network(images, chosen.only(general), aims, strict, {})
+        found = self._of_any_network(images, chosen.only(general), aims, strict, {}, progress)
         able = rest.only(rest.methods.keys() - refused.keys())
         if able.methods:
             described = self._of_description(images, able, aims, strict, progress)
@@ -356,14 +358,28 @@ class Explainer:
         return any(_asks_for_a_part(aim, outputs) for aim in functions)
 
     def _of_any_network(
-        self, images: Any, chosen: Chosen, aims: Sequence[Target], strict: bool, inputs: Inputs
+        self,
+        images: Any,
+        chosen: Chosen,
+        aims: Sequence[Target],
+        strict: bool,
+        inputs: Inputs,
+        progress: Progress | None,
     ) -> list[Explanation]:
         """By attention calls and located tokens alone, without a description of the model."""
         batch = as_batch(images, self.preprocessing)
-        recorded = record_any(self._networks, batch, inputs, chosen, aims, self._undescribed)
+        count, activation = len(batch.tensor), self._activation_of
+
+        def job(start: int, stop: int, some: Sequence[Target], tell: Progress | None) -> Recorded:
+            given = of_samples(inputs, start, stop, count)
+            part = batch.part(slice(start, stop))
+            return record_any(self._networks, part, given, chosen, some, activation, tell, self._undescribed)
+
+        kind = "any network", tuple(chosen.methods), len(aims)
+        recorded = Recorded.join(self.passes.of_targets(batch.tensor, kind, aims, job, progress))
         provenance = provenance_of(self.anatomy, self.preprocessing, self.source, recorded.recording.grid)
         return [
-            explanation_of(recorded, batch, self.names, provenance, chosen, aim, slot, strict)
+            explanation_of(recorded, batch, self.names, provenance, activation, chosen, aim, slot, strict)
             for slot, aim in enumerate(aims)
         ]
 

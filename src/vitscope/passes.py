@@ -6,17 +6,18 @@ import dataclasses
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from vitscope.errors import VitscopeError
 from vitscope.methods import Maps, Method
 from vitscope.models import Anatomy
 from vitscope.models.guard import undisturbed
 from vitscope.outcome import Progress, Seen, maps_of
-from vitscope.targets import Class, Concept, Contrast, Neighbours, Output, Predicted, Probability, Target
+from vitscope.targets import Class, Concept, Contrast, Custom, Neighbours, Output, Predicted, Probability, Target
 from vitscope.targets.names import UNNAMED, ClassNames
 from vitscope.trace import Chunks, Needs, record, within
 
@@ -60,29 +61,53 @@ class Passes:
         Raises:
             VitscopeError: a pass fails; with `strict`, a method.
         """
-        count = len(images)
-        told = None if progress is None else _Together(progress, count)
 
-        def job(start: int, stop: int) -> tuple[Seen, Found]:
-            whole = stop - start == count
-            some = aims if whole else [part_of(aim, start, stop, count) for aim in aims]
-            tell = None if told is None else told.part(stop)
-            try:
-                trace = record(self._anatomy, images[start:stop], needs, some)
-                found = {label: maps_of(label, method, trace, strict, tell) for label, method in methods.items()}
-            except VitscopeError as error:
-                if whole:
-                    raise
-                raise type(error)(f"of images {start} to {stop - 1} of the batch: {error}") from error
-            if told is not None:
-                told.keep()
-            return Seen.of(trace), found
+        def job(start: int, stop: int, some: Sequence[Target], tell: Progress | None) -> tuple[Seen, Found]:
+            trace = record(self._anatomy, images[start:stop], needs, some)
+            return Seen.of(trace), {label: maps_of(label, each, trace, strict, tell) for label, each in methods.items()}
 
-        parts = self.over(images, ("explain", needs, tuple(methods), len(aims)), job)
+        parts = self.of_targets(images, ("explain", needs, tuple(methods), len(aims)), aims, job, progress)
         if len(parts) == 1:
             return parts[0]
         maps = {label: joined_maps([found[label] for _, found in parts]) for label in methods}
         return Seen.join([seen for seen, _ in parts]), maps
+
+    def of_targets(
+        self,
+        images: Tensor,
+        kind: Hashable,
+        aims: Sequence[Target],
+        job: Callable[[int, int, Sequence[Target], Progress | None], Part],
+        progress: Progress | None,
+    ) -> list[Part]:
+        """What `job` gives for all images, from the first of a pass, the one after its last, and their targets.
+
+        Args:
+            images, kind: as for `over`.
+            aims: the targets of the batch.
+            job: makes a pass, and reports its forwards.
+            progress: is called for the whole batch.
+
+        Raises:
+            VitscopeError: a pass fails; the text names its images where they are not the whole batch.
+        """
+        count = len(images)
+        together = None if progress is None else _Together(progress, count)
+
+        def one(start: int, stop: int) -> Part:
+            whole = stop - start == count
+            some = aims if whole else [part_of(aim, start, stop, count) for aim in aims]
+            try:
+                found = job(start, stop, some, None if together is None else together.part(stop))
+            except VitscopeError as error:
+                if whole:
+                    raise
+                raise type(error)(f"of images {start} to {stop - 1} of the batch: {error}") from error
+            if together is not None:
+                together.keep()
+            return found
+
+        return self.over(images, kind, one)
 
     def over(self, images: Tensor, kind: Hashable, job: Callable[[int, int], Part]) -> list[Part]:
         """What `job` gives for all images, from the first and the one behind the last of each pass.
@@ -155,8 +180,8 @@ class _PartOf:
     def linear(self) -> bool:
         return self.aim.linear
 
-    def score(self, output: Tensor) -> Tensor:
-        values = self.aim.score(self._filled(output))
+    def score(self, output: Any) -> Tensor:
+        values = self.aim.score(tree_map(self._filled, output))
         fits = isinstance(values, Tensor) and values.shape == (self.count,)
         return values[self.start : self.stop] if fits else values
 
@@ -167,10 +192,18 @@ class _PartOf:
     def describe(self, names: ClassNames = UNNAMED) -> str:
         return self.aim.describe(names)
 
-    def _filled(self, rows: Tensor) -> Tensor:
-        """(b F) from those of the images that there are."""
+    def _filled(self, rows: Any) -> Any:
+        """(b ...) from those of the images that there are; what is no tensor of these stays."""
+        if not isinstance(rows, Tensor) or rows.ndim == 0 or len(rows) != self.stop - self.start:
+            return rows
         other = rows[:1].detach()
-        return torch.cat([other.expand(self.start, -1), rows, other.expand(self.count - self.stop, -1)])
+        before, after = self.start, self.count - self.stop
+        return torch.cat([other.expand(before, *rows.shape[1:]), rows, other.expand(after, *rows.shape[1:])])
+
+
+def reads_raw_output(aim: Target) -> bool:
+    """Whether a target is a function of whatever the model returns, or such a function of a part of a batch."""
+    return isinstance(aim, Custom) or (isinstance(aim, _PartOf) and reads_raw_output(aim.aim))
 
 
 def part_of(aim: Target, start: int, stop: int, count: int) -> Target:

@@ -6,7 +6,7 @@ import copy
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from timm.models.vision_transformer import VisionTransformer
+from timm.models import SwinTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from vitscope.datasets import CLASSES, drawing
@@ -20,15 +20,16 @@ def _factor(values: list[str], names: list[str]) -> Tensor:
 
 
 class Supervised(nn.Module):
-    """Class token: cross-entropy, shared evenly where several classes are there. Patch tokens, for training only:
+    """Logits: cross-entropy, shared evenly where several classes are present. Last tokens, for training only:
 
-    their own class (token labelling, LV-ViT, 2104.10858), their hue, pattern and shape, and which of their pixels are
-    a thing's. The heads for the patch tokens are dropped afterwards.
+    their own class (token labelling, LV-ViT, 2104.10858), their hue, pattern and shape, and which of their pixels
+    belong to an object. The heads of the tokens are dropped afterwards.
     """
 
-    def __init__(self, net: VisionTransformer) -> None:
+    def __init__(self, net: VisionTransformer | SwinTransformer) -> None:
         super().__init__()
         self.net = net
+        self.cell = PATCH if isinstance(net, VisionTransformer) else net.patch_embed.patch_size[0] << net.num_layers - 1
         self.maps = {
             "label": torch.arange(len(CLASSES) + 1),
             "hue": _factor([kind.hue for kind in KINDS], list(HUES)),
@@ -36,17 +37,18 @@ class Supervised(nn.Module):
             "shape": _factor([kind.shape for kind in KINDS], list(drawing.SHAPES)),
         }
         self.heads = nn.ModuleDict(
-            {name: nn.Linear(net.embed_dim, int(values.max()) + 1) for name, values in self.maps.items()}
+            {name: nn.Linear(net.num_features, int(values.max()) + 1) for name, values in self.maps.items()}
         )
-        self.pixels = nn.Linear(net.embed_dim, PATCH * PATCH)
+        self.pixels = nn.Linear(net.num_features, self.cell**2)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, and the share of pictures whose class token names one of the classes that are there."""
-        by_patch = _patches(labels)  # b n pixels
+        by_patch = _patches(labels, self.cell)  # b n pixels
         share = F.one_hot(by_patch, len(CLASSES) + 1).float().mean(dim=2)  # b n class
         wanted, named = _wanted(labels)
         features = self.net.forward_features(images)
-        logits, tokens = self.net.forward_head(features).float(), features[:, self.net.num_prefix_tokens :]
+        logits = self.net.forward_head(features).float()
+        tokens = features.flatten(1, 2) if features.ndim == 4 else features[:, self.net.num_prefix_tokens :]
         loss = -(wanted * logits.log_softmax(dim=1)).sum(dim=1).mean()
         for name, values in self.maps.items():
             head = self.heads[name]
@@ -117,9 +119,9 @@ def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
     )
 
 
-def _patches(labels: Tensor) -> Tensor:
+def _patches(labels: Tensor, side: int) -> Tensor:
     """(b, h, w) to (b, patches, pixels of the patch)."""
-    grid = labels.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH)
+    grid = labels.unfold(1, side, side).unfold(2, side, side)
     return grid.flatten(3).flatten(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""Train the bundled models: `python tools/scenes/train.py scenes | scenes-ssl | scenes-shortcut`; or others on scenes.
+"""Train a bundled model, such as `python tools/scenes/train.py scenes`; or others on scenes.
 
 Seeded; a run that was interrupted goes on where its last checkpoint was. See README.md beside this file.
 """
@@ -22,7 +22,7 @@ from torch import nn
 from objectives import Classify, MomentumContrast, Supervised
 from pictures import batch, drawings
 from vitscope.datasets import CLASSES
-from vitscope.models.bundled import FOLDER, scenes_vit
+from vitscope.models.bundled import FOLDER, scenes_swin, scenes_vit
 
 timm.layers.set_fused_attn(False)  # the CPU's fused kernel is six times slower backwards in bfloat16
 
@@ -48,6 +48,13 @@ class Plan:
     outputs: int = len(CLASSES)
     start: str | None = None  # the bundled model to start from
     architecture: dict[str, int] = field(default_factory=dict)  # where it differs from the bundled one
+    windowed: bool = False
+
+    def network(self) -> nn.Module:
+        """With random weights, for pictures of every size of the stages."""
+        if self.windowed:
+            return scenes_swin(self.outputs, strict_img_size=False, dynamic_img_size=True, **self.architecture)
+        return scenes_vit(self.outputs, dynamic_img_size=True, **self.architecture)
 
 
 PLANS = {
@@ -64,6 +71,13 @@ PLANS = {
         80_000,
         (Stage(48, 240_000, 256, 1e-3), Stage(96, 32_000, 128, 5e-4)),
         outputs=0,
+    ),
+    "scenes-windows": Plan(
+        Supervised,
+        "varied",
+        40_000,
+        (Stage(48, 300_000, 128, 1e-3), Stage(96, 200_000, 128, 7e-4)),
+        windowed=True,
     ),
 }
 # For experiments/architectures.py, with a quarter of the pictures. The twin differs by its seed alone.
@@ -106,15 +120,15 @@ class Run:
     def __init__(self, plan: Plan, seed: int, scale: float, compiled: bool) -> None:
         self.plan, self.seed = plan, seed
         self.stages = [Stage(s.size, int(s.images * scale), s.batch, s.rate) for s in plan.stages]
-        net = scenes_vit(plan.outputs, dynamic_img_size=True, **plan.architecture)
+        net = plan.network()
         if plan.start:
             net.load_state_dict({k: v.float() for k, v in load_file(FOLDER / f"{plan.start}.safetensors").items()})
         self.objective = plan.objective(net)
         self.step_function = torch.compile(self.objective) if compiled else self.objective
         self.average = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
         learning = [(n, p) for n, p in self.objective.named_parameters() if p.requires_grad]
-        matrices = [p for n, p in learning if n.startswith("net.blocks") and p.ndim == 2]
-        rest = [p for n, p in learning if not (n.startswith("net.blocks") and p.ndim == 2)]
+        matrices = [p for n, p in learning if _of_block(n, p)]
+        rest = [p for n, p in learning if not _of_block(n, p)]
         self.optimizers = [
             torch.optim.Muon(matrices, lr=2.0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(rest, lr=1.0, weight_decay=0.01, betas=(0.9, 0.98)),
@@ -206,6 +220,11 @@ class Run:
             optimizer.load_state_dict(kept)
         self.stage, self.step, self.seen, self.seconds = state["place"]
         print(f"going on at stage {self.stage}, step {self.step}")
+
+
+def _of_block(name: str, parameter: nn.Parameter) -> bool:
+    """Whether it is a matrix of a block's linear layer."""
+    return parameter.ndim == 2 and ".blocks." in f".{name}" and name.endswith(".weight")
 
 
 if __name__ == "__main__":

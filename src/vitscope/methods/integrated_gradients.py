@@ -11,6 +11,7 @@ from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.pixels import Score, by_pixels
 from vitscope.methods.registry import register_method
+from vitscope.recording import Recording
 from vitscope.trace import Needs, Trace
 
 
@@ -40,6 +41,7 @@ class IntegratedGradients:
         cost="120 (50 with a backward pass each)",
         caution="Compares with the mean picture; the pictures on the way there are like none that the model has seen.",
         of_rows=False,
+        any_network=True,
     )
 
     def __post_init__(self) -> None:
@@ -51,7 +53,7 @@ class IntegratedGradients:
         """The model, to be run on pictures."""
         return Needs(pictures=True)
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """The signed map."""
         return by_pixels(trace, self._attribute, self.steps)
 

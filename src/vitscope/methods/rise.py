@@ -13,6 +13,7 @@ from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
 from vitscope.methods.samples import check_samples, weigh, within
+from vitscope.recording import AlteredInputs, Recording
 from vitscope.trace import Needs, Pictures, Trace
 
 _AT_ONCE = 64
@@ -56,6 +57,7 @@ class RISE:
         cost="4000 (one a mask)",
         caution="Coarse, and with few masks mostly the noise of which cells were drawn how often.",
         of_rows=False,
+        any_network=True,
     )
 
     def __post_init__(self) -> None:
@@ -68,11 +70,11 @@ class RISE:
         """The model, to be run on pictures."""
         return Needs(pictures=True)
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """The mean of masks, weighted by what they score."""
         pictures = trace.pictures()
         count = within(self.masks, self.max_forwards)
-        masks = _Masks(count, self.cells, self.keep, self.seed, (pictures.images.shape[2], pictures.images.shape[3]))
+        masks = _Masks(count, self.cells, self.keep, self.seed, pictures.size)
         on_grid = torch.cat(
             [
                 pictures.cell_means(masks.some(start, min(start + _AT_ONCE, count))).flatten(1)
@@ -91,36 +93,37 @@ class RISE:
 class _Masks:
     """The random masks, made when they are asked for."""
 
-    def __init__(self, count: int, cells: int, keep: float, seed: int, size: tuple[int, int]) -> None:
+    def __init__(self, count: int, cells: int, keep: float, seed: int, size: tuple[int, ...]) -> None:
         generator = torch.Generator().manual_seed(seed)
         self._size = size
         self._cell = tuple(-(-side // cells) for side in size)
         # Drawn mask by mask, so that the first ones are the same however many there are.
-        drawn = [torch.rand(cells * cells + 2, generator=generator, dtype=torch.float32) for _ in range(count)]
-        self._grids = [(each[2:] < keep).view(cells, cells) for each in drawn]
+        axes = len(size)
+        drawn = [torch.rand(cells**axes + axes, generator=generator, dtype=torch.float32) for _ in range(count)]
+        self._grids = [(each[axes:] < keep).view([cells] * axes) for each in drawn]
         self._places = [
-            [int(share * side) for share, side in zip(each[:2].tolist(), self._cell, strict=True)] for each in drawn
+            [int(share * side) for share, side in zip(each[:axes].tolist(), self._cell, strict=True)] for each in drawn
         ]
 
     def some(self, start: int, stop: int) -> Tensor:
         """Masks from `start` to the one before `stop`, (k H W)."""
         grids = torch.stack(self._grids[start:stop]).float()
         enlarged = [(cells + 1) * side for cells, side in zip(grids.shape[1:], self._cell, strict=True)]
-        whole = F.interpolate(grids[:, None], size=enlarged, mode="bilinear", align_corners=False)[:, 0]
-        height, width = self._size
+        mode = ("linear", "bilinear", "trilinear")[len(self._size) - 1]
+        whole = F.interpolate(grids[:, None], size=enlarged, mode=mode, align_corners=False)[:, 0]
         return torch.stack(
             [
-                mask[down : down + height, right : right + width]
-                for mask, (down, right) in zip(whole, self._places[start:stop], strict=True)
+                mask[tuple(slice(start, start + side) for start, side in zip(at, self._size, strict=True))]
+                for mask, at in zip(whole, self._places[start:stop], strict=True)
             ]
         )
 
 
-def _scores(pictures: Pictures, index: int, masks: _Masks, count: int) -> Tensor:
+def _scores(pictures: Pictures | AlteredInputs, index: int, masks: _Masks, count: int) -> Tensor:
     """(n m) of one picture."""
     image = pictures.images[index]
 
     def masked(start: int, stop: int) -> Tensor:
-        return image * masks.some(start, stop)[:, None].to(image)
+        return image * pictures.over_channels(masks.some(start, stop)).to(image)
 
     return pictures.scores(torch.full((count,), index), masked, probability=True)

@@ -14,6 +14,7 @@ from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.pixels import Score, by_pixels
 from vitscope.methods.registry import register_method
+from vitscope.recording import Recording
 from vitscope.trace import Needs, Trace
 
 
@@ -48,6 +49,7 @@ class SmoothGrad:
         cost="150 (50 with a backward pass each)",
         caution="How the score would change with brightness, not what it rests on; signs cancel within a patch.",
         of_rows=False,
+        any_network=True,
     )
 
     def __post_init__(self) -> None:
@@ -61,7 +63,7 @@ class SmoothGrad:
         """The model, to be run on pictures."""
         return Needs(pictures=True)
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """The signed map."""
         return by_pixels(trace, self._attribute, self.samples, alone=True)
 

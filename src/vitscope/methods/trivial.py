@@ -11,13 +11,14 @@ from torch import Tensor
 
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
+from vitscope.recording import Recording
 from vitscope.trace import Needs, Trace
 
 _PAPER = "none: a baseline"
 
 
 def _facts(name: str, title: str, caution: str) -> Facts:
-    return Facts(name, title, "trivial", _PAPER, 0, False, False, "1.0", caution, of_rows=False)
+    return Facts(name, title, "trivial", _PAPER, 0, False, False, "1.0", caution, of_rows=False, any_network=True)
 
 
 @register_method
@@ -38,7 +39,7 @@ class Random:
         """Nothing."""
         return Needs()
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """Noise a picture."""
         order = trace.logits.topk(min(8, trace.logits.shape[1]), dim=1).indices.tolist()
         seeds = [zlib.crc32(repr((self.seed, one)).encode()) for one in order]
@@ -59,7 +60,7 @@ class Center:
         """Nothing."""
         return Needs()
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """The same for every picture."""
         return _for_all(trace, centred_gaussian(*trace.grid))
 
@@ -76,16 +77,19 @@ class Frame:
         """Nothing."""
         return Needs()
 
-    def __call__(self, trace: Trace) -> Maps:
+    def __call__(self, trace: Trace | Recording) -> Maps:
         """The same for every picture."""
         return _for_all(trace, torch.ones(trace.grid))
 
 
-def centred_gaussian(height: int, width: int) -> Tensor:
-    """A Gaussian in the middle of (height width), its standard deviation a quarter of each side."""
-    y, x = ((torch.arange(side) + 0.5) / side - 0.5 for side in (height, width))
-    return torch.exp(-(y[:, None] ** 2 + x[None] ** 2) / (2 * 0.25**2))
+def centred_gaussian(*grid: int) -> Tensor:
+    """A Gaussian in the middle of a grid of any dimension, its standard deviation a quarter of each side."""
+    found = torch.ones(())
+    for side in grid:
+        at = (torch.arange(side) + 0.5) / side - 0.5
+        found = found[..., None] * torch.exp(-(at**2) / (2 * 0.25**2))
+    return found
 
 
-def _for_all(trace: Trace, values: Tensor) -> Maps:
-    return Maps(values=values.to(trace.logits.device).expand(len(trace.logits), -1, -1).clone())
+def _for_all(trace: Trace | Recording, values: Tensor) -> Maps:
+    return Maps(values=values.to(trace.logits.device).expand(len(trace.logits), *values.shape).clone())

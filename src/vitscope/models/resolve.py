@@ -12,7 +12,7 @@ from torch import nn
 
 from vitscope.errors import ModelError, nearest, text_of
 from vitscope.images import Preprocessing
-from vitscope.models.bundled import BUNDLED, FOLDER, PATCH, scenes_vit
+from vitscope.models.bundled import BUNDLED, FOLDER, PATCH
 from vitscope.models.find import check_kind
 from vitscope.models.loaded import Loaded, Request, own_names
 from vitscope.models.weights import outputs_in, put_weights, read_weights
@@ -169,14 +169,17 @@ def _built_for(model: nn.Module) -> tuple[int, int] | None:
 def _bundled(request: Request) -> Loaded:
     name, size = request.name, request.image_size
     weights = request.read or (read_weights(FOLDER / f"{name}.safetensors") if request.pretrained else None)
-    outputs = BUNDLED[name].outputs if weights is None else outputs_in(weights.tensors) or 0
-    if size is not None and any(side < PATCH or side % PATCH for side in size):
+    bundled = BUNDLED[name]
+    outputs = bundled.outputs if weights is None else outputs_in(weights.tensors) or 0
+    if size is not None and any(side < bundled.multiple or side % bundled.multiple for side in size):
         height, width = size
+        part = "patch" if bundled.multiple == PATCH else "last cell"
         raise ModelError(
-            f"{name}: cannot be built for {height} x {width} pixels; give multiples of its patch, {PATCH} at least"
+            f"{name}: cannot be built for {height} x {width} pixels; give multiples of its {part}, "
+            f"{bundled.multiple} at least"
         )
     try:
-        model: nn.Module = scenes_vit(outputs, **({} if size is None else {"img_size": size}))
+        model: nn.Module = bundled.architecture(outputs, **({} if size is None else {"img_size": size}))
     except (RuntimeError, MemoryError) as error:  # a position embedding that no memory holds
         raise ModelError(f"{name}: cannot be built ({text_of(error)}); give a smaller size") from error
     if weights is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,9 @@ from torch import Tensor
 
 Kind = Literal["self", "cross", "pool", "channel"]
 """Of an attention site: among tokens of one sequence, from one to another, from learned queries, among channels."""
+
+CELLS = 14
+"""Along each axis, for maps of a network in which no token has a place."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,9 @@ class NetworkSpec:
         return tuple(site for site in self.sites if site.layout is not None)
 
     @property
-    def grid(self) -> tuple[int, ...] | None:
-        """The finest grid of a located site, or of located tokens; None where nothing is located."""
-        layouts = [site.layout for site in self.located if site.layout] or [each.layout for each in self.tokens]
-        return max((layout.grid for layout in layouts), key=lambda grid: torch.tensor(grid).prod().item(), default=None)
+    def grid(self) -> tuple[int, ...]:
+        """Of maps that are read from no token: a site's finest, the last located tokens', or up to 14 cells an axis."""
+        layouts = [site.layout.grid for site in self.sites if site.layout is not None]
+        if layouts:
+            return max(layouts, key=math.prod)
+        return self.tokens[-1].layout.grid if self.tokens else tuple(min(side, CELLS) for side in self.input.size)

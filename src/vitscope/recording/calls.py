@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from vitscope.recording.products import RESHAPES, Product, factors_of, keys_axis_after, product_of
 from vitscope.trace.frozen import Frozen
 from vitscope.trace.guard import depth
+from vitscope.trace.hold import at_least_float32
 
 SOFTMAX = frozenset({"softmax", "_softmax", "special_softmax"})
 FUSED = frozenset({"scaled_dot_product_attention"})
@@ -84,6 +85,13 @@ class AttentionCall:
     def detached(self) -> AttentionCall:
         """The same without its graph."""
         parts: dict[str, Any] = {name: one.detach() for name, one in vars(self).items() if isinstance(one, Tensor)}
+        return replace(self, **parts)
+
+    def kept(self) -> AttentionCall:
+        """The same without its graph, in float32 where it was computed in half precision."""
+        parts: dict[str, Any] = {
+            name: at_least_float32(one) for name, one in vars(self.detached()).items() if isinstance(one, Tensor)
+        }
         return replace(self, **parts)
 
     def __call__(self) -> Tensor:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitscope.errors import MethodError, ModelError, TargetError, VitscopeError, text_of
+from vitscope.errors import MethodError, ModelError, TargetError
 from vitscope.network.spec import Fold, NetworkSpec, TokenLayout
+from vitscope.recording.altered import AlteredInputs
 from vitscope.recording.calls import AttentionCall, AttentionCalls
+from vitscope.recording.output import Score, detached, logits_of, scored
 from vitscope.recording.record import AttentionRecord, by_sample, resized
-from vitscope.trace.chunks import out_of_memory
 from vitscope.trace.guard import left_as_found
+from vitscope.trace.hold import at_least_float32
 from vitscope.trace.hooks import hooks
 from vitscope.trace.needs import Blocks, Needs
-
-Score = Callable[[Any], Tensor]
-"""A target: the network's raw output, with its graph -> a value for each sample (b)."""
+from vitscope.trace.pictures import Report
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Recording:
         layer_tokens: the output of the last module with located tokens that a gradient reaches.
         input_gradients: of every target at the input, (b m ...), where asked for.
         without_sites: why there are no sites, or "".
+        altered: the network, to be run on altered copies of the input.
     """
 
     output: Any
@@ -91,11 +92,32 @@ class Recording:
     layer_tokens: LocatedTokens | None
     input_gradients: Tensor | None = None
     without_sites: str = ""
+    altered: AlteredInputs | None = None
 
     @property
     def targets(self) -> int:
         """How many targets m there are."""
         return self.values.shape[1]
+
+    @property
+    def logits(self) -> Tensor:
+        """The (b c) logits; where the output has none, the targets' values (b m)."""
+        found = logits_of(self.output)
+        return self.values if found is None else found
+
+    def pictures(self) -> AlteredInputs:
+        """The network, to be run on altered copies of the input.
+
+        Raises:
+            MethodError: no method declared that it needs it.
+        """
+        if self.altered is None:
+            raise MethodError("the network was not kept for altered inputs; declare `pictures` in the needs")
+        return self.altered
+
+    def reporting(self, report: Report | None) -> Recording:
+        """The same; what runs the network on altered inputs reports its forwards."""
+        return replace(self, altered=None if self.altered is None else self.altered.reporting(report))
 
     def on_grid(self, site: AttentionRecord, values: Tensor) -> Tensor:
         """What was computed for each key of a site (... n) -> its sum in each cell (b, the site's grid)."""
@@ -213,7 +235,7 @@ def record_network(
                 AttentionRecord(site, len(images), calls, gradients, None if known is None else known.get(site.number))
             )
     layouts = [each.layout.grid for each in records] or [tokens.grid for tokens in (main.module, main.layer) if tokens]
-    grid = max(layouts, key=lambda one: torch.tensor(one).prod().item(), default=(1,) * len(spec.input.spatial))
+    grid = max(layouts, key=math.prod) if layouts else spec.grid
     return Recording(
         main.output,
         main.values,
@@ -303,7 +325,7 @@ def _run(network: Network, images: Tensor, scores: Sequence[Score], skip: bool, 
         else:
             outputs[number] = result
         if site.layout is not None:
-            calls[number] = call.detached()
+            calls[number] = call.kept()
         if site.name in entered:
             at_module[number] = entered[site.name]
         return result
@@ -333,7 +355,7 @@ def _run(network: Network, images: Tensor, scores: Sequence[Score], skip: bool, 
             leaf = leaf.requires_grad_()
         with AttentionCalls(model, answer):
             raw = network.call(model, leaf)
-        values = torch.stack([_scored(score, raw, len(images)) for score in scores], dim=1)
+        values = torch.stack([scored(score, raw, len(images)) for score in scores], dim=1)
         if not values.is_floating_point():
             raise TargetError(f"a target must give floating-point numbers, got {values.dtype}; return output[:, 0]")
         if not values.isfinite().all():
@@ -376,7 +398,7 @@ def _run(network: Network, images: Tensor, scores: Sequence[Score], skip: bool, 
         len(images),
     )
     at_input = torch.stack(by_tensor[-1], dim=1) if needs.input_gradient and not skip else None
-    return _Pass(_detached(raw), values.detach(), calls, gradients, module, layer or module, at_input)
+    return _Pass(detached(raw), values.detach(), calls, gradients, module, layer or module, at_input)
 
 
 def _kept(into: dict[str, Tensor], name: str, started: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
@@ -394,29 +416,14 @@ def _kept(into: dict[str, Tensor], name: str, started: Callable[[Tensor], Tensor
     return make
 
 
-def _scored(score: Score, raw: Any, samples: int) -> Tensor:
-    try:
-        value = score(raw)
-    except Exception as error:  # a function of the user's may raise anything
-        if isinstance(error, VitscopeError) or out_of_memory(error):
-            raise
-        raise TargetError(
-            f"the target fails on the model's output ({described(raw)}): {text_of(error)}; return one value for each "
-            "image, such as output[:, 0]"
-        ) from error
-    if not isinstance(value, Tensor) or value.shape != (samples,):
-        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise TargetError(
-            f"a target must give one value for each image, ({samples},), got {found}, of {described(raw)}"
-        )
-    return value
-
-
 def _gradients(value: Tensor, sought: list[Tensor], again: bool) -> list[Tensor]:
     if not sought or not value.requires_grad:
         return [torch.zeros_like(one) for one in sought]
     found = torch.autograd.grad(value.sum(), sought, allow_unused=True, retain_graph=again)
-    return [torch.zeros_like(one) if each is None else each for one, each in zip(sought, found, strict=True)]
+    return [
+        at_least_float32(torch.zeros_like(one) if each is None else each)
+        for one, each in zip(sought, found, strict=True)
+    ]
 
 
 def _last_located(
@@ -437,46 +444,7 @@ def _last_located(
 
 def _placed(tensor: Tensor, cells: Tensor, count: int, axis: int, fold: Fold | None, samples: int) -> Tensor:
     """Tokens by cell, (b cells D)."""
-    flat = by_sample(tensor.detach(), fold, samples).movedim(axis, -1).flatten(1, -2)
+    flat = by_sample(at_least_float32(tensor.detach()), fold, samples).movedim(axis, -1).flatten(1, -2)
     kept = (cells >= 0).nonzero()[:, 0]
     summed = flat.new_zeros(samples, count, flat.shape[-1])
     return summed.index_add(1, cells[kept], flat[:, kept])
-
-
-def leaves(output: Any, path: str = "") -> list[tuple[str, Tensor]]:
-    """Every tensor of a raw output, with its path, such as `logits` or `[0]`."""
-    if isinstance(output, Tensor):
-        return [(path or "output", output)]
-    if isinstance(output, Mapping):
-        items = [(f"{path}.{key}" if path else str(key), value) for key, value in output.items()]
-    elif isinstance(output, tuple | list):
-        items = [(f"{path}[{index}]", value) for index, value in enumerate(output)]
-    elif hasattr(output, "__dataclass_fields__"):
-        items = [(f"{path}.{key}" if path else key, getattr(output, key)) for key in output.__dataclass_fields__]
-    else:
-        return []
-    return [leaf for name, value in items for leaf in leaves(value, name)]
-
-
-def described(output: Any) -> str:
-    """The tensors of a raw output with their shapes, in words."""
-    found = [f"{name} {tuple(tensor.shape)}" for name, tensor in leaves(output)]
-    return ", ".join(found) or f"a {type(output).__name__} without tensors"
-
-
-def _detached(output: Any) -> Any:
-    if isinstance(output, Tensor):
-        return output.detach()
-    if isinstance(output, Mapping):
-        return {key: _detached(value) for key, value in output.items()}
-    if isinstance(output, tuple | list):
-        return type(output)(_detached(value) for value in output) if not hasattr(output, "_fields") else output
-    return output
-
-
-def logits_of(output: Any) -> Tensor | None:
-    """The (b c) logits of a raw output: itself, or its `.logits`; None where it has none."""
-    if isinstance(output, Tensor):
-        return output if output.ndim == 2 else None
-    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    return found if isinstance(found, Tensor) and found.ndim == 2 else None

@@ -140,7 +140,7 @@ class Pictures:
         """
 
         def score(rows: Tensor, image: Tensor) -> Tensor:
-            value: Tensor = _WithGradient.apply(rows, lambda: self._with_gradients(slot, rows.detach(), image))
+            value: Tensor = WithGradient.apply(rows, lambda: self._with_gradients(slot, rows.detach(), image))
             return value
 
         return score
@@ -174,6 +174,24 @@ class Pictures:
 
         with left_as_found(anatomy.model), torch.no_grad():
             return self._chunks[False].over(len(self.images), job, self.meter.advance)
+
+    @property
+    def count(self) -> int:
+        """How many targets there are."""
+        return len(self.held.aims)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images."""
+        return self.images.shape[-2], self.images.shape[-1]
+
+    def without_channels(self, values: Tensor) -> Tensor:
+        """Sums over the channels, (n 3 H W) -> (n H W)."""
+        return values.sum(dim=1)
+
+    def over_channels(self, masks: Tensor) -> Tensor:
+        """Masks (k H W), to be multiplied with copies (k 3 H W)."""
+        return masks[:, None]
 
     def cell_sums(self, values: Tensor) -> Tensor:
         """Sums over each patch's pixels, (... H W) -> (... rows cols).
@@ -275,17 +293,19 @@ def normed_by_batch(anatomy: Anatomy) -> bool:
     return any(isinstance(module, nn.BatchNorm2d) for module in anatomy.model.modules())
 
 
-class _WithGradient(torch.autograd.Function):
+class WithGradient(torch.autograd.Function):
     """A function of each row by itself, whose values and gradients are taken together."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, both: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
+        """The values (n) that `both` gives."""
         values, gradients = both()
         ctx.save_for_backward(gradients)
         return values
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradients (n ...) that `both` gave, weighted."""
         (gradients,) = ctx.saved_tensors
         return gradient.view(-1, *[1] * (gradients.ndim - 1)) * gradients, None
 
