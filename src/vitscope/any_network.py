@@ -37,7 +37,7 @@ from vitscope.recording import (
 )
 from vitscope.targets import Class, ClassNames, Probability, Target
 from vitscope.targets.names import UNNAMED
-from vitscope.trace import Needs
+from vitscope.trace import Needs, gradient_along
 from vitscope.trace.chunks import out_of_memory
 
 Inputs = Mapping[str, Any]
@@ -207,12 +207,7 @@ def record_any(
         ModelError: the module does not take the images, or its output is not finite.
         TargetError: a target does not fit the output.
     """
-    parameter = next(iter(networks.model.parameters()), None)
-    if parameter is None:
-        raise ModelError(f"{type(networks.model).__name__} has no parameters; give a network")
-    images = batch.tensor.detach().to(parameter.device)
-    images = images.to(parameter.dtype) if parameter.is_floating_point() else images
-    given = {name: value.to(parameter.device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    images, given = as_weights(networks.model, batch.tensor, inputs)
     network = networks.of(images, given)
     if len(images) > 1 and not network.separable:
         count = len(images)
@@ -256,6 +251,23 @@ def record_any(
         except VitscopeError as error:
             found[label] = type(error)(f"{label} is not defined for {type(networks.model).__name__}: {error}{more}")
     return Recorded(recording, logits_of(recording.output), found)
+
+
+def as_weights(model: nn.Module, images: Tensor, inputs: Inputs) -> tuple[Tensor, dict[str, Any]]:
+    """Images in the dtype of a module's weights, and they and its other inputs on its device.
+
+    Raises:
+        ModelError: the module has no parameters.
+    """
+    parameter = next(iter(model.parameters()), None)
+    if parameter is None:
+        raise ModelError(f"{type(model).__name__} has no parameters; give a network")
+    images = images.detach().to(parameter.device)
+    images = images.to(parameter.dtype) if parameter.is_floating_point() else images
+    others = {
+        name: value.to(parameter.device) if isinstance(value, Tensor) else value for name, value in inputs.items()
+    }
+    return images, others
 
 
 def _activation_of(output: Any, activation: Callable[[int], Activation]) -> Activation:
@@ -327,7 +339,7 @@ GENERAL = ("daam", "agcam", "cdam", "gradcam", "attention", "input_x_gradient")
 def _needs(method: Method) -> Needs:
     """What a method reads of any network, where that is another than of a described model."""
     found: Needs = getattr(method, "needs_of_any_network", method.needs)
-    return found
+    return found | gradient_along("libra") if getattr(method, "path", "") == "libra" else found
 
 
 def of_samples(inputs: Inputs, start: int, stop: int, samples: int) -> dict[str, Any]:

@@ -13,7 +13,16 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitscope.activation import Activation, declared_activation, resolved_activation
-from vitscope.any_network import Inputs, Networks, Recorded, as_batch, explanation_of, of_samples, record_any
+from vitscope.any_network import (
+    Inputs,
+    Networks,
+    Recorded,
+    as_batch,
+    as_weights,
+    explanation_of,
+    of_samples,
+    record_any,
+)
 from vitscope.attribution import Attribution, Explanation, Subject
 from vitscope.errors import MethodError, ModelError, RefusedError, TargetError, VitscopeError
 from vitscope.evidence import Evidence
@@ -23,6 +32,7 @@ from vitscope.models import Anatomy, Precision, Running, anatomy_of
 from vitscope.models.anatomy import undescribed
 from vitscope.models.placed import once_for_each_size
 from vitscope.models.state import ModelState
+from vitscope.network import NetworkSpec
 from vitscope.opening import fields_of, names_of, opened, random_picture
 from vitscope.outcome import Progress, Seen, attribute, deaf, refusals, refuse, undefined
 from vitscope.passes import Passes
@@ -382,6 +392,31 @@ class Explainer:
             explanation_of(recorded, batch, self.names, provenance, activation, chosen, aim, slot, strict)
             for slot, aim in enumerate(aims)
         ]
+
+    def network(self, images: Tensor | None = None, inputs: Inputs | None = None) -> tuple[NetworkSpec, Any]:
+        """What the probe finds of the model at one size of its input, and the raw output there.
+
+        Args:
+            images: a float tensor (b ...); otherwise a random one of the preprocessing's size and the first
+                convolution's channels.
+            inputs: further arguments of the model's forward, by name.
+
+        Raises:
+            ModelError: the model does not take them.
+        """
+        self._follow_changes()
+        if images is None:
+            convolutions = (module for module in self._model.modules() if isinstance(module, nn.Conv2d))
+            channels = next((each.in_channels for each in convolutions), 3)
+            images = random_picture(self.preprocessing.size, channels)
+        images, given = as_weights(self._model, images, inputs or {})
+        network = self._networks.of(images, given)
+        with left_as_found(self._model), torch.no_grad():
+            return network.spec, network.call(self._model, images)
+
+    def path(self, method: Method) -> str:
+        """How the method's map is computed: "fast", by closed forms of the description, or "general"."""
+        return "general" if not self.anatomy.described or self._needs_sites(method) else "fast"
 
     def _need_description(self, what: str) -> None:
         """Raise ModelError where there is none."""

@@ -110,6 +110,6 @@ def names_of(labels: ClassNames | str | os.PathLike[str] | None, own: tuple[str,
     return names
 
 
-def random_picture(size: tuple[int, int]) -> Tensor:
-    """Of a model's size (height, width), (1 3 H W), the same each time."""
-    return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+def random_picture(size: tuple[int, int], channels: int = 3) -> Tensor:
+    """Of a model's size (height, width), (1 C H W), the same each time."""
+    return torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))

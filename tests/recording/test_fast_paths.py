@@ -20,8 +20,12 @@ CAMS = {"gradcam", "gradcam_pp", "xgradcam", "layercam", "hirescam", "eigencam",
 CHAINS = {"rollout", "gradient_rollout", "chefer"}
 LABELS = [
     "daam", "daam:rows=all", "agcam", "agcam:scores=softmax", "cdam", "attention", "grad_sam", "input_x_gradient",
-    *sorted(CHAINS), *sorted(CAMS),
+    *sorted(CHAINS), *sorted(CAMS), "agcam:path=full",
+    *(f"{name}:path=libra" for name in ("daam", "agcam", "chefer", "grad_sam", "hirescam")),
 ]  # fmt: skip
+OTHER_ROWS = {"agcam:path=full", "agcam:path=libra"}
+"""AG-CAM along paths that reach rows that the skip path does not."""
+
 TOLERANCE = 1e-9
 
 
@@ -39,7 +43,7 @@ EXCEPTIONS = [
             "huge_patch14_224.mae", "small_patch16_dinov3", "reg4_gap", "beit_base_patch16_224", "eva_giant",
             "eva02_tiny", "Dinov2WithRegistersForImage", "transformers Beit", "tower, average pool",
         ),
-        {"daam"},
+        {"daam", *OTHER_ROWS},
     ),
     # the head reads the class token beside the mean of the patches: their shares count in the closed forms, all rows
     # alike in the general engine
@@ -53,7 +57,7 @@ EXCEPTIONS = [
         CAMS,
     ),
     # the description begins where a class token enters; attention among patches before it is a site too
-    (by_name("cait", "convit", "t2t_vit_t"), {"daam", "daam:rows=all"}),
+    (by_name("cait", "convit", "t2t_vit_t"), {"daam", "daam:rows=all", *OTHER_ROWS}),
     (by_name("cait", "xcit", "convit", "t2t_vit_t"), {"grad_sam", *CHAINS}),
     (by_name("t2t_vit_t"), {"agcam", "agcam:scores=softmax", "input_x_gradient"}),  # on the finest grid, 16 x 16
     # an attention pool has a query of its own, so that matrices of different tokens would be multiplied
@@ -69,7 +73,9 @@ def name_of(entry):
 
 
 def is_exception(entry, label):
-    return any(applies(name_of(entry)) and label in labels for applies, labels in EXCEPTIONS)
+    """Whether it is one by the label, or for another path of the gradient by the method's name."""
+    plain = label.partition(":path=")[0]
+    return any(applies(name_of(entry)) and {label, plain} & labels for applies, labels in EXCEPTIONS)
 
 
 @pytest.fixture(

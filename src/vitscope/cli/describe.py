@@ -33,6 +33,6 @@ def describe(
 
     description = describe_model(chosen, weights, weights_key)
     if json:
-        common.tell_json({**description.facts, "methods": description.methods})
+        common.tell_json({**description.facts, "methods": description.methods, "paths": description.paths})
     else:
         common.tell(str(description))

@@ -96,13 +96,14 @@ class AGCAM:
             )
         per_site = []
         for site in recording.need_sites():
-            gradients = site.gradient(self.path)
-            rows = site.read() if self.path == "skip" else torch.arange(site.call.queries, device=gradients[0].device)
+            gradients, rows = site.at_read(self.path), site.read()
             totals = [torch.zeros_like(site.call.value[..., 0]) for _ in gradients]
             for some, scores in site.scores(rows):
                 guide = _guide(scores, self.scores)
                 for total, gradient in zip(totals, gradients, strict=True):
-                    alpha = gradient.index_select(-2, some) @ site.call.value.transpose(-2, -1)
+                    alpha = gradient.index_select(-2, torch.searchsorted(rows, some)) @ site.call.value.transpose(
+                        -2, -1
+                    )
                     total += (alpha.relu() * guide).sum(dim=-2)
             maps = torch.stack([recording.on_grid(site, total) for total in totals], dim=1)
             per_site.append(recording.fine(maps))

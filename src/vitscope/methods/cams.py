@@ -15,7 +15,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from vitscope.errors import MethodError
 from vitscope.methods.base import Facts, Maps
 from vitscope.methods.registry import register_method
 from vitscope.recording import Recording
@@ -248,9 +247,7 @@ class EigenGradCAM:
 def _last_tokens(trace: Trace | Recording, path: Path) -> tuple[Tensor, Tensor]:
     """A (b 1 P D) and G (b m P D) of the patch tokens, or of any other network's last located tokens."""
     if isinstance(trace, Recording):
-        if path != "full":
-            raise MethodError(f"path={path} is defined for the models that `vitscope models` lists; use path=full")
-        tokens = trace.need_layer()
+        tokens = trace.need_layer(path)
         return tokens.values.unsqueeze(1), tokens.gradients
     last = trace.again()
     gradients = last.gradient_at_norm(LIBRA if path == "libra" else PLAIN)[:, :, trace.prefix :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from vitscope.recording.altered import AlteredInputs
 from vitscope.recording.calls import AttentionCall, AttentionCalls
 from vitscope.recording.output import Score, detached, logits_of, scored
 from vitscope.recording.record import AttentionRecord, by_sample, resized
+from vitscope.trace.backward import AnotherBackward, Rules
 from vitscope.trace.guard import left_as_found
 from vitscope.trace.hold import at_least_float32
 from vitscope.trace.hooks import hooks
@@ -76,7 +78,9 @@ class Recording:
         grid: the finest grid of what was read.
         sites: located attention calls that a target's gradient reaches, in order.
         module_tokens: the input of the last of these sites' module.
-        layer_tokens: the output of the last module with located tokens that a gradient reaches.
+        layer_tokens: the output of the last module with located tokens that a gradient reaches, by path of the
+            gradient: "full", or the name of a backward pass's rules.
+        without: why there is no gradient of some rules, by their name.
         input_gradients: of every target at the input, (b m ...), where asked for.
         without_sites: why there are no sites, or "".
         altered: the network, to be run on altered copies of the input.
@@ -89,10 +93,11 @@ class Recording:
     grid: tuple[int, ...]
     sites: tuple[AttentionRecord, ...]
     module_tokens: LocatedTokens | None
-    layer_tokens: LocatedTokens | None
+    layer_tokens: Mapping[str, LocatedTokens | None]
     input_gradients: Tensor | None = None
     without_sites: str = ""
     altered: AlteredInputs | None = None
+    without: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def targets(self) -> int:
@@ -123,15 +128,18 @@ class Recording:
         """What was computed for each key of a site (... n) -> its sum in each cell (b, the site's grid)."""
         return site.on_grid(values)
 
-    def need_layer(self) -> LocatedTokens:
-        """The last located tokens of a module that a gradient reaches.
+    def need_layer(self, path: str = "full") -> LocatedTokens:
+        """The last located tokens of a module that a gradient along this path reaches.
 
         Raises:
-            MethodError: there are none.
+            MethodError: there are none, or a layer has no rule for the path.
         """
-        if self.layer_tokens is None:
+        if path in self.without:
+            raise MethodError(self.without[path])
+        found = self.layer_tokens.get(path)
+        if found is None:
             raise MethodError("no module has an output whose tokens have a place; use daam, input_x_gradient")
-        return self.layer_tokens
+        return found
 
     def at_input(self) -> Tensor:
         """The gradient of every target at the input, (b m ...).
@@ -186,7 +194,7 @@ class Recording:
 def record_network(
     network: Network, images: Tensor, needs: Needs, scores: Sequence[Score], readout: str | None
 ) -> Recording:
-    """One forward pass, and a backward pass for each target; another of both where the skip path is needed.
+    """One forward pass, and a backward pass for each target; another of both for the skip path, and for each rule set.
 
     Args:
         network: it.
@@ -202,6 +210,7 @@ def record_network(
     spec = network.spec
     full = needs.full_gradient > Blocks.NONE or needs.rerun or needs.sensitivity > Blocks.NONE or needs.input_gradient
     rows_needed = needs.attention > Blocks.NONE or needs.full_gradient > Blocks.NONE
+    without: dict[str, str] = {}
     with left_as_found(network.model):
         known = None
         if rows_needed and readout is not None and needs.skip_gradient == Blocks.NONE:
@@ -214,7 +223,18 @@ def record_network(
             passes["full"] = _run(network, images, scores, False, needs)
         if skip:
             passes["skip"] = _run(network, images, scores, True, Needs())
+        for rules in needs.backward:
+            try:
+                passes[rules.name] = _run(network, images, scores, False, replace(needs, input_gradient=False), rules)
+            except MethodError as error:
+                without[rules.name] = str(error)
     main = passes.get("full") or passes["skip"]
+    for name in {rules.name for rules in needs.backward} & passes.keys():
+        if not torch.allclose(passes[name].values, main.values, rtol=1e-3, atol=1e-4):
+            without[name] = (
+                f"the pass by the rules of {name} gives another output than the model's own, as where a layer changes "
+                "its input in place; use path=full"
+            )
     full_pass, skip_pass = passes.get("full"), passes.get("skip")
     if skip_pass is not None and not _any(skip_pass.gradients):
         # no located site is read directly, as in front of latents: all their rows count, with the whole gradient
@@ -232,7 +252,9 @@ def record_network(
         reached = any(bool(one.any()) for each in gradients.values() for one in each)
         if reached:
             records.append(
-                AttentionRecord(site, len(images), calls, gradients, None if known is None else known.get(site.number))
+                AttentionRecord(
+                    site, len(images), calls, gradients, None if known is None else known.get(site.number), without
+                )
             )
     layouts = [each.layout.grid for each in records] or [tokens.grid for tokens in (main.module, main.layer) if tokens]
     grid = max(layouts, key=math.prod) if layouts else spec.grid
@@ -244,9 +266,10 @@ def record_network(
         grid,
         tuple(records),
         main.module,
-        main.layer,
+        {"full": main.layer} | {name: each.layer for name, each in passes.items() if name != "skip"},
         main.at_input,
         "" if records else _why_none(spec),
+        without=without,
     )
 
 
@@ -305,7 +328,10 @@ def _logit(place: float, raw: Any) -> Tensor:
     return logits[:, round(place * (logits.shape[1] - 1))]
 
 
-def _run(network: Network, images: Tensor, scores: Sequence[Score], skip: bool, needs: Needs) -> _Pass:
+def _run(
+    network: Network, images: Tensor, scores: Sequence[Score], skip: bool, needs: Needs, rules: Rules | None = None
+) -> _Pass:
+    """A pass along the skip path or not, with the ordinary backward pass or one by rules."""
     spec, model = network.spec, network.model
     located = {site.number: site for site in spec.located or spec.sites}
     outputs: dict[int, Tensor] = {}
@@ -351,9 +377,11 @@ def _run(network: Network, images: Tensor, scores: Sequence[Score], skip: bool, 
             for each in spec.tokens:
                 hook.replace_output(modules[each.name], _kept(at_layers, each.name, started))
         leaf = images.detach()
-        if leaf.is_floating_point() and not skip and (needs.input_gradient or tokens_needed or not located):
+        whole = not (skip or rules)  # rules begin at the first tokens that are read, after the patches' own layer
+        if leaf.is_floating_point() and whole and (needs.input_gradient or tokens_needed or not located):
             leaf = leaf.requires_grad_()
-        with AttentionCalls(model, answer):
+        another = nullcontext() if rules is None else AnotherBackward(rules, model)
+        with another, AttentionCalls(model, answer):
             raw = network.call(model, leaf)
         values = torch.stack([scored(score, raw, len(images)) for score in scores], dim=1)
         if not values.is_floating_point():
@@ -366,7 +394,7 @@ def _run(network: Network, images: Tensor, scores: Sequence[Score], skip: bool, 
                 "no gradient leads from the target to the model: the target, or the model, detaches it (argmax, "
                 "detach, torch.no_grad); use a target that is differentiable, such as output[:, 0]"
             )
-        if not (skip or needs.attention or needs.full_gradient):
+        if not (skip or rules or needs.attention or needs.full_gradient):
             outputs = {}
         sought: list[Tensor] = [*outputs.values(), *at_module.values(), *at_layers.values()]
         if needs.input_gradient and not skip:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,8 +30,10 @@ class AttentionRecord:
         site: the call, as the probe knows it.
         samples: how many there are.
         call: queries, keys and values, without a graph.
-        gradients: of every target at the output (... r d), by path: "full" or "skip".
+        gradients: of every target at the output (... r d), by path: "full", "skip", or the name of the rules that
+            another backward pass follows, such as "libra".
         rows: the queries that are read, (k), where that is known without the skip path.
+        without: why there is no gradient of some rules, by their name.
     """
 
     site: Site
@@ -39,6 +41,7 @@ class AttentionRecord:
     call: AttentionCall
     gradients: dict[str, list[Tensor]] = field(default_factory=dict)
     rows: Tensor | None = None
+    without: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def layout(self) -> TokenLayout:
@@ -55,8 +58,10 @@ class AttentionRecord:
         """Every target's gradient at the output (... r d).
 
         Raises:
-            MethodError: no method asked for this path.
+            MethodError: no method asked for this path, or a layer has no rule for it.
         """
+        if path in self.without:
+            raise MethodError(self.without[path])
         if path not in self.gradients:
             raise MethodError(f"path={path} is defined for the models that `vitscope models` lists; use path=full")
         return self.gradients[path]

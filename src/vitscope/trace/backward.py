@@ -129,12 +129,18 @@ class AnotherBackward(TorchFunctionMode):
         rule = self._of_one(func)
         if rule is not None:
             args, kwargs = _placed(1, args, kwargs)
+            if func in _ACTIVATIONS | _GATES:  # in place they would change what the rule reads
+                args = (args[0], *(False if part is True else part for part in args[1:]))
+                kwargs = {**kwargs, "inplace": False} if "inplace" in kwargs else kwargs
             return rule(lambda x: func(x, *args[1:], **kwargs), args[0])
         if func in _PRODUCTS | _MATRIX_PRODUCTS | _SUMS | _QUOTIENTS:
             args, kwargs = _placed(2, args, kwargs)
             return self._of_two(func, args, kwargs)
         result = func(*args, **kwargs)
         known = func in _SHAPES or (func in _SIGNS and not self._rules.relevance)
+        known = known or (
+            self._rules.linear is F.linear and not self._rules.relevance and _is_affine(func, args, kwargs)
+        )
         if not known and _carries(result):
             where = f", which {self.where} uses" if self.where else ""
             raise MethodError(
@@ -205,6 +211,13 @@ def _carries(part: Any) -> bool:
     return isinstance(part, Sequence) and not isinstance(part, str) and any(map(_carries, part))
 
 
+def _is_affine(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether it is a convolution, a sum, or a batch norm by its kept statistics, whose rule is a linear layer's."""
+    if func in _CONVOLUTIONS or func in _TOTALS:
+        return True
+    return func is F.batch_norm and not (args[5] if len(args) > 5 else kwargs.get("training", False))
+
+
 def _placed(count: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A call's arguments with the first `count` by their places, where they came by torch's names for them."""
     for names in (("input", "self"), ("other", "mat2"))[len(args) : count]:
@@ -223,16 +236,19 @@ _NORMS = {F.layer_norm, F.rms_norm, torch.layer_norm, torch.rms_norm}
 _ACTIVATIONS = _both("gelu", "relu", "silu", "hardswish", "leaky_relu", "relu6", "mish", "tanh", "selu", "elu")
 _GATES = _both("sigmoid", "hardsigmoid")
 _SOFTMAXES = _both("softmax")
-_POOLS = _both("mean")
+_POOLS = _both("mean", "avg_pool2d", "adaptive_avg_pool2d", "interpolate")
+_CONVOLUTIONS = _both("conv1d", "conv2d", "conv3d")
 _PRODUCTS = _both("mul", "multiply") | {Tensor.__mul__, Tensor.__rmul__}
 _MATRIX_PRODUCTS = _both("matmul", "bmm") | {Tensor.__matmul__}
 _SUMS = _both("add") | {Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
+_TOTALS = _both("sum")
 _SIGNS = _both("neg") | {Tensor.__neg__}  # in a rotation of queries and keys by their positions
 _QUOTIENTS = _both("div", "divide") | {Tensor.__truediv__}
 _SHAPES = _both(
     "view", "reshape", "flatten", "unflatten", "transpose", "permute", "movedim", "swapaxes", "squeeze", "unsqueeze",
     "expand", "expand_as", "view_as", "contiguous", "clone", "chunk", "split", "unbind", "cat", "concat", "stack",
     "narrow", "select", "index_select", "gather", "roll", "repeat", "to", "float", "type_as", "dropout", "amax",
-    "detach", "requires_grad_", "register_hook", "broadcast_to", "repeat_interleave",
+    "detach", "requires_grad_", "pad", "reshape_as", "amin", "max_pool2d", "masked_fill", "where", "unfold", "register_hook",
+    "broadcast_to", "repeat_interleave",
 ) | {Tensor.__getitem__}  # fmt: skip
 """They move values, or pick some; of those that are picked the gradient, and the relevance, is as it was."""
