@@ -76,7 +76,7 @@ PLANS = {
         Supervised,
         "varied",
         40_000,
-        (Stage(48, 300_000, 128, 1e-3), Stage(96, 200_000, 128, 7e-4)),
+        (Stage(48, 300_000, 128, 1e-3), Stage(96, 64_000, 128, 7e-4)),
         windowed=True,
     ),
 }

@@ -2,7 +2,8 @@
 
 from vitscope.recording.altered import AlteredInputs, BoundTarget
 from vitscope.recording.calls import AttentionCall, AttentionCalls, go_on
-from vitscope.recording.network import LocatedTokens, Network, Recording, record_network
+from vitscope.recording.network import Network, Recording, record_network
+from vitscope.recording.one_pass import LocatedTokens
 from vitscope.recording.output import described, joined, leaves, logits_of, rows_of
 from vitscope.recording.record import AttentionRecord, resized
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -12,16 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitscope.errors import MethodError, ModelError, TargetError
-from vitscope.network.spec import Fold, NetworkSpec, TokenLayout
+from vitscope.errors import MethodError
+from vitscope.network.spec import NetworkSpec
 from vitscope.recording.altered import AlteredInputs
-from vitscope.recording.calls import AttentionCall, AttentionCalls
-from vitscope.recording.output import Score, detached, logits_of, scored
-from vitscope.recording.record import AttentionRecord, by_sample, resized
-from vitscope.trace.backward import AnotherBackward, Rules
+from vitscope.recording.one_pass import LocatedTokens, Pass, run_pass
+from vitscope.recording.output import Score, logits_of
+from vitscope.recording.record import AttentionRecord, resized
+from vitscope.trace.backward import Rules
 from vitscope.trace.guard import left_as_found
-from vitscope.trace.hold import at_least_float32
-from vitscope.trace.hooks import hooks
 from vitscope.trace.needs import Blocks, Needs
 from vitscope.trace.pictures import Report
 
@@ -49,21 +46,6 @@ class Network:
         sites = self.spec.located
         folds = [site.fold for site in sites] + [site.token_fold for site in sites if site.tokens is not None]
         return self.spec.in_batches and None not in [*folds, *(each.fold for each in self.spec.tokens)]
-
-
-@dataclass(frozen=True)
-class LocatedTokens:
-    """Tokens with a place, and the gradients of all targets there.
-
-    Attributes:
-        values: (b cells D), by cell of the grid in reading order.
-        gradients: of every target, (b m cells D).
-        grid: their grid.
-    """
-
-    values: Tensor
-    gradients: Tensor
-    grid: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -194,7 +176,7 @@ class Recording:
 def record_network(
     network: Network, images: Tensor, needs: Needs, scores: Sequence[Score], readout: str | None
 ) -> Recording:
-    """One forward pass, and a backward pass for each target; another of both for the skip path, and for each rule set.
+    """One forward pass, and a backward pass for each target; others of both for the skip path and for each rule set.
 
     Args:
         network: it.
@@ -207,69 +189,79 @@ def record_network(
     Raises:
         TargetError: a target fails, or gives no differentiable value for each sample.
     """
-    spec = network.spec
-    full = needs.full_gradient > Blocks.NONE or needs.rerun or needs.sensitivity > Blocks.NONE or needs.input_gradient
-    rows_needed = needs.attention > Blocks.NONE or needs.full_gradient > Blocks.NONE
     without: dict[str, str] = {}
     with left_as_found(network.model):
         known = None
-        if rows_needed and readout is not None and needs.skip_gradient == Blocks.NONE:
+        if _reads_rows(needs) and readout is not None and needs.skip_gradient == Blocks.NONE:
             if readout not in network.readouts:
                 network.readouts[readout] = _readout(network, images[:1], scores)
             known = network.readouts[readout]
-        skip = needs.skip_gradient > Blocks.NONE or (rows_needed and known is None)
-        passes: dict[str, _Pass] = {}
-        if full or not skip:
-            passes["full"] = _run(network, images, scores, False, needs)
-        if skip:
-            passes["skip"] = _run(network, images, scores, True, Needs())
+        passes = _passes(network, images, needs, scores, known is not None)
+        main = passes.get("full") or passes["skip"]
         for rules in needs.backward:
-            try:
-                passes[rules.name] = _run(network, images, scores, False, replace(needs, input_gradient=False), rules)
-            except MethodError as error:
-                without[rules.name] = str(error)
-    main = passes.get("full") or passes["skip"]
-    for name in {rules.name for rules in needs.backward} & passes.keys():
-        if not torch.allclose(passes[name].values, main.values, rtol=1e-3, atol=1e-4):
-            without[name] = (
-                f"the pass by the rules of {name} gives another output than the model's own, as where a layer changes "
-                "its input in place; use path=full"
-            )
-    full_pass, skip_pass = passes.get("full"), passes.get("skip")
-    if skip_pass is not None and not _any(skip_pass.gradients):
-        # no located site is read directly, as in front of latents: all their rows count, with the whole gradient
-        full_pass = full_pass or _run(network, images, scores, False, Needs())
-        skip_pass.gradients = full_pass.gradients
-        skip_pass.calls = full_pass.calls
+            found = _by_rules(network, images, needs, scores, rules, main.values)
+            if isinstance(found, Pass):
+                passes[rules.name] = found
+            else:
+                without[rules.name] = found
     records = []
-    for site in spec.located:
-        calls = main.calls.get(site.number)
-        if calls is None:
-            continue
-        gradients = {
-            path: each.gradients[site.number] for path, each in passes.items() if site.number in each.gradients
-        }
-        reached = any(bool(one.any()) for each in gradients.values() for one in each)
-        if reached:
-            records.append(
-                AttentionRecord(
-                    site, len(images), calls, gradients, None if known is None else known.get(site.number), without
-                )
-            )
+    for site in network.spec.located:
+        of_site = {path: each.gradients[site.number] for path, each in passes.items() if site.number in each.gradients}
+        if site.number in main.calls and any(bool(one.any()) for each in of_site.values() for one in each):
+            rows = None if known is None else known.get(site.number)
+            records.append(AttentionRecord(site, len(images), main.calls[site.number], of_site, rows, without))
     layouts = [each.layout.grid for each in records] or [tokens.grid for tokens in (main.module, main.layer) if tokens]
-    grid = max(layouts, key=math.prod) if layouts else spec.grid
     return Recording(
         main.output,
         main.values,
         images,
-        spec.input.spatial,
-        grid,
+        network.spec.input.spatial,
+        max(layouts, key=math.prod) if layouts else network.spec.grid,
         tuple(records),
         main.module,
         {"full": main.layer} | {name: each.layer for name, each in passes.items() if name != "skip"},
         main.at_input,
-        "" if records else _why_none(spec),
+        "" if records else _why_none(network.spec),
         without=without,
+    )
+
+
+def _reads_rows(needs: Needs) -> bool:
+    """Whether methods read the readout rows of attention."""
+    return needs.attention > Blocks.NONE or needs.full_gradient > Blocks.NONE
+
+
+def _passes(
+    network: Network, images: Tensor, needs: Needs, scores: Sequence[Score], rows_known: bool
+) -> dict[str, Pass]:
+    """The pass in full and the one along the skip path, as far as they are needed; at least one."""
+    tokens = needs.rerun or needs.sensitivity > Blocks.NONE
+    skip = needs.skip_gradient > Blocks.NONE or (_reads_rows(needs) and not rows_known)
+    passes: dict[str, Pass] = {}
+    if needs.full_gradient > Blocks.NONE or tokens or needs.input_gradient or not skip:
+        passes["full"] = run_pass(network, images, scores, False, needs)
+    if skip:
+        passes["skip"] = along = run_pass(network, images, scores, True, Needs())
+        if not _any(along.gradients):
+            # no located site is read directly, as in front of latents: all their rows count, with the whole gradient
+            full = passes.get("full") or run_pass(network, images, scores, False, Needs())
+            along.gradients, along.calls = full.gradients, full.calls
+    return passes
+
+
+def _by_rules(
+    network: Network, images: Tensor, needs: Needs, scores: Sequence[Score], rules: Rules, values: Tensor
+) -> Pass | str:
+    """A pass whose backward pass follows the rules, or why there is none."""
+    try:
+        found = run_pass(network, images, scores, False, replace(needs, input_gradient=False), rules)
+    except MethodError as error:
+        return str(error)
+    if torch.allclose(found.values, values, rtol=1e-3, atol=1e-4):
+        return found
+    return (
+        f"the pass by the rules of {rules.name} gives another output than the model's own, as where a layer changes "
+        "its input in place; use path=full"
     )
 
 
@@ -290,26 +282,13 @@ def _any(gradients: Mapping[int, Sequence[Tensor]]) -> bool:
     return any(bool(one.any()) for each in gradients.values() for one in each)
 
 
-@dataclass
-class _Pass:
-    """What one forward and backward pass found."""
-
-    output: Any
-    values: Tensor
-    calls: dict[int, AttentionCall]
-    gradients: dict[int, list[Tensor]]
-    module: LocatedTokens | None
-    layer: LocatedTokens | None
-    at_input: Tensor | None
-
-
 def _readout(network: Network, image: Tensor, scores: Sequence[Score]) -> dict[int, Tensor] | None:
     """Of each site the queries that lead to a target without passing a later attention, (k) indices.
 
     None where they are not the same for these targets, for some logits, and for an altered image, as of a maximum.
     """
     logits = [partial(_logit, place) for place in (0.0, 0.5, 1.0)]
-    passes = [_run(network, one, [*scores, *logits], True, Needs()) for one in (image, image.flip(-1))]
+    passes = [run_pass(network, one, [*scores, *logits], True, Needs()) for one in (image, image.flip(-1))]
     rows = {
         number: torch.stack(
             [one.any(dim=-1).flatten(0, -2).any(dim=0) for each in passes for one in each.gradients[number]]
@@ -326,153 +305,3 @@ def _logit(place: float, raw: Any) -> Tensor:
     logits = logits_of(raw)
     assert logits is not None
     return logits[:, round(place * (logits.shape[1] - 1))]
-
-
-def _run(
-    network: Network, images: Tensor, scores: Sequence[Score], skip: bool, needs: Needs, rules: Rules | None = None
-) -> _Pass:
-    """A pass along the skip path or not, with the ordinary backward pass or one by rules."""
-    spec, model = network.spec, network.model
-    located = {site.number: site for site in spec.located or spec.sites}
-    outputs: dict[int, Tensor] = {}
-    calls: dict[int, AttentionCall] = {}
-    entered: dict[str, Tensor] = {}
-    at_module: dict[int, Tensor] = {}
-    at_layers: dict[str, Tensor] = {}
-
-    def answer(number: int, call: AttentionCall, run: Callable[[AttentionCall], Tensor]) -> Tensor:
-        result = run(call.detached() if skip else call)
-        site = located.get(number)
-        if site is None:
-            return result
-        if not result.requires_grad:
-            leaf = result.detach().requires_grad_()
-            outputs[number], result = leaf, leaf.clone()
-        else:
-            outputs[number] = result
-        if site.layout is not None:
-            calls[number] = call.kept()
-        if site.name in entered:
-            at_module[number] = entered[site.name]
-        return result
-
-    def started(tensor: Tensor) -> Tensor:
-        if not (isinstance(tensor, Tensor) and tensor.is_floating_point()):
-            return tensor
-        return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
-
-    def enter(name: str) -> Callable[[Tensor], Tensor]:
-        def make(tensor: Tensor) -> Tensor:
-            entered[name] = made = started(tensor)
-            return made.clone() if isinstance(made, Tensor) and made.is_leaf else made
-
-        return make
-
-    modules = dict(model.named_modules())
-    tokens_needed = needs.rerun or needs.sensitivity > Blocks.NONE
-    with torch.enable_grad(), hooks() as hook:
-        if tokens_needed and not skip:
-            for name in {site.name for site in located.values() if site.tokens is not None}:
-                hook.replace_tokens(modules[name], enter(name))
-            for each in spec.tokens:
-                hook.replace_output(modules[each.name], _kept(at_layers, each.name, started))
-        leaf = images.detach()
-        whole = not (skip or rules)  # rules begin at the first tokens that are read, after the patches' own layer
-        if leaf.is_floating_point() and whole and (needs.input_gradient or tokens_needed or not located):
-            leaf = leaf.requires_grad_()
-        another = nullcontext() if rules is None else AnotherBackward(rules, model)
-        with another, AttentionCalls(model, answer):
-            raw = network.call(model, leaf)
-        values = torch.stack([scored(score, raw, len(images)) for score in scores], dim=1)
-        if not values.is_floating_point():
-            raise TargetError(f"a target must give floating-point numbers, got {values.dtype}; return output[:, 0]")
-        if not values.isfinite().all():
-            image = int((~values.isfinite()).any(dim=1).nonzero()[0])
-            raise ModelError(f"the model's output for image {image} is not finite; check its weights and its input")
-        if not values.requires_grad and leaf.requires_grad:
-            raise TargetError(
-                "no gradient leads from the target to the model: the target, or the model, detaches it (argmax, "
-                "detach, torch.no_grad); use a target that is differentiable, such as output[:, 0]"
-            )
-        if not (skip or rules or needs.attention or needs.full_gradient):
-            outputs = {}
-        sought: list[Tensor] = [*outputs.values(), *at_module.values(), *at_layers.values()]
-        if needs.input_gradient and not skip:
-            sought.append(leaf)
-        found = [_gradients(values[:, slot], sought, slot + 1 < len(scores)) for slot in range(len(scores))]
-    by_tensor = list(zip(*found, strict=True)) if sought else []
-    gradients = {number: list(by_tensor[place]) for place, number in enumerate(outputs)}
-    start = len(outputs)
-    module = _last_located(
-        [
-            (
-                tensor,
-                by_tensor[start + place],
-                located[number].tokens,
-                located[number].token_fold,
-                located[number].token_channel,
-            )
-            for place, (number, tensor) in enumerate(at_module.items())
-        ],
-        len(images),
-    )
-    start += len(at_module)
-    by_name = {each.name: each for each in spec.tokens}
-    layer = _last_located(
-        [
-            (tensor, by_tensor[start + place], by_name[name].layout, by_name[name].fold, by_name[name].channel)
-            for place, (name, tensor) in enumerate(at_layers.items())
-        ],
-        len(images),
-    )
-    at_input = torch.stack(by_tensor[-1], dim=1) if needs.input_gradient and not skip else None
-    return _Pass(detached(raw), values.detach(), calls, gradients, module, layer or module, at_input)
-
-
-def _kept(into: dict[str, Tensor], name: str, started: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
-    def make(output: Any) -> Any:
-        first = output[0] if isinstance(output, tuple | list) else output
-        made = started(first)
-        if isinstance(made, Tensor):
-            into.pop(name, None)
-            into[name] = made
-        given = made.clone() if isinstance(made, Tensor) and made.is_leaf else made
-        if isinstance(output, tuple):
-            return (given, *output[1:])
-        return [given, *output[1:]] if isinstance(output, list) else given
-
-    return make
-
-
-def _gradients(value: Tensor, sought: list[Tensor], again: bool) -> list[Tensor]:
-    if not sought or not value.requires_grad:
-        return [torch.zeros_like(one) for one in sought]
-    found = torch.autograd.grad(value.sum(), sought, allow_unused=True, retain_graph=again)
-    return [
-        at_least_float32(torch.zeros_like(one) if each is None else each)
-        for one, each in zip(sought, found, strict=True)
-    ]
-
-
-def _last_located(
-    candidates: list[tuple[Tensor, Sequence[Tensor], TokenLayout | None, Fold | None, int]], samples: int
-) -> LocatedTokens | None:
-    """The last of these tensors that has located tokens which a gradient reaches, by cell."""
-    for tensor, gradients, layout, fold, channel in reversed(candidates):
-        if layout is None:
-            continue
-        axis = channel if channel < 0 else channel + 1  # the samples are in front
-        cells = layout.cells.flatten().to(tensor.device)
-        placed = partial(_placed, cells=cells, count=math.prod(layout.grid), axis=axis, fold=fold, samples=samples)
-        at = torch.stack([placed(one) for one in gradients], dim=1)
-        if bool(at.any()):
-            return LocatedTokens(placed(tensor), at, layout.grid)
-    return None
-
-
-def _placed(tensor: Tensor, cells: Tensor, count: int, axis: int, fold: Fold | None, samples: int) -> Tensor:
-    """Tokens by cell, (b cells D)."""
-    flat = by_sample(at_least_float32(tensor.detach()), fold, samples).movedim(axis, -1).flatten(1, -2)
-    kept = (cells >= 0).nonzero()[:, 0]
-    summed = flat.new_zeros(samples, count, flat.shape[-1])
-    return summed.index_add(1, cells[kept], flat[:, kept])

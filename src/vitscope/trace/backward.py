@@ -248,7 +248,7 @@ _SHAPES = _both(
     "view", "reshape", "flatten", "unflatten", "transpose", "permute", "movedim", "swapaxes", "squeeze", "unsqueeze",
     "expand", "expand_as", "view_as", "contiguous", "clone", "chunk", "split", "unbind", "cat", "concat", "stack",
     "narrow", "select", "index_select", "gather", "roll", "repeat", "to", "float", "type_as", "dropout", "amax",
-    "detach", "requires_grad_", "pad", "reshape_as", "amin", "max_pool2d", "masked_fill", "where", "unfold", "register_hook",
-    "broadcast_to", "repeat_interleave",
+    "detach", "requires_grad_", "pad", "reshape_as", "amin", "max_pool2d", "masked_fill", "where", "unfold",
+    "register_hook", "broadcast_to", "repeat_interleave",
 ) | {Tensor.__getitem__}  # fmt: skip
 """They move values, or pick some; of those that are picked the gradient, and the relevance, is as it was."""
