@@ -397,7 +397,8 @@ def explanation_of(
         try:
             if reason := deaf(label, method, seen, aim, subject):
                 raise TargetError(reason)
-            attributions[label] = attribute(label, method, recorded.maps[label], seen, slot, subject)
+            found = attribute(label, method, recorded.maps[label], seen, slot, subject)
+            attributions[label] = replace(found, facts=replace(found.facts, cost=""))  # measured on described models
         except VitscopeError as error:
             if strict and (label not in chosen.grouped or isinstance(error, FlatMapError)):
                 raise

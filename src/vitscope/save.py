@@ -151,7 +151,7 @@ def _panel(entry: Json, values: NDArray[np.float32]) -> Panel:
     """The panel of a method by its entry in the manifest."""
     scope = "for this class" if entry["class_specific"] else "the same for every class"
     note = f"{'signed' if entry['signed'] else 'unsigned'} · {scope}"
-    if entry["label"] == entry["name"]:  # with other options it may cost something else
+    if entry["label"] == entry["name"] and entry["cost"]:  # with other options it may cost something else
         budget = entry["options"].get("max_forwards")
         note += f"\nforwards: {entry['cost'] if budget is None else f'at most {budget}'}"
     return Panel(entry["label"], values, entry["signed"], note, entry["family"])

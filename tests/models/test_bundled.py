@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models import SwinTransformer, VisionTransformer
 
 import vitscope
 from vitscope.datasets import CLASSES, Scenes, with_mark
@@ -29,10 +29,14 @@ def logits(name, scenes):
 @pytest.mark.parametrize("name", BUNDLED)
 def test_architecture(name):
     model = load_model(name)
-    assert type(model) is VisionTransformer
     assert not model.training
-    assert len(model.blocks) == 12
-    assert model.patch_embed.num_patches == 144
+    if name == "scenes-windows":
+        assert type(model) is SwinTransformer
+        assert [len(stage.blocks) for stage in model.layers] == [2, 2, 4]
+    else:
+        assert type(model) is VisionTransformer
+        assert len(model.blocks) == 12
+        assert model.patch_embed.num_patches == 144
     assert model.num_classes == BUNDLED[name].outputs
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert (FOLDER / f"{name}.safetensors").stat().st_size < 6_000_000

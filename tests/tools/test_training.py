@@ -30,13 +30,13 @@ class InterruptedTrainingError(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["scenes", "scenes-ssl", "scenes-shortcut"])
+@pytest.mark.parametrize("model", ["scenes", "scenes-ssl", "scenes-shortcut", "scenes-windows"])
 def test_an_interrupted_run_goes_on(train, tmp_path, model):
     from pictures import drawings
 
     plan = train.PLANS[model]
     stages = tuple(train.Stage(stage.size, 3 * 8, 8, stage.rate) for stage in plan.stages)
-    short = train.Plan(plan.objective, plan.recipe, 1000, stages, plan.outputs, plan.start)
+    short = train.Plan(plan.objective, plan.recipe, 1000, stages, plan.outputs, plan.start, windowed=plan.windowed)
     source = drawings(tmp_path, short.recipe, 1000)
 
     def run(folder, stop=None):
@@ -65,5 +65,5 @@ def test_an_interrupted_run_goes_on(train, tmp_path, model):
     parts = run(tmp_path / "parts")
     for name, tensor in whole.items():
         torch.testing.assert_close(parts[name], tensor, rtol=1e-4, atol=1e-5)
-    fresh = train.scenes_vit(short.outputs).state_dict()
+    fresh = short.network().state_dict()
     assert any(not torch.equal(whole[name], fresh[name]) for name in whole)

@@ -31,6 +31,8 @@ from vitscope.targets import MemoryBank
 
 ROOT = Path(__file__).parents[2]
 CARD = ROOT / "docs" / "scenes.md"
+WINDOWS = ("daam", "agcam", "cdam", "gradcam", "attention", "input_x_gradient", "random", "center")
+"""Methods that are measured on the windowed model."""
 
 
 def main() -> None:
@@ -204,14 +206,27 @@ def both(work: Path) -> list[str]:
     return lines
 
 
-@cache
-def localization_rows() -> list[Localization]:
-    return localization(Explainer("scenes"), METHODS, Scenes(500, "one", seed=51), Scenes(100, "one", seed=52))
+def windows(work: Path) -> list[str]:
+    """Maps of several resolutions against the exact masks: one-object and two-class scenes."""
+    lines = table("method", "grid", "mean IoU", "mass on the object", "asked / (asked + other)", "no map")
+    engine, scene = Explainer("scenes-windows"), Scenes(1, "one", seed=51)[0]
+    rows = zip(localization_rows(engine, WINDOWS), sensitivity_rows(engine, WINDOWS), strict=True)
+    for where, asked in rows:
+        grid = " x ".join(map(str, engine([scene.image], where.method)[where.method].values.shape[1:]))
+        cells = (grid, number(where.iou), number(where.energy), number(asked.preference), str(where.failures))
+        lines.append(f"| {where.method} | {' | '.join(cells)} |")
+    return lines
 
 
 @cache
-def sensitivity_rows() -> list[TwoObjectMass]:
-    return two_object_mass(Explainer("scenes"), METHODS, Scenes(500, "two", seed=53))
+def localization_rows(engine: Explainer | None = None, methods: Sequence[str] = METHODS) -> list[Localization]:
+    scenes, others = Scenes(500, "one", seed=51), Scenes(100, "one", seed=52)
+    return localization(engine or Explainer("scenes"), methods, scenes, others)
+
+
+@cache
+def sensitivity_rows(engine: Explainer | None = None, methods: Sequence[str] = METHODS) -> list[TwoObjectMass]:
+    return two_object_mass(engine or Explainer("scenes"), methods, Scenes(500, "two", seed=53))
 
 
 FIGURES: dict[str, tuple[Path, Callable[[Path], list[str]]]] = {
@@ -222,6 +237,7 @@ FIGURES: dict[str, tuple[Path, Callable[[Path], list[str]]]] = {
     "localization": (CARD, localized),
     "readings": (CARD, readings),
     "sensitivity": (CARD, sensitive),
+    "windows": (CARD, windows),
     "scenes": (ROOT / "README.md", both),
 }
 

@@ -49,7 +49,7 @@ def load(
         ((96, 96), 'red striped disc')
 
     Args:
-        name: a bundled model ("scenes", "scenes-ssl", "scenes-shortcut"); "timm/NAME" (the prefix may be left out);
+        name: a bundled model, such as "scenes" or "scenes-windows"; "timm/NAME" (the prefix may be left out);
             "hf/OWNER/NAME" on the Hugging Face hub or "hf/DIRECTORY"; "torchvision/NAME"; "open_clip/MODEL:PRETRAINED",
             or "open_clip/MODEL" or "t2t/t2t_vit_14" with a file of weights; "hub/dino_vits16" (this runs the code of
             github.com/facebookresearch/dino); or a directory that transformers' `save_pretrained` or timm's

@@ -26,7 +26,7 @@ class MethodInfo(BaseModel):
     year: int
     signed: Annotated[bool, Field(description="Whether negative values are evidence against the target.")]
     class_specific: Annotated[bool, Field(description="Whether the map depends on the target.")]
-    cost: Annotated[str, Field(description="In forwards of the same model, a number first.")]
+    cost: Annotated[str, Field(description="In forwards, a number first; empty for the general path.")]
     caution: Annotated[str, Field(description="What its map does not say.")]
 
 
