@@ -122,10 +122,10 @@ def test_a_function_of_the_whole_batch_in_several_passes(model):
 
 def test_forwards_are_reported_and_limited():
     explainer = vitscope.Explainer(perturbed(Encoder(True, channels=12)))
-    told = []
-    explainer(torch.randn(2, 12, 24, 32), "rise", max_forwards=20, progress=lambda *each: told.append(each))
-    assert told[-1] == ("rise", 40, 40)
-    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    reports = []
+    explainer(torch.randn(2, 12, 24, 32), "rise", max_forwards=20, progress=lambda *each: reports.append(each))
+    assert reports[-1] == ("rise", 40, 40)
+    assert [done for _, done, _ in reports] == sorted(done for _, done, _ in reports)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

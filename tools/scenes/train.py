@@ -51,7 +51,7 @@ class Plan:
     windowed: bool = False
 
     def network(self) -> nn.Module:
-        """With random weights, for pictures of every size of the stages."""
+        """With random weights, for images of every size of the stages."""
         if self.windowed:
             return scenes_swin(self.outputs, strict_img_size=False, dynamic_img_size=True, **self.architecture)
         return scenes_vit(self.outputs, dynamic_img_size=True, **self.architecture)
