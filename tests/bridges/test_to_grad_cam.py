@@ -246,10 +246,10 @@ def test_a_transform_that_would_change_the_meaning_is_refused(world):
         (lambda tokens: tokens[:, 1:].unflatten(1, (5, 5)), r"fails \(RuntimeError\)"),
     ):
         with pytest.raises(MethodError, match=words) as refusal:
-            CAM(model, layer, transform, method="layercam")(images)
+            CAM(model, layer, transform, method="eigencam")(images)
         assert str(refusal.value).endswith(there)
-    wanted = CAM(model, method="layercam")(images)
-    assert np.array_equal(CAM(model, layer, on_grid, method="layercam")(images), wanted)
+    wanted = CAM(model, method="eigencam")(images)
+    assert np.array_equal(CAM(model, layer, on_grid, method="eigencam")(images), wanted)
 
 
 def test_a_model_in_the_wrapper_that_the_librarys_tutorial_advises(world):
