@@ -269,6 +269,7 @@ def test_no_attention_that_leads_to_the_target():
 
 def test_a_network_without_attention():
     model = perturbed(nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), by=0.2)
+    model[0].bias.data += 1  # in each cell some channel is above zero, so that the ReLU's output is located everywhere
     images = torch.randn(2, 3, 32, 32)
     recording = record_network(network_of(model, images), images, NEEDS, [lambda output: output[:, 0]], None)
     with pytest.raises(MethodError, match="no attention call"):
