@@ -254,14 +254,8 @@ def record_any(
 
 
 def as_weights(model: nn.Module, images: Tensor, inputs: Inputs) -> tuple[Tensor, dict[str, Any]]:
-    """Images in the dtype of a module's weights, and they and its other inputs on its device.
-
-    Raises:
-        ModelError: the module has no parameters.
-    """
-    parameter = next(iter(model.parameters()), None)
-    if parameter is None:
-        raise ModelError(f"{type(model).__name__} has no parameters; give a network")
+    """Images in the dtype of a module's weights, and they and its other inputs on its device."""
+    parameter = next(model.parameters())
     images = images.detach().to(parameter.device)
     images = images.to(parameter.dtype) if parameter.is_floating_point() else images
     others = {

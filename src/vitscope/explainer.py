@@ -123,6 +123,8 @@ class Explainer:
         if loaded.source:
             self.source["source"] = loaded.source
         self._model = loaded.model  # the anatomy's model or a module around it, such as one with a text tower
+        if next(self._model.parameters(), None) is None:
+            raise ModelError(f"{type(self._model).__name__} has no parameters; give a network")
         self._own_description = model if isinstance(model, Anatomy) else None
         self._tokenizer = tokenizer or loaded.tokenizer
         self._running, self._limit = Running.of(running), limit

@@ -213,6 +213,8 @@ def part_of(aim: Target, start: int, stop: int, count: int) -> Target:
     alike = type(aim) in (Predicted, Contrast, Output, Concept)
     if alike or (type(aim) in (Class, Probability) and isinstance(aim.index, int)):  # type: ignore[attr-defined]
         return aim
+    if type(aim) in (Class, Probability) and len(aim.index) == count:  # type: ignore[attr-defined]
+        return dataclasses.replace(aim, index=aim.index[start:stop])  # type: ignore[type-var,attr-defined]
     return _PartOf(aim, start, stop, count)
 
 

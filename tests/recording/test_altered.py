@@ -11,7 +11,8 @@ import vitscope
 from tests.conftest import build, perturbed, pictures
 from tests.models.test_windowed import MODELS
 from tests.recording.test_literal import Encoder
-from vitscope.errors import TargetError
+from vitscope.errors import TargetError, VitscopeError
+from vitscope.targets import Probability
 
 LABELS = ["rise:masks=24,cells=3", "smoothgrad:samples=3", "integrated_gradients:steps=6", "input_x_gradient"]
 
@@ -158,3 +159,30 @@ def test_a_target_that_gives_too_few_values_is_refused(model):
         vitscope.Explainer(Named(model))(
             pictures(model, 2, dtype=torch.float64), "rise:masks=4", lambda output: output["scores"].sum()
         )
+
+
+def test_probabilities_of_one_class_an_image_in_several_passes(model):
+    """Of a part of a batch they are still probabilities, and not logits."""
+    images, target = pictures(model, 3, dtype=torch.float64), Probability((1, 4, 2), activation="softmax")
+    labels = [*LABELS, "daam"]
+
+    class Logits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x, shift):
+            return {"logits": self.model(x + shift[:, None, None, None])}
+
+    wanted = vitscope.Explainer(model)(images, LABELS, target)
+    for limit in (None, "600KB"):
+        explainer = vitscope.Explainer(Logits(), memory_limit=limit)
+        assert not explainer.anatomy.described
+        found = explainer(images, labels, target, inputs={"shift": torch.zeros(3, dtype=torch.float64)})
+        for label in LABELS:
+            close(found[label].values, wanted[label].values)
+
+
+def test_a_network_without_parameters_is_refused():
+    with pytest.raises(VitscopeError, match="has no parameters"):
+        vitscope.Explainer(nn.Flatten())

@@ -194,7 +194,7 @@ def record_network(
         known = None
         if _reads_rows(needs) and readout is not None and needs.skip_gradient == Blocks.NONE:
             if readout not in network.readouts:
-                network.readouts[readout] = _readout(network, images[:1], scores)
+                network.readouts[readout] = _readout(network, images[:1])
             known = network.readouts[readout]
         passes = _passes(network, images, needs, scores, known is not None)
         main = passes.get("full") or passes["skip"]
@@ -282,13 +282,13 @@ def _any(gradients: Mapping[int, Sequence[Tensor]]) -> bool:
     return any(bool(one.any()) for each in gradients.values() for one in each)
 
 
-def _readout(network: Network, image: Tensor, scores: Sequence[Score]) -> dict[int, Tensor] | None:
+def _readout(network: Network, image: Tensor) -> dict[int, Tensor] | None:
     """Of each site the queries that lead to a target without passing a later attention, (k) indices.
 
-    None where they are not the same for these targets, for some logits, and for an altered image, as of a maximum.
+    None where they are not the same for some logits, and for an altered image, as of a maximum.
     """
     logits = [partial(_logit, place) for place in (0.0, 0.5, 1.0)]
-    passes = [run_pass(network, one, [*scores, *logits], True, Needs()) for one in (image, image.flip(-1))]
+    passes = [run_pass(network, one, logits, True, Needs()) for one in (image, image.flip(-1))]
     rows = {
         number: torch.stack(
             [one.any(dim=-1).flatten(0, -2).any(dim=0) for each in passes for one in each.gradients[number]]
