@@ -194,7 +194,7 @@ def record_network(
         known = None
         if _reads_rows(needs) and readout is not None and needs.skip_gradient == Blocks.NONE:
             if readout not in network.readouts:
-                network.readouts[readout] = _readout(network, images[:1])
+                network.readouts[readout] = _readout(network, images[:1], scores[0])
             known = network.readouts[readout]
         passes = _passes(network, images, needs, scores, known is not None)
         main = passes.get("full") or passes["skip"]
@@ -282,12 +282,12 @@ def _any(gradients: Mapping[int, Sequence[Tensor]]) -> bool:
     return any(bool(one.any()) for each in gradients.values() for one in each)
 
 
-def _readout(network: Network, image: Tensor) -> dict[int, Tensor] | None:
+def _readout(network: Network, image: Tensor, score: Score) -> dict[int, Tensor] | None:
     """Of each site the queries that lead to a target without passing a later attention, (k) indices.
 
     None where they are not the same for some logits, and for an altered image, as of a maximum.
     """
-    logits = [partial(_logit, place) for place in (0.0, 0.5, 1.0)]
+    logits = [partial(_logit, place, score) for place in (0.0, 0.5, 1.0)]
     passes = [run_pass(network, one, logits, True, Needs()) for one in (image, image.flip(-1))]
     rows = {
         number: torch.stack(
@@ -300,8 +300,9 @@ def _readout(network: Network, image: Tensor) -> dict[int, Tensor] | None:
     return {number: each[0].nonzero()[:, 0] for number, each in rows.items()}
 
 
-def _logit(place: float, raw: Any) -> Tensor:
-    """The logit at this place between the first (0) and the last (1)."""
+def _logit(place: float, score: Score, raw: Any) -> Tensor:
+    """The logit at this place between the first (0) and the last (1); without logits the target itself, which says so."""
     logits = logits_of(raw)
-    assert logits is not None
+    if logits is None:
+        return score(raw)
     return logits[:, round(place * (logits.shape[1] - 1))]
