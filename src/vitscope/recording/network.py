@@ -301,8 +301,8 @@ def _readout(network: Network, image: Tensor, score: Score) -> dict[int, Tensor]
 
 
 def _logit(place: float, score: Score, raw: Any) -> Tensor:
-    """The logit at this place between the first (0) and the last (1); without logits the target itself, which says so."""
+    """The logit at this place, from the first (0) to the last (1); without logits the target, which says so."""
     logits = logits_of(raw)
-    if logits is None:
+    if logits is None or logits.shape[1] == 0:
         return score(raw)
     return logits[:, round(place * (logits.shape[1] - 1))]
